@@ -1,0 +1,116 @@
+// The egress client. Order of the checks: parse once, scheme, literal address, then every address the name resolves to;
+// the connection goes to the address that was checked (the lookup is pinned), so a name that changes its mind between
+// check and connect gains nothing. Redirects are followed by hand and pass all checks again; credentials do not follow
+// across origins. Environment proxies are ignored.
+import { lookup } from "node:dns";
+import { BlockList, isIP } from "node:net";
+import { Agent, fetch as undiciFetch } from "undici";
+import type { RequestInit as UndiciInit } from "undici";
+import { LIMITS } from "../../contract/limits.ts";
+import { NetRefused } from "../../contract/ports.ts";
+import type { Net, NetPolicy } from "../../contract/ports.ts";
+
+const PRIVATE = new BlockList();
+for (const [network, prefix] of [
+  ["0.0.0.0", 8], ["10.0.0.0", 8], ["100.64.0.0", 10], ["127.0.0.0", 8], ["169.254.0.0", 16], ["172.16.0.0", 12],
+  ["192.0.0.0", 24], ["192.0.2.0", 24], ["192.88.99.0", 24], ["192.168.0.0", 16], ["198.18.0.0", 15],
+  ["198.51.100.0", 24], ["203.0.113.0", 24], ["224.0.0.0", 4], ["240.0.0.0", 4],
+] as const) PRIVATE.addSubnet(network, prefix, "ipv4");
+for (const [network, prefix] of [
+  ["::", 96], ["64:ff9b::", 96], ["64:ff9b:1::", 48], ["100::", 64], ["2001::", 23], ["2001:db8::", 32], ["2002::", 16],
+  ["fc00::", 7], ["fe80::", 10], ["fec0::", 10], ["ff00::", 8], ["::ffff:0:0", 96],
+] as const) PRIVATE.addSubnet(network, prefix, "ipv6");
+
+/** True for an address that is not a public unicast address. */
+export function isPrivateAddress(address: string): boolean {
+  const family = isIP(address);
+  return family === 0 || PRIVATE.check(address, family === 6 ? "ipv6" : "ipv4");
+}
+
+type LookupCallback = (error: Error | null, addresses: { address: string; family: number }[] | string, family?: number) => void;
+
+/** Resolves and refuses the name when any of its addresses is private. */
+function guardedLookup(hostname: string, options: { all?: boolean }, callback: LookupCallback): void {
+  lookup(hostname, { all: true }, (error, addresses) => {
+    if (error) return callback(error, []);
+    const bad = addresses.find(({ address }) => isPrivateAddress(address));
+    if (bad || addresses.length === 0) return callback(new NetRefused(`${hostname} resolves to a private address`), []);
+    const first = addresses[0];
+    if (options.all || !first) return callback(null, addresses);
+    callback(null, first.address, first.family);
+  });
+}
+
+const publicAgent = new Agent({ connect: { lookup: guardedLookup as never, timeout: 10_000 }, maxRedirections: 0 } as never);
+const privateAgent = new Agent({ connect: { timeout: 10_000 } });
+
+function checkedUrl(text: string, policy: NetPolicy): { url: URL; isPrivate: boolean } {
+  const url = new URL(text);
+  if (url.protocol !== "http:" && url.protocol !== "https:") throw new NetRefused(`${url.protocol} is not allowed`);
+  if (url.username !== "" || url.password !== "") throw new NetRefused("credentials in a URL are not allowed");
+  const isPrivate = policy.private_origins.includes(url.origin);
+  const host = url.hostname.replace(/^\[|\]$/g, "");
+  if (!isPrivate && isIP(host) !== 0 && isPrivateAddress(host)) {
+    throw new NetRefused(`${url.origin} is a private address; add it to egress.private_origins to allow it`);
+  }
+  return { url, isPrivate };
+}
+
+const SECRET_HEADERS = ["authorization", "cookie", "proxy-authorization", "x-api-key"];
+const REDIRECTS = new Set([301, 302, 303, 307, 308]);
+
+export class EgressNet implements Net {
+  async fetch(target: string, init: RequestInit, policy: NetPolicy): Promise<Response> {
+    let { url, isPrivate } = checkedUrl(target, policy);
+    let request: RequestInit = { ...init, redirect: "manual" };
+    for (let hop = 0; ; hop++) {
+      const dispatcher = isPrivate ? privateAgent : publicAgent;
+      const response = await send(url, request, dispatcher);
+      const location = response.headers.get("location");
+      if (!REDIRECTS.has(response.status) || location === null) return limited(response, policy.response_bytes_max);
+      await response.body?.cancel();
+      if (hop >= LIMITS.http_redirects_max) throw new NetRefused(`more than ${LIMITS.http_redirects_max} redirects`);
+      const next = checkedUrl(new URL(location, url).href, policy);
+      request = redirected(request, response.status, next.url.origin !== url.origin);
+      url = next.url;
+      isPrivate = next.isPrivate;
+    }
+  }
+}
+
+async function send(url: URL, request: RequestInit, dispatcher: Agent): Promise<Response> {
+  try {
+    return (await undiciFetch(url, { ...(request as unknown as UndiciInit), dispatcher })) as unknown as Response;
+  } catch (error) {
+    // undici wraps what the lookup threw.
+    const cause = error instanceof Error ? error.cause : undefined;
+    throw cause instanceof NetRefused ? cause : error;
+  }
+}
+
+function redirected(request: RequestInit, status: number, crossOrigin: boolean): RequestInit {
+  const headers = new Headers(request.headers);
+  if (crossOrigin) for (const name of [...headers.keys()]) if (SECRET_HEADERS.includes(name) || name.startsWith("x-")) headers.delete(name);
+  const method = (request.method ?? "GET").toUpperCase();
+  const toGet = status === 303 || ((status === 301 || status === 302) && method === "POST");
+  if (!toGet) {
+    if (method !== "GET" && method !== "HEAD" && crossOrigin) throw new NetRefused("a redirect would carry the body to another origin");
+    return { ...request, headers };
+  }
+  const { body: _dropped, ...rest } = request;
+  return { ...rest, headers, method: "GET" };
+}
+
+/** The same response, cut off with an error past its limit. */
+function limited(response: Response, bytes_max: number): Response {
+  if (!response.body) return response;
+  let seen = 0;
+  const gate = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, controller) {
+      seen += chunk.byteLength;
+      if (seen > bytes_max) controller.error(new NetRefused(`the response is larger than ${bytes_max} bytes`));
+      else controller.enqueue(chunk);
+    },
+  });
+  return new Response(response.body.pipeThrough(gate), { status: response.status, statusText: response.statusText, headers: response.headers });
+}

@@ -1,0 +1,124 @@
+// Importers: recorded runs of other systems become captured runs, in the same schema and under the same chain as our own.
+// What a source does not say is not invented: `run.started` names the source, the fidelity and what is missing.
+import type { Clock } from "../kit/clock.ts";
+import { isObject, parseJson } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
+import type { Random } from "../kit/random.ts";
+import { AppError, messageOf } from "../contract/errors.ts";
+import type { EventDraft, TerminalState } from "../contract/events.ts";
+import { newId } from "../contract/ids.ts";
+import type { AppendRow, RunSummary } from "../contract/journal.ts";
+import { chainStart, encodeAppend } from "../core/chain.ts";
+import { eventsOf } from "./openai-chat.ts";
+import { displayMessages } from "./tau-bench.ts";
+
+export interface ImportSeams {
+  readonly clock: Clock;
+  readonly random: Random;
+}
+
+export interface RecordedRun {
+  readonly key: string;
+  readonly model: string;
+  readonly source: string;
+  /** `messages`: the conversation is exact, wire bytes and times are not there. `display`: only what was shown. */
+  readonly fidelity: "messages" | "display";
+  readonly messages: readonly JsonObject[];
+  readonly outcome: { state: TerminalState; output: Json; reward?: number };
+}
+
+export interface CapturedRun {
+  readonly key: string;
+  readonly fidelity: string;
+  readonly rows: readonly AppendRow[];
+  readonly summary: RunSummary;
+}
+
+export const IMPORT_FORMATS = ["tau-bench", "openai-chat"] as const;
+
+const EVENTS_PER_ROW = 200;
+
+function fault(line: number, message: string): AppError {
+  return new AppError("IMPORT_INVALID", `line ${line}: ${message}`, { errors: [{ pointer: "", line, message }] });
+}
+
+/** Reads recorded runs, one JSON document a line (or one document for openai-chat). Throws IMPORT_INVALID with the line. */
+export function readRecorded(format: string, text: string): RecordedRun[] {
+  if (!(IMPORT_FORMATS as readonly string[]).includes(format)) {
+    throw new AppError("IMPORT_INVALID", `There is no format ${format}; there are ${IMPORT_FORMATS.join(", ")}`);
+  }
+  const whole = format === "openai-chat" && !/\}\s*\n\s*\{/.test(text);
+  const lines = whole ? [text] : text.split("\n");
+  const runs: RecordedRun[] = [];
+  for (const [index, line] of lines.entries()) {
+    if (line.trim() === "") continue;
+    let value: Json;
+    try {
+      value = parseJson(line);
+    } catch (error) {
+      throw fault(index + 1, messageOf(error));
+    }
+    runs.push(recorded(format, value, index + 1));
+  }
+  if (runs.length === 0) throw fault(1, "there are no runs in the file");
+  return runs;
+}
+
+function recorded(format: string, value: Json, line: number): RecordedRun {
+  const object: JsonObject = isObject(value) ? (value as JsonObject) : { messages: value };
+  const text = (key: string, otherwise: string) => (typeof object[key] === "string" ? object[key] : otherwise);
+  if (typeof object["messages_display"] === "string") {
+    const messages = displayMessages(object["messages_display"]);
+    return { key: `line-${line}`, model: "unknown", source: format, fidelity: "display", messages, outcome: { state: "succeeded", output: lastText(messages) } };
+  }
+  const messages = object["traj"] ?? object["messages"];
+  if (!Array.isArray(messages) || messages.length === 0 || !messages.every((message) => isObject(message) && typeof message["role"] === "string")) {
+    throw fault(line, "expected `traj` or `messages`: a list of chat messages, each with a role");
+  }
+  const list = messages as JsonObject[];
+  const reward = object["reward"];
+  return {
+    key: text("run_key", `line-${line}`),
+    model: text("model", "unknown"),
+    source: format,
+    fidelity: "messages",
+    messages: list,
+    outcome: { state: "succeeded", output: lastText(list), ...(typeof reward === "number" ? { reward } : {}) },
+  };
+}
+
+function lastText(messages: readonly JsonObject[]): Json {
+  const said = messages.findLast((message) => message["role"] === "assistant" && typeof message["content"] === "string");
+  return said?.["content"] ?? null;
+}
+
+/** Turns recorded runs into rows of captured runs. */
+export function importRecorded(options: {
+  format: string;
+  text: string;
+  caller: { tenant_id: string; project: string; principal: string };
+  seams: ImportSeams;
+}): CapturedRun[] {
+  return readRecorded(options.format, options.text).map((run) => capture(run, options.caller, options.seams));
+}
+
+function capture(run: RecordedRun, caller: { tenant_id: string; project: string; principal: string }, seams: ImportSeams): CapturedRun {
+  const run_id = newId("run", seams);
+  const at_us = seams.clock.now_us();
+  const { drafts, steps } = eventsOf(run, caller);
+  const rows: AppendRow[] = [];
+  let chain = chainStart(caller.tenant_id, run_id);
+  let seq = 0;
+  for (let from = 0; from < drafts.length; from += EVENTS_PER_ROW) {
+    const part: EventDraft[] = drafts.slice(from, from + EVENTS_PER_ROW);
+    const encoded = encodeAppend({ drafts: part, seq, chain, at_us });
+    rows.push({ tenant_id: caller.tenant_id, run_id, first_seq: seq + 1, last_seq: encoded.last_seq, body: encoded.body, chain: encoded.chain });
+    ({ chain, last_seq: seq } = encoded);
+  }
+  const summary: RunSummary = {
+    tenant_id: caller.tenant_id, project_id: caller.project, run_id, kind: "captured", target: `${run.source}:${run.key}`, env: "dev",
+    state: run.outcome.state, reason: null, requester: caller.principal, created_at_us: at_us, updated_at_us: at_us,
+    steps, cost_micro_usd: 0, tokens: 0, retry_of: null,
+  };
+  return { key: run.key, fidelity: run.fidelity, rows, summary };
+}

@@ -1,0 +1,44 @@
+#!/usr/bin/env node
+// The command line. One file per noun; commands print and exit, nothing else. Exit codes come from the error table.
+import { Command, CommanderError } from "commander";
+import { VERSION } from "../server/version.ts";
+import { addApprovals } from "./approvals.ts";
+import { addApply } from "./apply.ts";
+import { addBench } from "./bench.ts";
+import { addDemo } from "./demo.ts";
+import { addDoctor } from "./doctor.ts";
+import { addInit } from "./init.ts";
+import { addJournal } from "./journal.ts";
+import { report } from "./output.ts";
+import { addPolicy } from "./policy.ts";
+import { addRuns } from "./runs.ts";
+import { addUp } from "./up.ts";
+
+const EXIT_BAD_INPUT = 2;
+
+function program(): Command {
+  const root = new Command("quarterdeck")
+    .description("Control plane for AI agents: policy, budget, approval and one verifiable journal for every call.")
+    .version(VERSION)
+    .option("--json", "print JSON")
+    .option("--url <url>", "server to talk to (QUARTERDECK_URL)")
+    .option("--token <token>", "bearer token (QUARTERDECK_TOKEN)")
+    .option("--as <principal>", "who acts, on a server without credentials")
+    .option("--data <folder>", "data folder (QUARTERDECK_DATA)")
+    .showSuggestionAfterError()
+    .exitOverride();
+  for (const add of [addInit, addUp, addDemo, addApply, addRuns, addPolicy, addApprovals, addJournal, addDoctor, addBench]) add(root);
+  return root;
+}
+
+async function main(): Promise<number> {
+  try {
+    await program().parseAsync(process.argv);
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_BAD_INPUT;
+    return report(error, process.argv.includes("--json"));
+  }
+}
+
+process.exitCode = await main();

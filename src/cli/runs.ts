@@ -1,0 +1,165 @@
+import type { Command } from "commander";
+import { AppError } from "../contract/errors.ts";
+import type { Run, StartRun } from "../contract/runs.ts";
+import { parseUsd } from "../kit/money.ts";
+import type { Client } from "../sdk/client.ts";
+import { readText } from "./apply.ts";
+import { clientOf, globalsOf, show } from "./context.ts";
+import type { Globals } from "./context.ts";
+import { eventLine, print, runLines, stateText, table } from "./output.ts";
+
+/** Prints events until the run ends; with --json one event a line. Returns the run as it ended. */
+export async function follow(client: Client, run_id: string, globals: Globals): Promise<Run> {
+  for await (const event of client.watch(run_id)) {
+    const line = globals.json ? JSON.stringify(event) : eventLine(event);
+    if (line !== null) print(line);
+  }
+  return client.getRun(run_id);
+}
+
+interface RunOptions {
+  workflow?: boolean;
+  agent?: boolean;
+  input?: string;
+  inputFile?: string;
+  env?: string;
+  version?: number;
+  budget?: string;
+  label?: string[];
+  deadlineMs?: number;
+  key?: string;
+  detach?: boolean;
+}
+
+/** Text that is a JSON object or array is taken as JSON, anything else as text. */
+function inputOf(text: string): unknown {
+  if (!/^\s*[[{]/.test(text)) return text;
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return text;
+  }
+}
+
+async function requestOf(name: string, options: RunOptions): Promise<StartRun> {
+  const text = options.inputFile === undefined ? options.input : await readText(options.inputFile);
+  const micro = options.budget === undefined ? null : parseUsd(options.budget);
+  if (options.budget !== undefined && micro === null) {
+    throw new AppError("VALIDATION_ERROR", `--budget ${options.budget} is no USD amount with at most six decimals`);
+  }
+  const labels = Object.fromEntries((options.label ?? []).map((pair) => [pair.split("=")[0] ?? "", pair.split("=").slice(1).join("=")]));
+  return {
+    ...(options.agent ? { agent: name } : { workflow: name }),
+    ...(text === undefined ? {} : { input: inputOf(text) }),
+    ...(options.env === undefined ? {} : { env: options.env }),
+    ...(options.version === undefined ? {} : { version: options.version }),
+    ...(micro === null ? {} : { budget: { cost_micro_usd: micro } }),
+    ...(options.label ? { labels } : {}),
+    ...(options.deadlineMs === undefined ? {} : { deadline_ms: options.deadlineMs }),
+  };
+}
+
+/** An agent if there is one of this name, else a workflow. */
+async function kindOf(client: Client, name: string, options: RunOptions): Promise<RunOptions> {
+  if (options.agent || options.workflow) return options;
+  const { items } = await client.json<{ items: { kind: string; name: string }[] }>("/registry");
+  return items.some((item) => item.kind === "Agent" && item.name === name) ? { ...options, agent: true } : { ...options, workflow: true };
+}
+
+function addRun(root: Command): void {
+  root
+    .command("run <name>")
+    .description("start a run of an agent or a workflow and follow it")
+    .option("--agent", "the name is an agent")
+    .option("--workflow", "the name is a workflow")
+    .option("-i, --input <text>", "input: text, or JSON")
+    .option("--input-file <file>", "input from a file, or -")
+    .option("--env <env>", "environment (dev)")
+    .option("--version <n>", "version", Number)
+    .option("--budget <usd>", "most this run may cost")
+    .option("--label <key=value...>", "labels")
+    .option("--deadline-ms <ms>", "end the run after this time", Number)
+    .option("--key <key>", "Idempotency-Key: the same key starts one run")
+    .option("--detach", "do not follow")
+    .action(async (name: string, options: RunOptions, command: Command) => {
+      const globals = globalsOf(command);
+      const client = clientOf(globals);
+      const run = await client.startRun(await requestOf(name, await kindOf(client, name, options)), options.key);
+      if (options.detach) return show(globals, run, (value) => print(runLines(value)));
+      const ended = await follow(client, run.run_id, globals);
+      if (!globals.json) print(runLines(ended));
+      if (ended.state !== "succeeded") process.exitCode = 1;
+    });
+}
+
+function addList(runs: Command): void {
+  runs
+    .command("list")
+    .description("list runs, newest first")
+    .option("--state <state>", "only runs in this state")
+    .option("--kind <kind>", "agent, workflow, captured ...")
+    .option("--target <name>", "only runs of this agent or workflow")
+    .option("--limit <n>", "at most so many", Number)
+    .option("--cursor <cursor>", "where the last page ended")
+    .action(async (options: Record<string, string | number>, command: Command) => {
+      const globals = globalsOf(command);
+      const query = new URLSearchParams(Object.entries(options).map(([key, value]): [string, string] => [key, String(value)]));
+      const page = await clientOf(globals).json<{ items: Run[]; next_cursor: string | null }>(`/runs?${query.toString()}`);
+      show(globals, page, ({ items, next_cursor }) => {
+        const rows = items.map((run) => [run.run_id, run.state + (run.reason ? ` (${run.reason})` : ""), run.kind, run.target, String(run.steps), run.created_at]);
+        print(table(["RUN", "STATE", "KIND", "TARGET", "STEPS", "CREATED"], rows));
+        if (next_cursor) print(`more: --cursor ${next_cursor}`);
+      });
+    });
+}
+
+export function addRuns(root: Command): void {
+  addRun(root);
+  const runs = root.command("runs").description("read and steer runs");
+  addList(runs);
+  runs
+    .command("get <run>")
+    .description("one run")
+    .action(async (id: string, _options, command: Command) => {
+      const globals = globalsOf(command);
+      show(globals, await clientOf(globals).getRun(id), (run) => print(runLines(run)));
+    });
+  runs
+    .command("watch <run>")
+    .description("follow a run until it ends")
+    .action(async (id: string, _options, command: Command) => {
+      const globals = globalsOf(command);
+      const run = await follow(clientOf(globals), id, globals);
+      if (!globals.json) print(runLines(run));
+    });
+  runs
+    .command("events <run>")
+    .description("all events of a run, as JSON lines")
+    .action(async (id: string, _options, command: Command) => {
+      const client = clientOf(globalsOf(command));
+      for (let after = 0; ; ) {
+        const page = await client.events(id, after);
+        for (const event of page.items) print(JSON.stringify(event));
+        if (page.next_cursor === null) break;
+        after = Number(page.next_cursor);
+      }
+    });
+  for (const verb of ["cancel", "pause", "resume", "retry"] as const) {
+    runs
+      .command(`${verb} <run>`)
+      .description({ cancel: "stop a run", pause: "start no further calls", resume: "go on", retry: "start a new run with the same input" }[verb])
+      .action(async (id: string, _options, command: Command) => {
+        const globals = globalsOf(command);
+        show(globals, await clientOf(globals).act(id, verb), (run) => print(`${run.run_id} ${stateText(run.state)}`));
+      });
+  }
+  runs
+    .command("input <run> <text>")
+    .description("answer a run that waits for input")
+    .option("--final", "nothing follows: the run ends")
+    .action(async (id: string, text: string, options: { final?: boolean }, command: Command) => {
+      const globals = globalsOf(command);
+      const body = { content: inputOf(text), ...(options.final ? { final: true } : {}) };
+      show(globals, await clientOf(globals).act(id, "input", body), (run) => print(`${run.run_id} ${stateText(run.state)}`));
+    });
+}

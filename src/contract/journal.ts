@@ -1,0 +1,119 @@
+// The contract of the journal: what the in-memory store (simulation, unit tests) and the Postgres store both do, under
+// one suite (journal/store.suite.ts). A store is dumb: it keeps appends and refuses writers that were fenced.
+import type { RunKind, RunStateName } from "./events.ts";
+
+/** One append of one run: one row. `body` is its events, canonical JSON, one a line. */
+export interface AppendRow {
+  readonly tenant_id: string;
+  readonly run_id: string;
+  readonly first_seq: number;
+  readonly last_seq: number;
+  readonly body: Buffer;
+  /** Chain value after the last event (event-schema section 5). */
+  readonly chain: Buffer;
+}
+
+/** An append with its place in its group's order. */
+export interface CommittedRow extends AppendRow {
+  readonly group: number;
+  readonly offset: number;
+  readonly at_us: number;
+}
+
+/** The row of `runs` that lists and recovery read. Written only when the run's state changes. */
+export interface RunSummary {
+  readonly tenant_id: string;
+  readonly project_id: string;
+  readonly run_id: string;
+  readonly kind: RunKind;
+  readonly target: string;
+  readonly env: string;
+  readonly state: RunStateName;
+  readonly reason: string | null;
+  readonly requester: string;
+  readonly created_at_us: number;
+  readonly updated_at_us: number;
+  readonly steps: number;
+  readonly cost_micro_usd: number;
+  readonly tokens: number;
+  readonly retry_of: string | null;
+}
+
+/** Approval rows change with the events that ask and answer, in the same transaction. */
+export interface ApprovalRow {
+  readonly tenant_id: string;
+  readonly approval_id: string;
+  readonly run_id: string;
+  readonly step: number;
+  readonly state: "pending" | "approved" | "rejected" | "expired";
+  readonly tool: string;
+  /** Canonical JSON of what is shown: rendered from the bytes that will run. */
+  readonly shown: string;
+  readonly binding: string;
+  readonly requester: string;
+  readonly approvers_min: number;
+  readonly created_at_us: number;
+  readonly expires_at_us: number;
+  readonly resolved_by: string | null;
+  readonly resolved_at_us: number | null;
+  readonly note: string | null;
+}
+
+/** Absolute use of one shared budget in one period, as its owner knows it at this commit. */
+export interface BudgetUse {
+  readonly tenant_id: string;
+  readonly budget: string;
+  readonly period_start_us: number;
+  spent_micro_usd: number;
+  reserved_micro_usd: number;
+  spent_tokens: number;
+  reserved_tokens: number;
+}
+
+/** What one append changes in the use of a shared budget. */
+export type BudgetDelta = BudgetUse;
+
+/** What one flush commits, in one transaction. */
+export interface Flush {
+  readonly rows: readonly AppendRow[];
+  readonly runs: readonly RunSummary[];
+  readonly approvals: readonly ApprovalRow[];
+  readonly budgets: readonly BudgetUse[];
+  /** Fixed when the flush is first composed: a retry must send identical bytes. */
+  readonly at_us: number;
+}
+
+export interface GroupLease {
+  readonly group: number;
+  readonly shard_epoch: number;
+  /** Last offset of the group; offsets are gapless. */
+  readonly head: number;
+}
+
+/** Result of one flush. `rejected` names runs whose row the database refused; nothing of the flush was committed then. */
+export type FlushResult = { ok: true } | { ok: false; rejected: readonly string[] };
+
+/** The owner's place was taken: nothing of it was written, and nothing more will be. */
+export class FencedError extends Error {
+  override readonly name = "FencedError";
+}
+
+/** The connection broke after the commit was sent. Ask `groupHead` which it was. */
+export class UnknownCommitError extends Error {
+  override readonly name = "UnknownCommitError";
+}
+
+export interface JournalStore {
+  /** Raises the group's epoch and returns the lease. Whoever held the group before is fenced from here on. */
+  acquireGroup(group: number, owner: string): Promise<GroupLease>;
+  /** Commits a flush at offsets head+1 ... head+rows. Throws FencedError or UnknownCommitError. */
+  flush(lease: GroupLease, flush: Flush): Promise<FlushResult>;
+  groupHead(group: number): Promise<{ shard_epoch: number; head: number }>;
+  /** Appends of one run in order. `tenant_id` null reads across tenants: recovery and followers only. */
+  readRun(tenant_id: string | null, run_id: string, from_seq: number, limit_rows: number): Promise<CommittedRow[]>;
+  /** Appends of one group after an offset, for followers. */
+  readGroup(group: number, after_offset: number, limit_rows: number): Promise<CommittedRow[]>;
+  /** Ids of runs that are not terminal, in the order of their creation, after the given one. */
+  openRuns(group: number, after_run_id: string | null, limit: number): Promise<string[]>;
+  budgetUse(): Promise<BudgetUse[]>;
+}

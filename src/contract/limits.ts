@@ -1,0 +1,52 @@
+/** Every limit of the program, in one place. Each is tested at n and at n + 1. Units are in the name. */
+export const LIMITS = {
+  /** Canonical bytes of one stored event. */
+  event_bytes_max: 64 * 1024,
+  /** Payloads above this are artifacts, referred to by digest. */
+  inline_bytes_max: 8 * 1024,
+  /** Bytes and events of one append (one row). */
+  append_bytes_max: 8 * 1024 * 1024,
+  append_events_max: 10_000,
+  artifact_bytes_max: 64 * 1024 * 1024,
+  /** Body of one HTTP request. */
+  request_bytes_max: 4 * 1024 * 1024,
+  json_depth_max: 64,
+  manifest_bytes_max: 1024 * 1024,
+  manifest_documents_max: 200,
+  steps_per_run_max: 10_000,
+  attempts_max: 10,
+  workflow_steps_max: 1_000,
+  model_turns_default: 25,
+  model_turns_max: 200,
+  tool_calls_per_turn_max: 64,
+  structured_output_retries: 2,
+  rules_per_policy_max: 500,
+  expression_chars_max: 4_096,
+  name_chars_max: 128,
+  note_chars_max: 2_000,
+  labels_max: 32,
+  page_size_default: 50,
+  page_size_max: 200,
+  events_page_max: 1_000,
+  max_output_tokens_default: 4_096,
+  tool_timeout_ms_default: 30_000,
+  tool_timeout_ms_max: 3_600_000,
+  model_timeout_ms_default: 120_000,
+  tool_result_bytes_max: 4 * 1024 * 1024,
+  http_redirects_max: 3,
+  approval_ttl_ms_default: 24 * 3_600_000,
+  approval_ttl_ms_max: 30 * 24 * 3_600_000,
+  run_deadline_ms_max: 30 * 24 * 3_600_000,
+  /** How long in-flight calls may still report after a run was told to stop. */
+  stop_grace_ms: 2_000,
+  retry_base_ms: 200,
+  retry_cap_ms: 30_000,
+  /** A provider's Retry-After is honoured up to here. */
+  retry_after_ms_max: 120_000,
+  checkpoint_interval_ms: 10_000,
+  checkpoint_leaves_max: 1_000_000,
+  idempotency_ttl_ms: 24 * 3_600_000,
+  idempotency_key_chars_max: 200,
+  sse_clients_max: 1_000,
+  open_runs_max: 100_000,
+} as const;

@@ -1,0 +1,198 @@
+// The route table: method, path, permission, schemas and errors of every operation. The router, the OpenAPI document and
+// the client derive from it. A route without a permission cannot be written down.
+import { Type, type TSchema } from "typebox";
+import type { ErrorCode } from "./errors.ts";
+import { Event } from "./events.ts";
+import { Name } from "./ids.ts";
+import { LIMITS } from "./limits.ts";
+import { Applied } from "./manifests.ts";
+import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
+
+/** `public` is for probes alone: they say nothing about anybody's data. */
+export const PERMISSIONS = [
+  "public", "runs:read", "runs:execute", "approvals:read", "approvals:resolve", "registry:read", "registry:write",
+  "journal:verify", "journal:export", "journal:import", "admin:read",
+] as const;
+export type Permission = (typeof PERMISSIONS)[number];
+
+export interface Route {
+  readonly method: "GET" | "POST";
+  readonly path: string;
+  readonly permission: Permission;
+  readonly summary: string;
+  readonly params?: TSchema;
+  readonly query?: TSchema;
+  readonly body?: TSchema;
+  /** Content type of the request body; JSON unless said. */
+  readonly accepts?: "application/yaml" | "application/x-ndjson" | "application/octet-stream";
+  readonly status: 200 | 201;
+  readonly response: TSchema;
+  /** Content type of the answer; JSON unless said. */
+  readonly produces?: "text/event-stream" | "application/x-ndjson" | "application/octet-stream" | "text/plain";
+  readonly errors: readonly ErrorCode[];
+  /** Takes an Idempotency-Key. */
+  readonly idempotent?: true;
+}
+
+const IdParam = Type.Object({ id: Type.String({ maxLength: 64 }) }, { additionalProperties: false });
+const page = {
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.page_size_max })),
+  cursor: Type.Optional(Type.String({ maxLength: 64 })),
+};
+const Page = <T extends TSchema>(item: T) =>
+  Type.Object({ items: Type.Array(item), next_cursor: Type.Union([Type.String(), Type.Null()]) });
+const Note = Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max }));
+const NoteBody = Type.Object({ note: Note }, { additionalProperties: false });
+const Text = Type.String();
+const Health = Type.Object({ status: Type.String(), checks: Type.Optional(Type.Record(Type.String(), Type.String())) });
+const VerifyResult = Type.Object({
+  runs: Type.Integer(), events: Type.Integer(), appends: Type.Integer(), checkpoints: Type.Integer(),
+  faults: Type.Array(Type.String()), ok: Type.Boolean(),
+});
+const common: readonly ErrorCode[] = ["VALIDATION_ERROR", "AUTH_REQUIRED", "AUTH_FORBIDDEN", "INTERNAL_ERROR", "DATABASE_UNAVAILABLE"];
+const onRun: readonly ErrorCode[] = [...common, "NOT_FOUND", "RUN_TERMINAL", "SHUTTING_DOWN"];
+
+export const ROUTES = {
+  startRun: {
+    method: "POST", path: "/runs", permission: "runs:execute", summary: "Starts a run of an agent or a workflow.",
+    body: StartRun, status: 201, response: Run, idempotent: true,
+    errors: [...common, "RUN_REFUSED", "IDEMPOTENCY_MISMATCH", "CONFLICT", "OVERLOADED", "SHUTTING_DOWN"],
+  },
+  listRuns: {
+    method: "GET", path: "/runs", permission: "runs:read", summary: "Lists runs, newest first.",
+    query: Type.Object({ ...page, state: Type.Optional(Name), kind: Type.Optional(Name), target: Type.Optional(Type.String({ maxLength: 200 })) }, { additionalProperties: false }),
+    status: 200, response: Page(Run), errors: [...common, "NOT_FOUND"],
+  },
+  getRun: {
+    method: "GET", path: "/runs/:id", permission: "runs:read", summary: "One run.",
+    params: IdParam, status: 200, response: Run, errors: [...common, "NOT_FOUND"],
+  },
+  listEvents: {
+    method: "GET", path: "/runs/:id/events", permission: "runs:read", summary: "Events of a run in commit order.",
+    params: IdParam,
+    query: Type.Object({ after_seq: Type.Optional(Type.Integer({ minimum: 0 })), limit: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.events_page_max })) }, { additionalProperties: false }),
+    status: 200, response: Page(Event), errors: [...common, "NOT_FOUND"],
+  },
+  streamEvents: {
+    method: "GET", path: "/runs/:id/stream", permission: "runs:read",
+    summary: "Events of a run as they are committed (server-sent events). The id of an event is its seq; Last-Event-ID resumes.",
+    params: IdParam, status: 200, response: Text, produces: "text/event-stream", errors: [...common, "NOT_FOUND", "OVERLOADED"],
+  },
+  cancelRun: {
+    method: "POST", path: "/runs/:id/cancel", permission: "runs:execute", summary: "Stops a run; calls in flight are told within 2 s.",
+    params: IdParam, body: Type.Object({ reason: Note }, { additionalProperties: false }), status: 200, response: Run, errors: onRun,
+  },
+  pauseRun: {
+    method: "POST", path: "/runs/:id/pause", permission: "runs:execute", summary: "Starts no further calls until the run is resumed.",
+    params: IdParam, status: 200, response: Run, errors: [...onRun, "RUN_NOT_WAITING"],
+  },
+  resumeRun: {
+    method: "POST", path: "/runs/:id/resume", permission: "runs:execute", summary: "Goes on with a paused run.",
+    params: IdParam, status: 200, response: Run, errors: [...onRun, "RUN_NOT_WAITING"],
+  },
+  retryRun: {
+    method: "POST", path: "/runs/:id/retry", permission: "runs:execute", summary: "Starts a new run with the same target, version and input.",
+    params: IdParam, status: 201, response: Run, idempotent: true, errors: [...common, "NOT_FOUND", "CONFLICT", "RUN_REFUSED", "IDEMPOTENCY_MISMATCH"],
+  },
+  inputRun: {
+    method: "POST", path: "/runs/:id/input", permission: "runs:execute", summary: "Answers a run that waits for input.",
+    params: IdParam, body: RunInput, status: 200, response: Run, errors: [...onRun, "RUN_NOT_WAITING"],
+  },
+  resolveStep: {
+    method: "POST", path: "/runs/:id/steps/:step/resolve", permission: "approvals:resolve",
+    summary: "Says what became of a step in doubt: completed, failed, or to be tried again.",
+    params: Type.Object({ id: Type.String({ maxLength: 64 }), step: Type.String({ maxLength: 64 }) }, { additionalProperties: false }),
+    body: ResolveStep, status: 200, response: Run, errors: [...onRun, "RUN_NOT_WAITING"],
+  },
+  explainStep: {
+    method: "GET", path: "/runs/:id/steps/:step/explain", permission: "runs:read", summary: "Why a step was allowed, denied or held.",
+    params: Type.Object({ id: Type.String({ maxLength: 64 }), step: Type.String({ maxLength: 64 }) }, { additionalProperties: false }),
+    status: 200, response: Explanation, errors: [...common, "NOT_FOUND"],
+  },
+  listApprovals: {
+    method: "GET", path: "/approvals", permission: "approvals:read", summary: "Lists approvals, oldest first.",
+    query: Type.Object({ ...page, state: Type.Optional(Name) }, { additionalProperties: false }),
+    status: 200, response: Page(Approval), errors: common,
+  },
+  getApproval: {
+    method: "GET", path: "/approvals/:id", permission: "approvals:read", summary: "One approval, with what will run.",
+    params: IdParam, status: 200, response: Approval, errors: [...common, "NOT_FOUND"],
+  },
+  approve: {
+    method: "POST", path: "/approvals/:id/approve", permission: "approvals:resolve", summary: "Allows exactly the call that is shown, once.",
+    params: IdParam, body: NoteBody, status: 200, response: Approval, errors: [...onRun, "APPROVAL_RESOLVED", "SELF_APPROVAL", "CONFLICT"],
+  },
+  reject: {
+    method: "POST", path: "/approvals/:id/reject", permission: "approvals:resolve", summary: "Refuses the call; the agent is told and goes on.",
+    params: IdParam, body: NoteBody, status: 200, response: Approval, errors: [...onRun, "APPROVAL_RESOLVED", "SELF_APPROVAL", "CONFLICT"],
+  },
+  applyManifests: {
+    method: "POST", path: "/registry/apply", permission: "registry:write", summary: "Applies manifests (YAML): all or none, idempotent.",
+    body: Text, accepts: "application/yaml", status: 200, response: Type.Object({ items: Type.Array(Applied) }),
+    errors: [...common, "MANIFEST_INVALID", "EXPRESSION_INVALID", "PAYLOAD_TOO_LARGE", "DEPENDENCY_UNAVAILABLE"],
+  },
+  listRegistry: {
+    method: "GET", path: "/registry", permission: "registry:read", summary: "Every version of every resource.",
+    status: 200,
+    response: Type.Object({
+      items: Type.Array(
+        Type.Object({
+          kind: Type.String(), name: Type.String(), version: Type.Integer(), digest: Type.String(), state: Type.String(),
+          envs: Type.Array(Type.String()), created_by: Type.String(), created_at: Type.String(),
+        }),
+      ),
+    }),
+    errors: common,
+  },
+  promote: {
+    method: "POST", path: "/registry/promote", permission: "registry:write", summary: "Makes an environment use a version.",
+    body: Type.Object({ kind: Name, name: Name, version: Type.Integer({ minimum: 1 }), env: Name }, { additionalProperties: false }),
+    status: 200, response: Type.Object({ kind: Type.String(), name: Type.String(), version: Type.Integer(), env: Type.String() }),
+    errors: [...common, "NOT_FOUND"],
+  },
+  verify: {
+    method: "POST", path: "/journal/verify", permission: "journal:verify",
+    summary: "Verifies the chain of one run, or every chain and checkpoint.",
+    body: Type.Object({ run_id: Type.Optional(Type.String({ maxLength: 64 })) }, { additionalProperties: false }),
+    status: 200, response: VerifyResult, errors: [...common, "NOT_FOUND"],
+  },
+  exportJournal: {
+    method: "GET", path: "/journal/export", permission: "journal:export", summary: "Exports one run, or everything as a backup.",
+    query: Type.Object({ run_id: Type.Optional(Type.String({ maxLength: 64 })) }, { additionalProperties: false }),
+    status: 200, response: Text, produces: "application/x-ndjson", errors: [...common, "NOT_FOUND"],
+  },
+  importJournal: {
+    method: "POST", path: "/journal/import", permission: "journal:import", summary: "Imports an export file; refused whole when one byte is wrong.",
+    body: Text, accepts: "application/x-ndjson", status: 200,
+    response: Type.Object({ runs: Type.Integer(), events: Type.Integer(), artifacts: Type.Integer(), skipped: Type.Integer() }),
+    errors: [...common, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
+  },
+  importRuns: {
+    method: "POST", path: "/journal/import/:format", permission: "journal:import",
+    summary: "Imports recorded runs of other systems as captured runs (tau-bench, openai-chat).",
+    params: Type.Object({ format: Name }, { additionalProperties: false }),
+    body: Text, accepts: "application/x-ndjson", status: 200,
+    response: Type.Object({ runs: Type.Array(Type.Object({ run_id: Type.String(), key: Type.String(), events: Type.Integer(), fidelity: Type.String() })) }),
+    errors: [...common, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
+  },
+  putArtifact: {
+    method: "POST", path: "/artifacts", permission: "runs:execute", summary: "Stores bytes; the answer is their digest.",
+    body: Text, accepts: "application/octet-stream", status: 201, response: Type.Object({ digest: Type.String(), size: Type.Integer() }),
+    errors: [...common, "PAYLOAD_TOO_LARGE"],
+  },
+  getArtifact: {
+    method: "GET", path: "/artifacts/:digest", permission: "runs:read", summary: "Bytes of an artifact; the digest is checked.",
+    params: Type.Object({ digest: Type.String({ maxLength: 80 }) }, { additionalProperties: false }),
+    status: 200, response: Text, produces: "application/octet-stream", errors: [...common, "NOT_FOUND", "ARTIFACT_CORRUPT"],
+  },
+  status: {
+    method: "GET", path: "/status", permission: "admin:read", summary: "Versions, sizes, open and stuck runs, budgets.",
+    status: 200, response: Type.Unknown(), errors: common,
+  },
+  live: { method: "GET", path: "/healthz", permission: "public", summary: "The process runs.", status: 200, response: Health, errors: [] },
+  ready: { method: "GET", path: "/readyz", permission: "public", summary: "Requests will be served: the journal can be written.", status: 200, response: Health, errors: ["DATABASE_UNAVAILABLE"] },
+  openapi: { method: "GET", path: "/openapi.json", permission: "public", summary: "This description.", status: 200, response: Type.Unknown(), errors: [] },
+} as const satisfies Record<string, Route>;
+
+export type RouteId = keyof typeof ROUTES;
+export const API_PREFIX = "/api/v1";

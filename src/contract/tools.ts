@@ -1,0 +1,51 @@
+// Where MCP tools come from, and the port through which the rest of the program reaches them: only src/mcp imports the
+// MCP SDK.
+import type { Json, JsonObject } from "../kit/json.ts";
+
+export type McpServer =
+  | { readonly transport: "stdio"; readonly command: readonly string[]; readonly cwd: string | null; readonly env: Readonly<Record<string, string>> }
+  | { readonly transport: "http"; readonly url: string; readonly headers: Readonly<Record<string, string>> };
+
+/** A tool as its server describes it. The digest pins the whole definition: a change needs a new version. */
+export interface DiscoveredTool {
+  readonly name: string;
+  readonly description: string;
+  readonly input_schema: JsonObject;
+  readonly output_schema: JsonObject | null;
+  readonly digest: string;
+}
+
+export interface McpCall {
+  readonly server: McpServer;
+  readonly tool: string;
+  /** Digest of the definition that was pinned when the tool was applied. */
+  readonly digest: string;
+  readonly args: JsonObject;
+  readonly idempotency_key: string;
+  readonly timeout_ms: number;
+  readonly signal: AbortSignal;
+}
+
+export interface McpResult {
+  readonly is_error: boolean;
+  readonly result: Json;
+}
+
+export interface McpTools {
+  discover(server: McpServer): Promise<readonly DiscoveredTool[]>;
+  call(call: McpCall): Promise<McpResult>;
+  close(): Promise<void>;
+}
+
+/** The call failed; `sent` tells whether the server may have acted on it. */
+export class McpCallError extends Error {
+  override readonly name = "McpCallError";
+  readonly code: string;
+  readonly sent: boolean;
+
+  constructor(code: string, message: string, options: { sent: boolean; cause?: unknown }) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.sent = options.sent;
+  }
+}

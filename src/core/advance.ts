@@ -1,0 +1,224 @@
+// What a run does next of its own accord: start every call that is ready, or wait for something named, or end.
+import type { Json, JsonObject } from "../kit/json.ts";
+import { parseJson } from "../kit/json.ts";
+import type { WaitReason } from "../contract/events.ts";
+import type { Message, ModelRoute, ToolDefinition } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { isTerminal } from "../contract/events.ts";
+import { messageOf } from "../contract/errors.ts";
+import { lastAnswer } from "./agent-fold.ts";
+import { inputTokensBound, modelBound } from "./budget.ts";
+import type { Bound } from "./budget.ts";
+import { hasRunning } from "./decide-context.ts";
+import type { Decision } from "./decide-context.ts";
+import { gateModel, gateTool } from "./gate.ts";
+import { awaitsInput } from "./run-state.ts";
+import type { AgentState, RunState, WorkflowState } from "./run-state.ts";
+import { faultText, schemaFaults } from "./schema.ts";
+import { resolveTemplate } from "./template.ts";
+import type { TemplateScope } from "./template.ts";
+
+/** Messages of the next model call of a step: an agent's conversation, or a workflow node's prompt. */
+export function modelMessages(run: RunState, slot: number): Message[] {
+  const { program } = run;
+  if (program?.kind === "agent") return program.messages;
+  if (program?.kind !== "workflow") return [];
+  const prompt = program.spec.nodes[slot]?.prompt ?? "";
+  const text = resolveTemplate(prompt, scopeOf(run, program));
+  return [{ role: "user", content: typeof text === "string" ? text : JSON.stringify(text) }];
+}
+
+/** Tools a model call may name. */
+export function modelTools(run: RunState, decision: Pick<Decision, "ctx">): readonly ToolDefinition[] {
+  return run.program?.kind === "agent" ? decision.ctx.catalog.toolsMatching(run.program.spec.tools) : [];
+}
+
+/** Worst case of a model call; null when the model has no price. */
+export function modelCallBound(decision: Decision, route: ModelRoute, slot: number, output_tokens: number): { input: number; bound: Bound | null } {
+  const tools = modelTools(decision.run, decision);
+  let extra = 64;
+  for (const tool of tools) extra += Buffer.byteLength(tool.name + tool.description + JSON.stringify(tool.input_schema)) + 64;
+  const input = inputTokensBound(modelMessages(decision.run, slot), extra);
+  const price = decision.ctx.catalog.price(route.model, decision.ctx.now_us);
+  return { input, bound: price ? modelBound(price, input, output_tokens) : null };
+}
+
+function scopeOf(run: RunState, workflow: WorkflowState): TemplateScope {
+  return {
+    input: run.input,
+    output: (id) => {
+      const index = workflow.spec.nodes.findIndex((node) => node.id === id);
+      return index < 0 ? undefined : workflow.outputs[index];
+    },
+  };
+}
+
+export function advance(decision: Decision): void {
+  const { run } = decision;
+  if (isTerminal(run.state)) return;
+  if (run.stopping) return finishStopping(decision);
+  if (run.paused) return;
+  if (run.program?.kind === "workflow") advanceWorkflow(decision, run.program);
+  else if (run.program?.kind === "agent") advanceAgent(decision, run.program);
+  if (isTerminal(run.state) || run.stopping) return;
+  settleWaiting(decision);
+}
+
+function finishStopping(decision: Decision): void {
+  const { run } = decision;
+  const stopping = run.stopping;
+  if (!stopping || hasRunning(run)) return;
+  decision.terminal(stopping.to, stopping.code, stopping.message);
+}
+
+const WAITS: readonly (readonly [string, WaitReason])[] = [
+  ["in_doubt", "in_doubt"],
+  ["approval", "approval"],
+  ["retry", "timer"],
+  ["sleeping", "timer"],
+];
+
+/** Keeps `waiting` and `running` true to what is open. */
+function settleWaiting(decision: Decision): void {
+  const { run } = decision;
+  let reason: WaitReason | null = null;
+  if (run.steps.size === 0) reason = awaitsInput(run) ? "input" : null;
+  else {
+    if (!hasRunning(run)) {
+      const statuses = new Set([...run.steps.values()].map((step) => step.status as string));
+      reason = WAITS.find(([status]) => statuses.has(status))?.[1] ?? null;
+    }
+  }
+  if (reason === null && run.state === "waiting") decision.push({ type: "run.running", data: {} });
+  if (reason !== null && (run.state !== "waiting" || run.reason !== reason)) {
+    decision.push({ type: "run.waiting", data: { reason } });
+  }
+}
+
+function advanceWorkflow(decision: Decision, workflow: WorkflowState): void {
+  while (workflow.ready.length > 0 && workflow.failure === null) {
+    const node = workflow.ready[0] as number;
+    startNode(decision, workflow, node);
+    if (decision.run.stopping || isTerminal(decision.run.state)) return;
+  }
+  if (workflow.failure) {
+    // Branches in flight settle before the run ends.
+    const { node, code, message } = workflow.failure;
+    if (workflow.open === 0) decision.push({ type: "run.failed", data: { code, message: `${node}: ${message}` } });
+    else if (![...decision.run.steps.values()].some((step) => step.status === "running" || step.status === "in_doubt")) {
+      decision.push({ type: "run.failed", data: { code, message: `${node}: ${message}` } });
+    }
+    return;
+  }
+  if (workflow.finished < workflow.spec.nodes.length) return;
+  decision.push({ type: "run.succeeded", data: { output: workflowOutput(decision.run, workflow) } });
+}
+
+function workflowOutput(run: RunState, workflow: WorkflowState): Json {
+  if (workflow.spec.output) {
+    try {
+      return resolveTemplate(workflow.spec.output, scopeOf(run, workflow));
+    } catch (error) {
+      return { error: messageOf(error) };
+    }
+  }
+  return workflow.outputs.at(-1) ?? null;
+}
+
+function startNode(decision: Decision, workflow: WorkflowState, index: number): void {
+  const { run, ctx } = decision;
+  const node = workflow.spec.nodes[index];
+  if (!node) return;
+  if (run.step_count >= LIMITS.steps_per_run_max) {
+    return decision.stop("failed", "too_many_steps", `More than ${LIMITS.steps_per_run_max} steps.`, 0);
+  }
+  if (node.kind === "wait") {
+    const due = ctx.now_us + (node.delay_ms ?? 0) * 1000;
+    decision.push({ type: "timer.set", step: run.step_count + 1, data: { due, node: index, timer: node.id } });
+    return;
+  }
+  if (node.kind === "model") return startModelNode(decision, workflow, index);
+  let args: JsonObject;
+  try {
+    args = resolveTemplate(node.args ?? {}, scopeOf(run, workflow)) as JsonObject;
+  } catch (error) {
+    const n = run.step_count + 1;
+    decision.push({ type: "tool.proposed", step: n, data: { args: {}, node: index, tool: node.tool ?? "" } });
+    decision.push({ type: "step.ended", step: n, data: { code: "unresolved_reference", message: messageOf(error) } });
+    return;
+  }
+  gateTool(decision, { tool: node.tool ?? "", args, node: index });
+}
+
+function startModelNode(decision: Decision, workflow: WorkflowState, index: number): void {
+  const node = workflow.spec.nodes[index];
+  const route = decision.ctx.catalog.model(node?.model ?? "");
+  if (!route) return decision.stop("failed", "unknown_model", `There is no model ${node?.model}.`, 0);
+  const max_output_tokens = node?.max_output_tokens ?? LIMITS.max_output_tokens_default;
+  const { input, bound } = modelCallBound(decision, route, index, max_output_tokens);
+  gateModel(decision, { route, input_tokens: input, max_output_tokens, bound, node: index });
+}
+
+function advanceAgent(decision: Decision, agent: AgentState): void {
+  const { run } = decision;
+  for (const call of agent.calls.slice(agent.next_slot)) {
+    const result = gateTool(decision, { tool: call.name, args: call.arguments, call: call.id });
+    if (result === "stopped") return;
+    // When the last call of a turn is denied the turn is over, and `calls` has been emptied by the fold.
+  }
+  if (run.steps.size > 0 || agent.calls.length > 0) return;
+  if (agent.ended_by_tool) {
+    decision.push({ type: "run.succeeded", data: { output: lastAnswer(agent) } });
+    return;
+  }
+  if (agent.answer !== null) return judgeAnswer(decision, agent, agent.answer);
+  if (agent.turns >= agent.spec.turns_max) {
+    return decision.terminal("failed", "too_many_turns", `No answer after ${agent.turns} model calls.`);
+  }
+  const route = decision.ctx.catalog.model(agent.spec.model);
+  if (!route) return decision.terminal("failed", "unknown_model", `There is no model ${agent.spec.model}.`);
+  const max_output_tokens = agent.spec.max_output_tokens;
+  const { input, bound } = modelCallBound(decision, route, -1, max_output_tokens);
+  gateModel(decision, { route, input_tokens: input, max_output_tokens, bound });
+}
+
+/** The model answered without calling tools: done, or not in the asked form, or the next word is the user's. */
+function judgeAnswer(decision: Decision, agent: AgentState, answer: string): void {
+  const { spec } = agent;
+  if (spec.output_schema) {
+    const judged = structured(answer, spec.output_schema);
+    const pass = judged.errors === "";
+    decision.push({ type: "validation.decided", data: { errors: judged.errors, pass, validator: "output_schema" } });
+    if (pass) {
+      decision.push({ type: "run.succeeded", data: { output: judged.value } });
+    } else if (agent.output_retries > LIMITS.structured_output_retries) {
+      decision.terminal("failed", "output_invalid", `The answer does not fit its schema: ${judged.errors}`);
+    } else advanceAgent(decision, agent);
+    return;
+  }
+  if (spec.mode === "chat") return;
+  decision.push({ type: "run.succeeded", data: { output: answer } });
+}
+
+function structured(answer: string, schema: JsonObject): { value: Json; errors: string } {
+  try {
+    const value = parseJson(answer.replace(/^\s*```(?:json)?\s*|\s*```\s*$/g, ""), LIMITS.json_depth_max);
+    return { value, errors: faultText(schemaFaults(schema, value)) };
+  } catch (error) {
+    return { value: null, errors: `it is no JSON: ${messageOf(error)}` };
+  }
+}
+
+/** When the run next needs attention by itself: a retry, a wait, an expiry, a deadline, the end of a grace. 0 = never. */
+export function nextDue(run: RunState): number {
+  if (isTerminal(run.state)) return 0;
+  let due = run.stopping ? run.stopping.until_us : run.deadline_us;
+  const earlier = (at: number) => {
+    if (at > 0 && (due === 0 || at < due)) due = at;
+  };
+  for (const step of run.steps.values()) {
+    if (!run.paused) earlier(step.due_us);
+    if (step.approval) earlier(step.approval.expires_us);
+  }
+  return due;
+}

@@ -1,0 +1,65 @@
+// The byte form of events and the hash chain over them (event-schema section 5).
+//   content_n = SHA-256(canonical bytes of event n)
+//   chain_n   = SHA-256(PREFIX || chain_{n-1} || seq (8 bytes, big endian) || content_n)
+//   chain_0   = SHA-256(PREFIX || tenant || run_id)
+// Invariant: what is hashed are the stored bytes themselves, so verifying never re-serialises.
+import { assert } from "../kit/assert.ts";
+import { sha256 } from "../kit/hash.ts";
+import { canonicalJson } from "../kit/jcs.ts";
+import type { EventDraft, StoredEvent } from "../contract/events.ts";
+
+const PREFIX = Buffer.from("quarterdeck/journal/v1\n");
+
+export function chainStart(tenant_id: string, run_id: string): Buffer {
+  return sha256(Buffer.concat([PREFIX, Buffer.from(tenant_id + run_id)]));
+}
+
+export function chainNext(previous: Uint8Array, seq: number, content: Uint8Array): Buffer {
+  const input = Buffer.allocUnsafe(PREFIX.length + 72);
+  PREFIX.copy(input);
+  input.set(previous, PREFIX.length);
+  input.writeBigUInt64BE(BigInt(seq), PREFIX.length + 32);
+  input.set(content, PREFIX.length + 40);
+  return sha256(input);
+}
+
+/** Canonical text of one stored event. Envelope keys are written in JCS order by hand: it is the hottest line we have. */
+export function encodeEvent(draft: EventDraft, seq: number, at_us: number): string {
+  let text = draft.actor ? `{"actor":${canonicalJson(draft.actor)},"at":${at_us}` : `{"at":${at_us}`;
+  if (draft.attempt !== undefined && draft.attempt > 1) text += `,"attempt":${draft.attempt}`;
+  if (draft.call !== undefined) text += `,"call":${canonicalJson(draft.call)}`;
+  if (draft.cause !== undefined) text += `,"cause":${draft.cause}`;
+  text += `,"data":${canonicalJson(draft.data)}`;
+  if (draft.occurred !== undefined) text += `,"occurred":${draft.occurred}`;
+  text += `,"seq":${seq}`;
+  if (draft.step !== undefined) text += `,"step":${draft.step}`;
+  return `${text},"type":"${draft.type}"}`;
+}
+
+/** Encodes drafts that follow (seq, chain): the body of one append and the chain after it. */
+export function encodeAppend(options: {
+  drafts: readonly EventDraft[];
+  seq: number;
+  chain: Buffer;
+  at_us: number;
+}): { body: Buffer; chain: Buffer; last_seq: number } {
+  assert(options.drafts.length > 0, "an append holds at least one event");
+  let { seq, chain } = options;
+  const lines: string[] = [];
+  for (const draft of options.drafts) {
+    seq += 1;
+    const line = encodeEvent(draft, seq, options.at_us);
+    chain = chainNext(chain, seq, sha256(line));
+    lines.push(line);
+  }
+  return { body: Buffer.from(lines.join("\n")), chain, last_seq: seq };
+}
+
+/** Lines of an append's body. Canonical JSON has no raw line break, so splitting is exact. */
+export function bodyLines(body: Buffer): string[] {
+  return body.toString("utf8").split("\n");
+}
+
+export function decodeBody(body: Buffer): StoredEvent[] {
+  return bodyLines(body).map((line) => JSON.parse(line) as StoredEvent);
+}

@@ -1,0 +1,90 @@
+// Expands the lean stored form to the logical envelope of event-schema section 2. Pure: same bytes, same envelope.
+import { derivedId } from "../kit/ids.ts";
+import { rfc3339 } from "../kit/clock.ts";
+import { sha256 } from "../kit/hash.ts";
+import { isObject } from "../kit/json.ts";
+import { idBytes, PREFIXES } from "../contract/ids.ts";
+import type { Event, StoredEvent } from "../contract/events.ts";
+import type { CommittedRow } from "../contract/journal.ts";
+import { bodyLines, chainNext, chainStart } from "./chain.ts";
+
+/** What `run.started` says once for the whole run. */
+export interface RunHeader {
+  readonly tenant_id: string;
+  readonly run_id: string;
+  readonly project_id: string;
+  readonly env: string;
+  readonly correlation_id: string;
+  readonly trace_id: string;
+}
+
+function text(value: unknown, otherwise: string): string {
+  return typeof value === "string" ? value : otherwise;
+}
+
+export function runHeader(tenant_id: string, run_id: string, started: StoredEvent): RunHeader {
+  const data: Record<string, unknown> = started.data;
+  return {
+    tenant_id,
+    run_id,
+    project_id: text(data["project"], ""),
+    env: text(data["env"], "dev"),
+    correlation_id: text(data["correlation"], run_id),
+    trace_id: idBytes("run", run_id).toString("hex"),
+  };
+}
+
+function actorOf(event: StoredEvent): { kind: string; id: string } {
+  if (event.actor) return { kind: event.actor.kind, id: event.actor.id };
+  const family = event.type.slice(0, event.type.indexOf("."));
+  const name = text(event.data["tool"] ?? event.data["model"], "quarterdeck");
+  if (event.type === "model.completed" || event.type === "model.failed") return { kind: "model", id: name };
+  if (event.type === "tool.completed" || event.type === "tool.failed") return { kind: "tool", id: name };
+  return { kind: family === "policy" ? "policy" : "system", id: "quarterdeck" };
+}
+
+/** Expands the rows of one run, which must start at the run's first event. */
+export function expandRun(rows: readonly CommittedRow[]): Event[] {
+  const first = rows[0];
+  if (!first) return [];
+  let chain = chainStart(first.tenant_id, first.run_id);
+  let header: RunHeader | undefined;
+  const run = idBytes("run", first.run_id);
+  const events: Event[] = [];
+  for (const row of rows) {
+    for (const line of bodyLines(row.body)) {
+      const event = JSON.parse(line) as StoredEvent;
+      header ??= runHeader(first.tenant_id, first.run_id, event);
+      const content = sha256(line);
+      chain = chainNext(chain, event.seq, content);
+      events.push(expandEvent(event, header, run, content, chain));
+    }
+  }
+  return events;
+}
+
+function expandEvent(event: StoredEvent, header: RunHeader, run: Buffer, content: Buffer, chain: Buffer): Event {
+  const cause = event.cause ?? (event.seq > 1 ? event.seq - 1 : null);
+  return {
+    id: derivedId(PREFIXES.event, run, event.seq),
+    v: "1.0",
+    type: event.type,
+    type_v: 1,
+    tenant_id: header.tenant_id,
+    project_id: header.project_id,
+    env: header.env,
+    run_id: header.run_id,
+    step_id: event.step === undefined ? null : derivedId(PREFIXES.step, run, event.step),
+    attempt: event.attempt ?? 1,
+    seq: event.seq,
+    occurred_at: rfc3339(event.occurred ?? event.at),
+    recorded_at: rfc3339(event.at),
+    actor: actorOf(event),
+    causation_id: cause === null ? null : derivedId(PREFIXES.event, run, cause),
+    correlation_id: header.correlation_id,
+    trace: { trace_id: header.trace_id },
+    call: event.call === undefined ? null : { call_id: event.call },
+    data: isObject(event.data) ? event.data : {},
+    integrity: { alg: "sha-256/jcs", content: content.toString("hex"), chain: chain.toString("hex") },
+  };
+}

@@ -1,0 +1,351 @@
+// The gate that every model and tool call passes before its effect, in this order: registry -> policy -> inspection
+// (arguments) -> budget (checked) -> approval -> budget (reserved, with the intent). Whatever cannot be decided is denied.
+import { digestOf } from "../kit/hash.ts";
+import { canonicalJson } from "../kit/jcs.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
+import { isObject, parseJson } from "../kit/json.ts";
+import type { EventDraft } from "../contract/events.ts";
+import type { ModelRoute, ToolDefinition } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { messageOf } from "../contract/errors.ts";
+import { runLimitPassed } from "./budget.ts";
+import type { Bound } from "./budget.ts";
+import type { Decision, SharedRefusal } from "./decide-context.ts";
+import { matchesAny } from "./pattern.ts";
+import type { PolicyCall, Verdict } from "./policy.ts";
+import type { RunState, StepState } from "./run-state.ts";
+import { faultText, schemaFaults } from "./schema.ts";
+
+/** What became of a proposed call. `stopped`: a limit was reached, the run is ending. */
+export type GateResult = "running" | "waiting" | "denied" | "stopped";
+
+/** A tool call that a program wants to make. */
+export interface ToolIntent {
+  readonly tool: string;
+  /** Parsed arguments, or the text as a model wrote it. */
+  readonly args: JsonObject | string;
+  readonly call?: string;
+  readonly node?: number;
+  readonly cause?: number;
+}
+
+const UNDECIDED: Omit<Verdict, "reason"> = {
+  effect: "deny", rules: [], shadow: [], approvals_min: 1, approval_ttl_ms: 0, block_run: false,
+};
+
+function verdictOf(decision: Decision, call: PolicyCall): Verdict {
+  const { policy } = decision.ctx;
+  if (!policy) return { ...UNDECIDED, reason: "policy_unavailable" };
+  try {
+    return policy.decide(call);
+  } catch (error) {
+    return { ...UNDECIDED, reason: `policy_error: ${messageOf(error)}` };
+  }
+}
+
+export function policyCall(
+  run: RunState,
+  call: Pick<PolicyCall, "kind" | "name" | "args" | "effect_class" | "idempotent" | "call_micro_usd" | "now_us">,
+): PolicyCall {
+  const { totals } = run;
+  return {
+    kind: call.kind,
+    name: call.name,
+    args: call.args,
+    effect_class: call.effect_class,
+    idempotent: call.idempotent,
+    call_micro_usd: call.call_micro_usd,
+    now_us: call.now_us,
+    agent: run.target.slice(0, run.target.lastIndexOf("@")),
+    env: run.env,
+    project: run.project,
+    requester: run.requester,
+    labels: run.labels,
+    run: {
+      steps: run.step_count,
+      tool_calls: totals.tool_calls,
+      model_calls: totals.model_calls,
+      tokens: totals.spent_tokens,
+      cost_micro_usd: totals.spent_micro + totals.reserved_micro,
+    },
+  };
+}
+
+function decided(decision: Decision, n: number, verdict: Verdict, reserve: Bound | null): void {
+  const data: JsonObject = { decision: verdict.effect, policy: decision.ctx.policy?.digest ?? "" };
+  if (verdict.effect !== "allow") data["reason"] = verdict.reason;
+  if (reserve && reserve.micro > 0) data["reserves"] = reserve.micro;
+  if (reserve && reserve.tokens > 0) data["reserves_tokens"] = reserve.tokens;
+  data["rules"] = [...verdict.rules];
+  if (verdict.shadow.length > 0) data["shadow"] = [...verdict.shadow];
+  decision.push({ type: "policy.decided", step: n, data });
+}
+
+/** The tool as this run may see it: a released version that its agent lists. */
+function resolveTool(run: RunState, decision: Decision, name: string): ToolDefinition | string {
+  const tool = decision.ctx.catalog.tool(name);
+  if (!tool) return "unknown_tool";
+  if (run.program?.kind === "agent" && !matchesAny(run.program.spec.tools, tool.name)) return "not_in_allowlist";
+  return tool;
+}
+
+function parsedArgs(args: JsonObject | string): JsonObject | null {
+  if (typeof args !== "string") return args;
+  try {
+    const value: Json = args.trim() === "" ? {} : parseJson(args, LIMITS.json_depth_max);
+    return isObject(value) ? (value as JsonObject) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Takes a tool call through the gate. */
+export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
+  const { run } = decision;
+  const args = parsedArgs(intent.args);
+  const tool = resolveTool(run, decision, intent.tool);
+  const n = run.step_count + 1;
+  const open = (): void => propose(decision, intent, args, tool);
+  if (typeof tool === "string") return deny(decision, n, open, tool, `The tool ${intent.tool} is not available: ${tool}.`);
+  const call = toolCall(decision, tool, args ?? {});
+  const verdict = verdictOf(decision, call);
+  if (verdict.effect === "deny") return denyByPolicy(decision, n, open, verdict, tool.name);
+  const faults = args === null ? "/ is no JSON object" : faultText(schemaFaults(tool.input_schema, args));
+  if (faults !== "") return deny(decision, n, open, "invalid_arguments", `Invalid arguments for ${tool.name}: ${faults}`);
+  const bound = { micro: tool.cost_micro_usd, tokens: 0 };
+  const refusal = overBudget(decision, "tool", bound);
+  if (refusal) return refuse(decision, n, open, refusal);
+  if (verdict.effect === "require_approval") {
+    open();
+    decided(decision, n, verdict, null);
+    askApproval(decision, n, verdict, tool, args ?? {});
+    return "waiting";
+  }
+  decided(decision, n, verdict, bound);
+  request(decision, n, tool, intent, args ?? {});
+  return "running";
+}
+
+function toolCall(decision: Decision, tool: ToolDefinition, args: JsonObject): PolicyCall {
+  return policyCall(decision.run, {
+    kind: "tool",
+    name: tool.name,
+    args,
+    effect_class: tool.effect_class,
+    idempotent: tool.idempotent,
+    call_micro_usd: tool.cost_micro_usd,
+    now_us: decision.ctx.now_us,
+  });
+}
+
+function propose(decision: Decision, intent: ToolIntent, args: JsonObject | null, tool: ToolDefinition | string): void {
+  const data: JsonObject = { args: args ?? {} };
+  if (args === null) data["arguments"] = String(intent.args);
+  if (intent.node !== undefined) data["node"] = intent.node;
+  data["tool"] = typeof tool === "string" ? intent.tool : `${tool.name}@${tool.version}`;
+  decision.push(withCall({ type: "tool.proposed", step: decision.run.step_count + 1, data }, intent));
+}
+
+function withCall(event: EventDraft, intent: ToolIntent): EventDraft {
+  return {
+    ...event,
+    ...(intent.call === undefined ? {} : { call: intent.call }),
+    ...(intent.cause === undefined ? {} : { cause: intent.cause }),
+  };
+}
+
+function request(decision: Decision, n: number, tool: ToolDefinition, intent: ToolIntent, args: JsonObject): void {
+  const data: JsonObject = { args };
+  if (intent.node !== undefined) data["node"] = intent.node;
+  data["tool"] = `${tool.name}@${tool.version}`;
+  decision.push(withCall({ type: "tool.requested", step: n, data }, intent));
+}
+
+function deny(decision: Decision, n: number, open: () => void, reason: string, message: string): GateResult {
+  open();
+  decided(decision, n, { ...UNDECIDED, reason }, null);
+  decision.push({ type: "tool.denied", step: n, data: { message, reason } });
+  return "denied";
+}
+
+function denyByPolicy(decision: Decision, n: number, open: () => void, verdict: Verdict, tool: string): GateResult {
+  open();
+  decided(decision, n, verdict, null);
+  const reason = verdict.reason;
+  decision.push({ type: "tool.denied", step: n, data: { message: `Denied by policy: ${reason}`, reason } });
+  const { program } = decision.run;
+  const blocks = verdict.block_run || (program?.kind === "agent" && program.spec.on_denied === "block");
+  if (!blocks) return "denied";
+  decision.stop("policy_blocked", reason, `${tool} was denied: ${reason}`, LIMITS.stop_grace_ms * 1000);
+  return "stopped";
+}
+
+interface Refusal {
+  readonly budget: string;
+  readonly action: SharedRefusal["action"];
+}
+
+function overBudget(decision: Decision, kind: "tool" | "model", bound: Bound): Refusal | null {
+  const { run, ctx } = decision;
+  const limit = runLimitPassed(run, kind, bound, ctx.now_us);
+  if (limit) return { budget: `run.${limit}`, action: "stop" };
+  try {
+    const refusal = ctx.ledger.check(run, bound, ctx.now_us);
+    return refusal?.action === "warn" ? null : refusal;
+  } catch {
+    return { budget: "unavailable", action: "deny" };
+  }
+}
+
+function refuse(decision: Decision, n: number, open: (() => void) | null, refusal: Refusal): GateResult {
+  const message = `The budget ${refusal.budget} does not cover this call.`;
+  if (open) {
+    open();
+    decided(decision, n, { ...UNDECIDED, reason: "budget_exceeded" }, null);
+    decision.push({ type: "tool.denied", step: n, data: { message, reason: "budget_exceeded" } });
+  }
+  decision.push({ type: "budget.exceeded", data: { budget: refusal.budget } });
+  if (open && refusal.action === "deny") return "denied";
+  decision.stop("budget_exceeded", refusal.budget, message, LIMITS.stop_grace_ms * 1000);
+  return "stopped";
+}
+
+/** What an approval is bound to: change any of it and the approval is void. */
+export function approvalBinding(options: {
+  run_id: string;
+  step: number;
+  decision_seq: number;
+  definition: string;
+  args: JsonObject;
+  expires_us: number;
+}): string {
+  return digestOf(canonicalJson({ ...options }));
+}
+
+function askApproval(decision: Decision, n: number, verdict: Verdict, tool: ToolDefinition, args: JsonObject): void {
+  const expires_us = decision.ctx.now_us + verdict.approval_ttl_ms * 1000;
+  const binding = approvalBinding({
+    run_id: decision.run.run_id,
+    step: n,
+    decision_seq: decision.run.seq,
+    definition: tool.digest,
+    args,
+    expires_us,
+  });
+  decision.push({
+    type: "human.approval_requested",
+    step: n,
+    data: {
+      approvals_min: verdict.approvals_min,
+      binding,
+      decision: decision.run.seq,
+      definition: tool.digest,
+      expires: expires_us,
+      number: decision.run.approval_count + 1,
+      reason: verdict.reason,
+    },
+  });
+}
+
+/** Runs an approved call: the bytes must still be those that were shown, the policy decides again, a deny wins. */
+export function gateApproved(decision: Decision, step: StepState, asked: { binding: string; decision_seq: number; expires_us: number }): GateResult {
+  const name = step.target.slice(0, step.target.lastIndexOf("@"));
+  const tool = resolveTool(decision.run, decision, name);
+  const refuseWith = (reason: string, message: string): GateResult => {
+    decided(decision, step.n, { ...UNDECIDED, reason }, null);
+    decision.push({ type: "tool.denied", step: step.n, data: { message, reason } });
+    return "denied";
+  };
+  if (typeof tool === "string") return refuseWith(tool, `The tool ${name} is not available any more.`);
+  const { decision_seq, expires_us } = asked;
+  const binding = approvalBinding({
+    run_id: decision.run.run_id, step: step.n, decision_seq, definition: tool.digest, args: step.args, expires_us,
+  });
+  if (binding !== asked.binding) return refuseWith("approval_void", "What was approved has changed since; ask again.");
+  const verdict = verdictOf(decision, toolCall(decision, tool, step.args));
+  if (verdict.effect === "deny") return refuseWith(verdict.reason, `Denied by policy: ${verdict.reason}`);
+  const bound = { micro: tool.cost_micro_usd, tokens: 0 };
+  const over = overBudget(decision, "tool", bound);
+  if (over) {
+    refuseWith("budget_exceeded", `The budget ${over.budget} does not cover this call.`);
+    return refuse(decision, step.n, null, over);
+  }
+  decided(decision, step.n, { ...verdict, effect: "allow", reason: "approved" }, bound);
+  decision.push({
+    type: "tool.requested",
+    step: step.n,
+    ...(step.call === undefined ? {} : { call: step.call }),
+    data: { approved: asked.binding, args: step.args, tool: `${tool.name}@${tool.version}` },
+  });
+  return "running";
+}
+
+/** Takes another attempt of an open step through the gate: policy and budget may have changed since the last one. */
+export function gateAgain(decision: Decision, step: StepState, bound: Bound, effect: ToolDefinition | null): GateResult {
+  const name = step.target.slice(0, step.target.lastIndexOf("@"));
+  const call = policyCall(decision.run, {
+    kind: step.kind === "tool" ? "tool" : "model",
+    name,
+    args: step.args,
+    effect_class: effect?.effect_class ?? "external",
+    idempotent: effect?.idempotent ?? true,
+    call_micro_usd: bound.micro,
+    now_us: decision.ctx.now_us,
+  });
+  const verdict = verdictOf(decision, call);
+  // A granted approval covers retries of the same bytes; a deny does not care for it.
+  const allowed = verdict.effect === "allow" || (verdict.effect === "require_approval" && step.granted);
+  if (!allowed) {
+    decided(decision, step.n, { ...verdict, effect: "deny" }, null);
+    decision.push({ type: "step.ended", step: step.n, data: { code: verdict.reason, message: "Denied by policy at a retry." } });
+    return "denied";
+  }
+  const over = overBudget(decision, step.kind === "tool" ? "tool" : "model", bound);
+  if (over) return refuse(decision, step.n, null, { ...over, action: "stop" });
+  decided(decision, step.n, { ...verdict, effect: "allow" }, bound);
+  const kind = step.kind === "tool" ? "tool" : "model";
+  decision.push({
+    type: `${kind}.requested`,
+    step: step.n,
+    attempt: step.attempt + 1,
+    ...(step.call === undefined ? {} : { call: step.call }),
+    data: kind === "tool" ? { args: step.args, tool: step.target } : { max_output_tokens: step.max_output_tokens, model: step.target },
+  });
+  return "running";
+}
+
+/** A model call that a program wants to make. */
+export interface ModelIntent {
+  readonly route: ModelRoute;
+  readonly input_tokens: number;
+  readonly max_output_tokens: number;
+  readonly bound: Bound | null;
+  readonly node?: number;
+}
+
+export function gateModel(decision: Decision, intent: ModelIntent): GateResult {
+  const n = decision.run.step_count + 1;
+  const { route } = intent;
+  const blocked = (reason: string, verdict: Verdict): GateResult => {
+    decided(decision, n, verdict, null);
+    decision.stop("policy_blocked", reason, `The model ${route.name} was denied: ${reason}`, LIMITS.stop_grace_ms * 1000);
+    return "stopped";
+  };
+  if (!intent.bound) return blocked("no_price", { ...UNDECIDED, reason: "no_price" });
+  const verdict = verdictOf(
+    decision,
+    policyCall(decision.run, {
+      kind: "model", name: route.name, args: {}, effect_class: "external", idempotent: true,
+      call_micro_usd: intent.bound.micro, now_us: decision.ctx.now_us,
+    }),
+  );
+  // Nobody can be asked about a model call yet: what would need a person is not allowed.
+  if (verdict.effect !== "allow") return blocked(verdict.reason, { ...verdict, effect: "deny" });
+  const over = overBudget(decision, "model", intent.bound);
+  if (over) return refuse(decision, n, null, { ...over, action: "stop" });
+  decided(decision, n, verdict, intent.bound);
+  const data: JsonObject = { max_output_tokens: intent.max_output_tokens, model: `${route.name}@${route.version}` };
+  if (intent.node !== undefined) data["node"] = intent.node;
+  decision.push({ type: "model.requested", step: n, data });
+  return "running";
+}

@@ -1,0 +1,71 @@
+// Who is calling, and may they. One place: every route's permission is checked here before its handler runs.
+// Without credentials configured only loopback is served; the caller is then whoever they say (Quarterdeck-Principal),
+// because whoever can reach the loopback socket of this user could read the data folder too.
+import { secretsEqual, sha256Hex } from "../kit/hash.ts";
+import { AppError } from "../contract/errors.ts";
+import { NAME_PATTERN } from "../contract/ids.ts";
+import type { Permission } from "../contract/routes.ts";
+
+export interface Credential {
+  readonly principal: string;
+  /** SHA-256 of the token, hex: the token itself is kept nowhere. */
+  readonly token_sha256: string;
+  readonly permissions: readonly (Permission | "*")[];
+}
+
+export interface Principal {
+  readonly id: string;
+  readonly permissions: readonly (Permission | "*")[];
+}
+
+const NAME = new RegExp(NAME_PATTERN);
+export const LOCAL_PRINCIPAL = "local-operator";
+
+export class Authenticator {
+  private readonly credentials: readonly Credential[];
+
+  constructor(credentials: readonly Credential[]) {
+    this.credentials = credentials;
+  }
+
+  /** Throws AUTH_REQUIRED. */
+  authenticate(headers: { authorization?: string | undefined; principal?: string | undefined }): Principal {
+    if (this.credentials.length === 0) return this.local(headers.principal);
+    const token = /^Bearer ([\x21-\x7e]{1,512})$/i.exec(headers.authorization ?? "")?.[1];
+    if (token === undefined) throw new AppError("AUTH_REQUIRED", "This server needs a bearer token");
+    const hash = sha256Hex(token);
+    let found: Credential | null = null;
+    // All are compared, so the time tells nothing about which.
+    for (const credential of this.credentials) if (secretsEqual(credential.token_sha256, hash)) found = credential;
+    if (!found) throw new AppError("AUTH_REQUIRED", "The token is not known here");
+    return { id: found.principal, permissions: found.permissions };
+  }
+
+  private local(principal: string | undefined): Principal {
+    const id = principal ?? LOCAL_PRINCIPAL;
+    if (!NAME.test(id)) throw new AppError("VALIDATION_ERROR", `Quarterdeck-Principal must fit ${NAME_PATTERN}`);
+    return { id, permissions: ["*"] };
+  }
+}
+
+/** Throws AUTH_FORBIDDEN. */
+export function authorise(principal: Principal, permission: Permission): void {
+  if (permission === "public" || principal.permissions.includes("*") || principal.permissions.includes(permission)) return;
+  throw new AppError("AUTH_FORBIDDEN", `${principal.id} lacks the permission ${permission}`, { details: { permission } });
+}
+
+const LOOPBACK = new Set(["127.0.0.1", "localhost", "[::1]", "::1"]);
+
+export function isLoopback(host: string): boolean {
+  return LOOPBACK.has(host);
+}
+
+/** Refuses requests that a web page made through a name of its own (DNS rebinding): Host and Origin must be ours. */
+export function checkOrigin(headers: { host?: string | undefined; origin?: string | undefined }, allowed: readonly string[]): void {
+  const host = (headers.host ?? "").replace(/:\d+$/, "");
+  const good = (name: string) => isLoopback(name) || allowed.includes(name);
+  if (!good(host)) throw new AppError("ORIGIN_FORBIDDEN", `The Host ${JSON.stringify(headers.host ?? "")} is not a name of this server`);
+  if (headers.origin === undefined) return;
+  const origin = URL.canParse(headers.origin) ? new URL(headers.origin).hostname : "";
+  if (!good(origin)) throw new AppError("ORIGIN_FORBIDDEN", `The Origin ${JSON.stringify(headers.origin)} may not call this server`);
+}

@@ -1,0 +1,29 @@
+// One handler for each route that answers JSON. The compiler demands every one of them.
+import type { RouteId } from "../contract/routes.ts";
+import type { RunSeed } from "../orchestrator/runs.ts";
+import { approvalHandlers } from "./routes/approvals.ts";
+import { journalHandlers } from "./routes/journal.ts";
+import { registryHandlers } from "./routes/registry.ts";
+import { runHandlers } from "./routes/runs.ts";
+import { systemHandlers } from "./routes/system.ts";
+import type { Request, Services } from "./services.ts";
+
+export interface Context {
+  readonly services: Services;
+  readonly request: Request;
+  /** Set where the route takes an Idempotency-Key and one was sent. */
+  readonly seed?: RunSeed;
+}
+
+export type Handler = (context: Context) => Promise<unknown>;
+/** Routes that write their own answer. */
+export type StreamId = "streamEvents" | "exportJournal" | "getArtifact";
+export type Handlers = Record<Exclude<RouteId, StreamId>, Handler>;
+
+export const HANDLERS: Handlers = {
+  ...runHandlers,
+  ...approvalHandlers,
+  ...registryHandlers,
+  ...journalHandlers,
+  ...systemHandlers,
+};

@@ -1,0 +1,19 @@
+import type { Json } from "../../kit/json.ts";
+import type { Handlers } from "../handlers.ts";
+
+export const journalHandlers = {
+  verify: async ({ services, request }) => {
+    const run_id = (request.body as Record<string, Json>)["run_id"];
+    const result = await services.journal.verify(request.caller, typeof run_id === "string" ? run_id : null);
+    return { ...result, ok: result.faults.length === 0 };
+  },
+  importJournal: ({ services, request }) => services.journal.import(request.caller, request.raw.toString("utf8")),
+  importRuns: async ({ services, request }) => {
+    const runs = await services.journal.importRuns(request.caller, request.params["format"] ?? "", request.raw.toString("utf8"));
+    return { runs };
+  },
+  putArtifact: async ({ services, request }) => {
+    const digest = await services.blobs.put(request.caller.tenant_id, request.raw);
+    return { digest, size: request.raw.length };
+  },
+} satisfies Partial<Handlers>;

@@ -1,0 +1,49 @@
+// What the gateway needs of the rest of the program; the composition root provides it.
+import type { Json, JsonObject } from "../kit/json.ts";
+import type { Clock } from "../kit/clock.ts";
+import type { BlobStore, Db, Log } from "../contract/ports.ts";
+import type { Registry } from "../orchestrator/registry.ts";
+import type { Caller, Runs } from "../orchestrator/runs.ts";
+import type { Verified } from "../journal/audit.ts";
+import type { Commit } from "../orchestrator/engine.ts";
+
+export interface ImportedRun {
+  readonly run_id: string;
+  readonly key: string;
+  readonly events: number;
+  readonly fidelity: string;
+}
+
+export interface JournalService {
+  verify(caller: Caller, run_id: string | null): Promise<Verified>;
+  export(caller: Caller, run_id: string | null): AsyncIterable<string>;
+  import(caller: Caller, text: string): Promise<{ runs: number; events: number; artifacts: number; skipped: number }>;
+  importRuns(caller: Caller, format: string, text: string): Promise<readonly ImportedRun[]>;
+}
+
+export interface Services {
+  readonly runs: Runs;
+  readonly registry: Registry;
+  readonly journal: JournalService;
+  readonly blobs: BlobStore;
+  readonly db: Db;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly version: string;
+  readonly tenant_id: string;
+  readonly project: string;
+  requestId(): string;
+  /** Calls the listener after every commit of a run; returns the unsubscription. */
+  subscribe(run_id: string, listener: (commit: Commit) => void): () => void;
+  status(caller: Caller): Promise<JsonObject>;
+  ready(): Promise<Record<string, string>>;
+}
+
+/** A checked request as handlers get it. */
+export interface Request {
+  readonly caller: Caller;
+  readonly params: Record<string, string>;
+  readonly query: Record<string, Json>;
+  readonly body: Json;
+  readonly raw: Buffer;
+}

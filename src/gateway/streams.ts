@@ -1,0 +1,68 @@
+// Answers that are streams: server-sent events of a run, exports, artifacts.
+import { Readable } from "node:stream";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { AppError } from "../contract/errors.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Request, Services } from "./services.ts";
+import type { StreamId } from "./handlers.ts";
+
+type StreamHandler = (services: Services, request: Request, http: { req: FastifyRequest; reply: FastifyReply }) => Promise<void>;
+
+let clients = 0;
+const KEEP_ALIVE_MS = 15_000;
+
+/** Sends what is in the journal, then what is committed; a client that reconnects with Last-Event-ID misses nothing. */
+const streamEvents: StreamHandler = async (services, request, { req, reply }) => {
+  const run_id = request.params["id"] ?? "";
+  const run = await services.runs.get(request.caller, run_id);
+  if (clients >= LIMITS.sse_clients_max) throw new AppError("OVERLOADED", `There are ${clients} streams open`);
+  const last = Number(req.headers["last-event-id"] ?? 0);
+  if (!Number.isSafeInteger(last) || last < 0) throw new AppError("VALIDATION_ERROR", "Last-Event-ID is the seq of an event");
+  clients += 1;
+  reply.hijack();
+  const out = reply.raw;
+  out.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no" });
+  let open = true;
+  let wake: () => void = () => undefined;
+  const unsubscribe = services.subscribe(run_id, () => wake());
+  req.raw.on("close", () => {
+    open = false;
+    wake();
+  });
+  let seq = last;
+  let ended = run.state;
+  while (open) {
+    const woken = new Promise<void>((resolve) => (wake = resolve));
+    const events = await services.runs.events(request.caller, run_id, seq, LIMITS.events_page_max).catch(() => null);
+    if (events === null) break;
+    for (const event of events) {
+      seq = event.seq;
+      ended = /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/.test(event.type) ? event.type : ended;
+      out.write(`id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`);
+    }
+    if (events.length === LIMITS.events_page_max) continue;
+    if (ended.startsWith("run.") || !["queued", "running", "waiting"].includes(ended)) break;
+    const timer = services.clock.timer(KEEP_ALIVE_MS, () => wake());
+    await woken;
+    timer.cancel();
+    if (open) out.write(": keep-alive\n\n");
+  }
+  unsubscribe();
+  clients -= 1;
+  out.end();
+};
+
+const exportJournal: StreamHandler = async (services, request, { reply }) => {
+  const run_id = request.query["run_id"];
+  if (typeof run_id === "string") await services.runs.get(request.caller, run_id);
+  const lines = services.journal.export(request.caller, typeof run_id === "string" ? run_id : null);
+  await reply.type("application/x-ndjson").send(Readable.from(lines));
+};
+
+const getArtifact: StreamHandler = async (services, request, { reply }) => {
+  const digest = decodeURIComponent(request.params["digest"] ?? "");
+  const bytes = await services.blobs.get(request.caller.tenant_id, digest);
+  await reply.type("application/octet-stream").header("content-disposition", "attachment").header("x-content-type-options", "nosniff").send(bytes);
+};
+
+export const STREAMS: Record<StreamId, StreamHandler> = { streamEvents, exportJournal, getArtifact };

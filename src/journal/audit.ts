@@ -1,0 +1,151 @@
+// Verifies a whole journal: every chain, every offset, every checkpoint against the appends it covers, and the database's
+// checkpoints against the witness. Reads in pages; memory grows with the number of runs, not of events.
+import { merkleRoot } from "../kit/merkle.ts";
+import { isObject } from "../kit/json.ts";
+import type { CommittedRow, JournalStore } from "../contract/journal.ts";
+import { AppError } from "../contract/errors.ts";
+import type { Db } from "../contract/ports.ts";
+import { appendLeaf, checkpointFault, listCheckpoints } from "./checkpoint.ts";
+import type { Checkpoint, Signer, Witness } from "./checkpoint.ts";
+import { startOfChain, verifyRow, verifyRun } from "./verify.ts";
+import type { ChainProgress } from "./verify.ts";
+
+export interface Verified {
+  readonly runs: number;
+  readonly events: number;
+  readonly appends: number;
+  readonly checkpoints: number;
+  /** What is wrong, in words, with its place; empty when all is well. */
+  readonly faults: readonly string[];
+}
+
+const PAGE_ROWS = 2_000;
+const FAULTS_MAX = 20;
+const CHECKPOINTS_MAX = 1_000_000;
+
+export async function readWholeRun(store: JournalStore, tenant_id: string, run_id: string): Promise<CommittedRow[]> {
+  const rows: CommittedRow[] = [];
+  for (let from = 1; ; ) {
+    const page = await store.readRun(tenant_id, run_id, from, PAGE_ROWS);
+    rows.push(...page);
+    if (page.length < PAGE_ROWS) return rows;
+    from = (page.at(-1)?.last_seq ?? 0) + 1;
+  }
+}
+
+/** Verifies one run. Throws NOT_FOUND. */
+export async function verifyOne(store: JournalStore, tenant_id: string, run_id: string): Promise<Verified> {
+  const rows = await readWholeRun(store, tenant_id, run_id);
+  if (rows.length === 0) throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });
+  const result = verifyRun(rows);
+  const faults = "fault" in result ? [`${result.run_id} at seq ${result.seq}: ${result.fault}`] : [];
+  const events = "events" in result ? result.events : 0;
+  return { runs: 1, events, appends: rows.length, checkpoints: 0, faults };
+}
+
+class Auditor {
+  readonly faults: string[] = [];
+  readonly runs = new Map<string, ChainProgress | null>();
+  events = 0;
+  appends = 0;
+  private readonly leaves = new Map<string, Buffer[]>();
+  private readonly due: Map<string, Checkpoint[]>;
+  private offset = 0;
+
+  constructor(checkpoints: ReadonlyMap<string, Checkpoint[]>) {
+    this.due = new Map([...checkpoints].map(([tenant, list]) => [tenant, [...list]]));
+  }
+
+  row(row: CommittedRow): void {
+    if (row.offset !== this.offset + 1) this.faults.push(`offset ${this.offset + 1} of group ${row.group} is missing`);
+    this.offset = row.offset;
+    this.appends += 1;
+    this.checkUntil(row.tenant_id, row.offset - 1);
+    const list = this.leaves.get(row.tenant_id) ?? [];
+    if (list.length === 0) this.leaves.set(row.tenant_id, list);
+    list.push(appendLeaf(row));
+    const before = this.runs.get(row.run_id) ?? (this.runs.has(row.run_id) ? null : startOfChain(row.tenant_id, row.run_id));
+    if (before === null) return;
+    const next = verifyRow(before, row);
+    if ("fault" in next) {
+      this.faults.push(`${next.run_id} at seq ${next.seq}: ${next.fault}`);
+      this.runs.set(row.run_id, null);
+      return;
+    }
+    this.events += row.last_seq - row.first_seq + 1;
+    this.runs.set(row.run_id, next);
+  }
+
+  /** Compares checkpoints that end at or before an offset with the appends seen. */
+  private checkUntil(tenant_id: string, offset: number): void {
+    const list = this.due.get(tenant_id) ?? [];
+    while (list[0] && list[0].to_off <= offset) {
+      const checkpoint = list.shift() as Checkpoint;
+      const leaves = this.leaves.get(tenant_id) ?? [];
+      if (leaves.length !== checkpoint.leaves || merkleRoot(leaves).toString("hex") !== checkpoint.root) {
+        this.faults.push(`the appends up to offset ${checkpoint.to_off} are not those that checkpoint ${checkpoint.n} of ${tenant_id} signed`);
+      }
+      this.leaves.set(tenant_id, []);
+    }
+  }
+
+  finish(): void {
+    for (const tenant of this.due.keys()) this.checkUntil(tenant, Number.MAX_SAFE_INTEGER);
+  }
+}
+
+function perTenant(checkpoints: readonly Checkpoint[]): Map<string, Checkpoint[]> {
+  const map = new Map<string, Checkpoint[]>();
+  for (const c of checkpoints) map.set(c.tenant_id, [...(map.get(c.tenant_id) ?? []), c]);
+  return map;
+}
+
+/** Checkpoints that the witness saw must be in the database, unchanged. */
+async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[]): Promise<string[]> {
+  const known = new Map(checkpoints.map((c) => [`${c.tenant_id}/${c.n}`, c]));
+  const faults: string[] = [];
+  for (const line of await witness.lines()) {
+    let seen: unknown;
+    try {
+      seen = JSON.parse(line);
+    } catch {
+      // A torn last line: the process died while it wrote it.
+      continue;
+    }
+    if (!isObject(seen)) continue;
+    const found = known.get(`${String(seen["tenant_id"])}/${String(seen["n"])}`);
+    if (!found) faults.push(`checkpoint ${String(seen["n"])} of ${String(seen["tenant_id"])} is in the witness and not in the database`);
+    else if (found.root !== seen["root"] || found.signature !== seen["signature"]) {
+      faults.push(`checkpoint ${found.n} of ${found.tenant_id} is not the one the witness saw`);
+    }
+  }
+  return faults;
+}
+
+/** Verifies everything. */
+export async function verifyAll(options: { store: JournalStore; db: Db; signer: Signer; witness: Witness; group: number }): Promise<Verified> {
+  const { store, db, signer, witness, group } = options;
+  const checkpoints = await db.transaction({ role: "qd_system" }, (tx) => listCheckpoints(tx, 0, CHECKPOINTS_MAX));
+  const tenants = perTenant(checkpoints);
+  const auditor = new Auditor(tenants);
+  for (const list of tenants.values()) {
+    const fault = checkpointFault(list, signer);
+    if (fault) auditor.faults.push(fault);
+  }
+  auditor.faults.push(...(await witnessFaults(witness, checkpoints)));
+  const { head } = await store.groupHead(group);
+  for (let after = 0; after < head; ) {
+    const rows = await store.readGroup(group, after, PAGE_ROWS);
+    for (const row of rows) auditor.row(row);
+    if (rows.length === 0) {
+      auditor.faults.push(`the appends after offset ${after} of group ${group} are missing; its head is ${head}`);
+      break;
+    }
+    after = rows.at(-1)?.offset ?? head;
+  }
+  auditor.finish();
+  return {
+    runs: auditor.runs.size, events: auditor.events, appends: auditor.appends, checkpoints: checkpoints.length,
+    faults: auditor.faults.slice(0, FAULTS_MAX),
+  };
+}

@@ -1,0 +1,194 @@
+// Checkpoints: per tenant a signed Merkle root over all appends of a stretch of the group's order, each naming the one
+// before. Written to the database and to a witness outside of it. With the witness alone an outsider can tell whether
+// any append was changed, removed, inserted or cut off up to the last checkpoint.
+import { leafHash, merkleRoot } from "../kit/merkle.ts";
+import { canonicalJson } from "../kit/jcs.ts";
+import { sha256 } from "../kit/hash.ts";
+import { decodeId, encodeId, uuidBytes, uuidText } from "../kit/ids.ts";
+import { present } from "../kit/assert.ts";
+import type { Clock } from "../kit/clock.ts";
+import type { CommittedRow, JournalStore } from "../contract/journal.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Db, DbTx } from "../contract/ports.ts";
+
+export interface Checkpoint {
+  readonly tenant_id: string;
+  readonly n: number;
+  readonly group: number;
+  /** Offsets (from, to] of the group. */
+  readonly from_off: number;
+  readonly to_off: number;
+  readonly leaves: number;
+  readonly root: string;
+  /** Hash of the checkpoint before; 64 zeros for the first. */
+  readonly previous: string;
+  readonly key_id: string;
+  readonly signature: string;
+  readonly at_us: number;
+}
+
+/** Signs with a key that is not in the database. */
+export interface Signer {
+  readonly key_id: string;
+  sign(bytes: Uint8Array): Buffer;
+  verify(bytes: Uint8Array, signature: Uint8Array): boolean;
+}
+
+/** A place outside the database that keeps checkpoints: by default a file. */
+export interface Witness {
+  record(line: string): Promise<void>;
+  lines(): Promise<string[]>;
+}
+
+const NONE = "0".repeat(64);
+const PAGE_ROWS = 5_000;
+
+/** What is signed, and whose hash the next checkpoint names. */
+export function checkpointText(checkpoint: Omit<Checkpoint, "signature">): Buffer {
+  const { tenant_id, n, group, from_off, to_off, leaves, root, previous, key_id, at_us } = checkpoint;
+  const body = { at_us, from_off, group, key_id, leaves, n, previous, root, tenant_id, to_off };
+  return Buffer.from(`quarterdeck/checkpoint/v1\n${canonicalJson(body)}`);
+}
+
+/** Leaf of one append: the run, where it ends and its chain value, which stands for all events up to there. */
+export function appendLeaf(row: Pick<CommittedRow, "run_id" | "last_seq" | "chain">): Buffer {
+  const seq = Buffer.alloc(4);
+  seq.writeUInt32BE(row.last_seq);
+  return leafHash(Buffer.concat([present(decodeId("run", row.run_id), "a run id is well formed"), seq, row.chain]));
+}
+
+interface CheckpointRow {
+  tenant_id: string;
+  n: number;
+  grp: number;
+  from_off: number;
+  to_off: number;
+  leaves: number;
+  root: Buffer;
+  previous: Buffer;
+  key_id: string;
+  signature: Buffer;
+  at_us: number;
+}
+
+const fromRow = (row: CheckpointRow): Checkpoint => ({
+  tenant_id: encodeId("ten", uuidBytes(row.tenant_id)),
+  n: row.n,
+  group: row.grp,
+  from_off: row.from_off,
+  to_off: row.to_off,
+  leaves: row.leaves,
+  root: row.root.toString("hex"),
+  previous: row.previous.toString("hex"),
+  key_id: row.key_id,
+  signature: row.signature.toString("hex"),
+  at_us: row.at_us,
+});
+
+export async function listCheckpoints(tx: DbTx, after_n: number, limit: number): Promise<Checkpoint[]> {
+  const { rows } = await tx.query<CheckpointRow>({
+    text: "select tenant_id, n, grp, from_off, to_off, leaves, root, previous, key_id, signature, at_us from qd.checkpoints where n > $1 order by tenant_id, n limit $2",
+    values: [after_n, limit],
+  });
+  return rows.map(fromRow);
+}
+
+async function lastCheckpoints(tx: DbTx): Promise<Checkpoint[]> {
+  const { rows } = await tx.query<CheckpointRow>({
+    text: "select distinct on (tenant_id) tenant_id, n, grp, from_off, to_off, leaves, root, previous, key_id, signature, at_us from qd.checkpoints order by tenant_id, n desc",
+  });
+  return rows.map(fromRow);
+}
+
+async function insertCheckpoint(tx: DbTx, c: Checkpoint): Promise<void> {
+  await tx.query({
+    text: `insert into qd.checkpoints (tenant_id, n, grp, from_off, to_off, leaves, root, previous, key_id, signature, at_us)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+    values: [
+      uuidText(present(decodeId("ten", c.tenant_id), "a tenant id is well formed")), c.n, c.group, c.from_off, c.to_off, c.leaves,
+      Buffer.from(c.root, "hex"), Buffer.from(c.previous, "hex"), c.key_id, Buffer.from(c.signature, "hex"), c.at_us,
+    ],
+  });
+}
+
+export class Checkpointer {
+  private readonly options: { store: JournalStore; db: Db; signer: Signer; witness: Witness; clock: Clock; group: number };
+  private last = new Map<string, Checkpoint>();
+  /** Everything up to here is covered for every tenant that wrote. */
+  private covered = 0;
+  private loaded = false;
+  private running: Promise<number> | null = null;
+
+  constructor(options: Checkpointer["options"]) {
+    this.options = options;
+  }
+
+  /** Signs what was committed since the last time. Returns how many checkpoints were made. Calls do not overlap. */
+  tick(): Promise<number> {
+    this.running ??= this.make().finally(() => (this.running = null));
+    return this.running;
+  }
+
+  private async make(): Promise<number> {
+    const { store, db, group } = this.options;
+    if (!this.loaded) {
+      for (const c of await db.transaction({ role: "qd_system" }, lastCheckpoints)) this.last.set(c.tenant_id, c);
+      this.covered = this.last.size === 0 ? 0 : Math.min(...[...this.last.values()].map((c) => c.to_off));
+      this.loaded = true;
+    }
+    const { head } = await store.groupHead(group);
+    const leaves = new Map<string, Buffer[]>();
+    let count = 0;
+    let at = this.covered;
+    while (at < head && count < LIMITS.checkpoint_leaves_max) {
+      const rows = await store.readGroup(group, at, Math.min(PAGE_ROWS, head - at));
+      for (const row of rows) {
+        if (row.offset <= (this.last.get(row.tenant_id)?.to_off ?? 0)) continue;
+        const list = leaves.get(row.tenant_id) ?? [];
+        if (list.length === 0) leaves.set(row.tenant_id, list);
+        list.push(appendLeaf(row));
+        count += 1;
+      }
+      at = rows.at(-1)?.offset ?? head;
+    }
+    for (const [tenant_id, list] of leaves) await this.sign(tenant_id, at, list);
+    this.covered = at;
+    return leaves.size;
+  }
+
+  private async sign(tenant_id: string, to_off: number, leaves: readonly Buffer[]): Promise<void> {
+    const { db, signer, witness, clock, group } = this.options;
+    const before = this.last.get(tenant_id);
+    const unsigned = {
+      tenant_id,
+      n: (before?.n ?? 0) + 1,
+      group,
+      from_off: before?.to_off ?? 0,
+      to_off,
+      leaves: leaves.length,
+      root: merkleRoot(leaves).toString("hex"),
+      previous: before ? sha256(checkpointText(before)).toString("hex") : NONE,
+      key_id: signer.key_id,
+      at_us: clock.now_us(),
+    };
+    const checkpoint = { ...unsigned, signature: signer.sign(checkpointText(unsigned)).toString("hex") };
+    await db.transaction({ role: "qd_system" }, (tx) => insertCheckpoint(tx, checkpoint));
+    await witness.record(canonicalJson(checkpoint));
+    this.last.set(tenant_id, checkpoint);
+  }
+}
+
+/** The first fault in a tenant's line of checkpoints, by themselves: order, links, signatures. */
+export function checkpointFault(checkpoints: readonly Checkpoint[], signer: Signer): string | null {
+  let previous: Checkpoint | null = null;
+  for (const c of checkpoints) {
+    const at = `checkpoint ${c.n} of ${c.tenant_id}`;
+    if (c.n !== (previous?.n ?? 0) + 1) return `${at}: number ${(previous?.n ?? 0) + 1} is missing`;
+    if (c.from_off !== (previous?.to_off ?? 0)) return `${at} does not begin where the one before ends`;
+    if (c.previous !== (previous ? sha256(checkpointText(previous)).toString("hex") : NONE)) return `${at} does not name the one before`;
+    if (c.key_id !== signer.key_id) return `${at} was signed by another key (${c.key_id})`;
+    if (!signer.verify(checkpointText(c), Buffer.from(c.signature, "hex"))) return `${at}: the signature is wrong`;
+    previous = c;
+  }
+  return null;
+}

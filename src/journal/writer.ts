@@ -1,0 +1,222 @@
+// The group writer: the only way into the journal. Self-clocked group commit: everything that arrives while a commit is
+// in flight goes out with the next one; there is no timer.
+// Invariants: one flush in flight per group; offsets are given out at the flush, in order, without gaps; a staged row's
+// bytes never change, so after an unknown commit the group's head alone tells whether it happened.
+import { assert } from "../kit/assert.ts";
+import type { Clock } from "../kit/clock.ts";
+import { FencedError, UnknownCommitError } from "../contract/journal.ts";
+import type { AppendRow, ApprovalRow, BudgetDelta, BudgetUse, Flush, GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
+import { AppError } from "../contract/errors.ts";
+
+/** One run's append with the rows that change in its transaction. */
+export interface Append {
+  readonly row: AppendRow;
+  readonly run: RunSummary | null;
+  readonly approvals: readonly ApprovalRow[];
+  readonly budgets: readonly BudgetDelta[];
+}
+
+/** This append was refused by the database; the others of its flush were not. The run's state must be dropped. */
+export class AppendRejected extends Error {
+  override readonly name = "AppendRejected";
+}
+
+interface Waiting {
+  readonly append: Append;
+  resolve(offset: number): void;
+  reject(error: unknown): void;
+}
+
+/** Figures of the writer, for metrics. */
+export interface WriterStats {
+  flushes: number;
+  appends: number;
+  unknown_commits: number;
+}
+
+const FLUSH_ROWS_MAX = 1_000;
+const FLUSH_BYTES_MAX = 32 * 1024 * 1024;
+const SPLIT_ROWS_MIN = 16;
+const SETTLE_TRIES = 40;
+const SETTLE_PAUSE_MS = 250;
+
+export class GroupWriter {
+  readonly stats: WriterStats = { flushes: 0, appends: 0, unknown_commits: 0 };
+  private queue: Waiting[] = [];
+  private flushing = false;
+  private failure: Error | null = null;
+  private lease: GroupLease;
+  private readonly store: JournalStore;
+  private readonly clock: Clock;
+  /** Use of each shared budget as of the last commit. */
+  private readonly committed = new Map<string, BudgetUse>();
+  private readonly onFailure: (error: Error) => void;
+  private idle: (() => void)[] = [];
+
+  constructor(options: {
+    store: JournalStore;
+    clock: Clock;
+    lease: GroupLease;
+    budgets: readonly BudgetUse[];
+    /** The group is lost: nothing will be written any more. */
+    onFailure: (error: Error) => void;
+  }) {
+    this.store = options.store;
+    this.clock = options.clock;
+    this.lease = options.lease;
+    for (const use of options.budgets) this.committed.set(budgetKey(use), use);
+    this.onFailure = options.onFailure;
+  }
+
+  get head(): number {
+    return this.lease.head;
+  }
+
+  get shard_epoch(): number {
+    return this.lease.shard_epoch;
+  }
+
+  /** Resolves with the append's offset once it is durable. */
+  append(append: Append): Promise<number> {
+    if (this.failure) return Promise.reject(this.failure);
+    return new Promise((resolve, reject) => {
+      this.queue.push({ append, resolve, reject });
+      if (!this.flushing) {
+        this.flushing = true;
+        // A microtask later, so that appends decided in the same turn share the first flush.
+        queueMicrotask(() => void this.run());
+      }
+    });
+  }
+
+  /** Resolves when nothing is waiting. */
+  drained(): Promise<void> {
+    if (!this.flushing && this.queue.length === 0) return Promise.resolve();
+    return new Promise((resolve) => this.idle.push(resolve));
+  }
+
+  private async run(): Promise<void> {
+    while (this.queue.length > 0 && !this.failure) {
+      const batch = this.take();
+      try {
+        await this.commit(batch);
+      } catch (error) {
+        this.fail(error instanceof Error ? error : new Error(String(error)), batch);
+      }
+    }
+    this.flushing = false;
+    for (const done of this.idle.splice(0)) done();
+  }
+
+  private take(): Waiting[] {
+    let bytes = 0;
+    let count = 0;
+    for (const { append } of this.queue) {
+      bytes += append.row.body.length;
+      if (count > 0 && (bytes > FLUSH_BYTES_MAX || count >= FLUSH_ROWS_MAX)) break;
+      count += 1;
+    }
+    // Half of what waits, when much waits: while the database commits one half, this process decides the other.
+    if (count > SPLIT_ROWS_MIN) count = Math.max(SPLIT_ROWS_MIN, Math.ceil(count / 2));
+    return count === this.queue.length ? this.queue.splice(0) : this.queue.splice(0, count);
+  }
+
+  private async commit(batch: readonly Waiting[]): Promise<void> {
+    const runs: RunSummary[] = [];
+    const approvals: ApprovalRow[] = [];
+    const rows: AppendRow[] = [];
+    for (const { append } of batch) {
+      rows.push(append.row);
+      if (append.run) runs.push(append.run);
+      for (const approval of append.approvals) approvals.push(approval);
+    }
+    const budgets = this.totals(batch);
+    const flush: Flush = { rows, runs, approvals, budgets, at_us: this.clock.now_us() };
+    const result = await this.settle(flush);
+    if (result.length > 0) return this.isolate(batch, result);
+    for (const use of budgets) this.committed.set(budgetKey(use), use);
+    const first = this.lease.head + 1;
+    this.lease = { ...this.lease, head: this.lease.head + rows.length };
+    this.stats.flushes += 1;
+    this.stats.appends += rows.length;
+    for (const [index, waiting] of batch.entries()) waiting.resolve(first + index);
+  }
+
+  /** Budgets as they are once this batch is committed: what the database holds always equals the sum of the journal. */
+  private totals(batch: readonly Waiting[]): BudgetUse[] {
+    const touched = new Map<string, BudgetUse>();
+    for (const { append } of batch) {
+      for (const delta of append.budgets) {
+        const key = budgetKey(delta);
+        let use = touched.get(key);
+        if (!use) touched.set(key, (use = { ...(this.committed.get(key) ?? emptyUse(delta)) }));
+        addUse(use, delta);
+      }
+    }
+    return [...touched.values()];
+  }
+
+  /** Drops the refused appends and commits the rest: a poisoned row fails one run, never the batch. */
+  private async isolate(batch: readonly Waiting[], rejected: readonly string[]): Promise<void> {
+    const refused = new Set(rejected);
+    for (const waiting of batch) {
+      if (refused.has(waiting.append.row.run_id)) waiting.reject(new AppendRejected(`the database refused an append of ${waiting.append.row.run_id}`));
+    }
+    const rest = batch.filter((waiting) => !refused.has(waiting.append.row.run_id));
+    assert(rest.length < batch.length, "a rejection names a run of the batch");
+    if (rest.length > 0) await this.commit(rest);
+  }
+
+  /** Sends a flush until it is known to be committed or refused. Returns the runs the database refused. */
+  private async settle(flush: Flush): Promise<readonly string[]> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const result = await this.store.flush(this.lease, flush);
+        return result.ok ? [] : result.rejected;
+      } catch (error) {
+        if (!(error instanceof UnknownCommitError)) throw error;
+        this.stats.unknown_commits += 1;
+        if (await this.wasCommitted(flush, attempt)) return [];
+      }
+    }
+  }
+
+  private async wasCommitted(flush: Flush, attempt: number): Promise<boolean> {
+    for (let tries = attempt; tries <= SETTLE_TRIES; tries++) {
+      try {
+        const now = await this.store.groupHead(this.lease.group);
+        if (now.shard_epoch !== this.lease.shard_epoch) throw new FencedError("the group has another owner");
+        if (now.head === this.lease.head) return false;
+        assert(now.head === this.lease.head + flush.rows.length, "the head moves by whole flushes", { ...now });
+        return true;
+      } catch (error) {
+        if (!(error instanceof UnknownCommitError)) throw error;
+        await this.clock.sleep(SETTLE_PAUSE_MS);
+      }
+    }
+    throw new AppError("DATABASE_UNAVAILABLE", "The database did not answer; the journal's owner gave up");
+  }
+
+  private fail(error: Error, batch: readonly Waiting[]): void {
+    this.failure = error;
+    for (const waiting of [...batch, ...this.queue.splice(0)]) waiting.reject(error);
+    this.onFailure(error);
+  }
+}
+
+export function budgetKey(use: Pick<BudgetUse, "tenant_id" | "budget" | "period_start_us">): string {
+  return `${use.tenant_id}/${use.budget}/${use.period_start_us}`;
+}
+
+export function emptyUse(id: Pick<BudgetUse, "tenant_id" | "budget" | "period_start_us">): BudgetUse {
+  const { tenant_id, budget, period_start_us } = id;
+  return { tenant_id, budget, period_start_us, spent_micro_usd: 0, reserved_micro_usd: 0, spent_tokens: 0, reserved_tokens: 0 };
+}
+
+/** Adds a change in place. */
+export function addUse(use: BudgetUse, delta: BudgetDelta): void {
+  use.spent_micro_usd += delta.spent_micro_usd;
+  use.reserved_micro_usd += delta.reserved_micro_usd;
+  use.spent_tokens += delta.spent_tokens;
+  use.reserved_tokens += delta.reserved_tokens;
+}

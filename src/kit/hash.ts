@@ -1,0 +1,25 @@
+// SHA-256, HMAC and content digests. Pure computation: node:crypto is used for speed, never for randomness here.
+import { createHmac, hash, timingSafeEqual } from "node:crypto";
+
+export function sha256(bytes: Uint8Array | string): Buffer {
+  return hash("sha256", bytes, "buffer");
+}
+
+export function sha256Hex(bytes: Uint8Array | string): string {
+  return hash("sha256", bytes, "hex");
+}
+
+/** Content digest as written everywhere outside the chain: `sha256:` and 64 lower-case hex digits. */
+export function digestOf(bytes: Uint8Array | string): string {
+  return `sha256:${sha256Hex(bytes)}`;
+}
+
+export function hmacHex(key: Uint8Array, text: string): string {
+  return createHmac("sha256", key).update(text).digest("hex");
+}
+
+/** Compares secrets in constant time. Empty never equals anything: a missing secret must not match another one. */
+export function secretsEqual(a: string, b: string): boolean {
+  if (a.length === 0 || b.length === 0) return false;
+  return timingSafeEqual(sha256(a), sha256(b));
+}

@@ -1,0 +1,67 @@
+// JSON canonicalisation, RFC 8785 (JCS). Owns the byte form of everything that is hashed.
+// Invariant: equal values give equal bytes; a value that has no canonical form (NaN, a lone surrogate, NUL in a
+// string, undefined, BigInt) is refused and never silently changed.
+//
+// Fast path: V8 prints numbers and strings as JCS asks, so when the keys of every object already come in UTF-16 order
+// JSON.stringify is the canonical form. Our own events are built that way; foreign JSON is sorted on the slow path.
+
+export class CanonicalFormError extends Error {
+  override readonly name = "CanonicalFormError";
+}
+
+const UNSAFE_TEXT = /[\0\ud800-\udfff]/;
+
+function checkText(text: string): void {
+  if (!UNSAFE_TEXT.test(text)) return;
+  if (text.includes("\0")) throw new CanonicalFormError("a string contains NUL, which cannot be stored");
+  if (!text.isWellFormed()) throw new CanonicalFormError("a string contains a lone surrogate, which has no UTF-8 form");
+}
+
+/** True when JSON.stringify(value) is already canonical. Throws for values that have no canonical form. */
+function inOrder(value: unknown): boolean {
+  switch (typeof value) {
+    case "string":
+      checkText(value);
+      return true;
+    case "number":
+      if (!Number.isFinite(value)) throw new CanonicalFormError("a number is not finite");
+      return true;
+    case "boolean":
+      return true;
+    case "object":
+      break;
+    default:
+      throw new CanonicalFormError(`a value of type ${typeof value} has no JSON form`);
+  }
+  if (value === null) return true;
+  if (Array.isArray(value)) {
+    let ordered = true;
+    for (const item of value) ordered = inOrder(item) && ordered;
+    return ordered;
+  }
+  if ("toJSON" in value) throw new CanonicalFormError("an object with toJSON has no canonical form of its own");
+  let last = "";
+  let ordered = true;
+  const object = value as Record<string, unknown>;
+  // for-in with own keys only: no array of entries on the hottest path.
+  for (const key in object) {
+    if (!Object.hasOwn(object, key)) continue;
+    checkText(key);
+    if (key < last) ordered = false;
+    last = key;
+    ordered = inOrder(object[key]) && ordered;
+  }
+  return ordered;
+}
+
+function write(value: unknown): string {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(write).join(",")}]`;
+  const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+  return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${write(item)}`).join(",")}}`;
+}
+
+/** Canonical JSON text of a JSON value. Throws CanonicalFormError. */
+export function canonicalJson(value: unknown): string {
+  return inOrder(value) ? JSON.stringify(value) : write(value);
+}

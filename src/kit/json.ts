@@ -1,0 +1,139 @@
+// One strict JSON reader for everything that comes from outside (RFC 8259, and I-JSON where it is stricter).
+// It refuses what two parsers could read differently: duplicate keys, NUL, lone surrogates, too much nesting.
+
+/** Any JSON value. */
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+export type JsonObject = { [key: string]: Json };
+
+export class JsonSyntaxError extends Error {
+  override readonly name = "JsonSyntaxError";
+  readonly offset: number;
+
+  constructor(message: string, offset: number) {
+    super(`${message} at character ${offset}`);
+    this.offset = offset;
+  }
+}
+
+const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
+const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
+const SPACE = /[ \t\n\r]*/y;
+
+class Reader {
+  private at = 0;
+  private readonly text: string;
+  private readonly depth_max: number;
+
+  constructor(text: string, depth_max: number) {
+    this.text = text;
+    this.depth_max = depth_max;
+  }
+
+  document(): Json {
+    const value = this.value(0);
+    this.space();
+    if (this.at < this.text.length) throw this.error("unexpected text after the value");
+    return value;
+  }
+
+  private error(message: string): JsonSyntaxError {
+    return new JsonSyntaxError(message, this.at);
+  }
+
+  private space(): void {
+    SPACE.lastIndex = this.at;
+    SPACE.exec(this.text);
+    this.at = SPACE.lastIndex;
+  }
+
+  private value(depth: number): Json {
+    if (depth > this.depth_max) throw this.error(`nesting deeper than ${this.depth_max}`);
+    this.space();
+    const c = this.text[this.at];
+    if (c === "{") return this.object(depth);
+    if (c === "[") return this.array(depth);
+    if (c === '"') return this.string();
+    for (const [word, value] of [["true", true], ["false", false], ["null", null]] as const) {
+      if (this.text.startsWith(word, this.at)) {
+        this.at += word.length;
+        return value;
+      }
+    }
+    return this.number();
+  }
+
+  private number(): number {
+    NUMBER.lastIndex = this.at;
+    const match = NUMBER.exec(this.text);
+    if (!match) throw this.error(this.at >= this.text.length ? "unexpected end" : "expected a value");
+    const value = Number(match[0]);
+    if (!Number.isFinite(value)) throw this.error("number out of range");
+    this.at = NUMBER.lastIndex;
+    return value;
+  }
+
+  private string(): string {
+    STRING.lastIndex = this.at;
+    const match = STRING.exec(this.text);
+    if (!match) throw this.error("malformed string");
+    const value = JSON.parse(match[0]) as string;
+    if (value.includes("\0")) throw this.error("NUL in a string");
+    if (!value.isWellFormed()) throw this.error("lone surrogate in a string");
+    this.at = STRING.lastIndex;
+    return value;
+  }
+
+  private array(depth: number): Json[] {
+    const items: Json[] = [];
+    this.at += 1;
+    this.space();
+    if (this.text[this.at] === "]") {
+      this.at += 1;
+      return items;
+    }
+    for (;;) {
+      items.push(this.value(depth + 1));
+      if (this.separator("]")) return items;
+    }
+  }
+
+  private object(depth: number): JsonObject {
+    const entries = new Map<string, Json>();
+    this.at += 1;
+    this.space();
+    if (this.text[this.at] === "}") {
+      this.at += 1;
+      return {};
+    }
+    for (;;) {
+      this.space();
+      if (this.text[this.at] !== '"') throw this.error("expected a key in quotes");
+      const key = this.string();
+      if (entries.has(key)) throw this.error(`duplicate key ${JSON.stringify(key)}`);
+      this.space();
+      if (this.text[this.at] !== ":") throw this.error("expected ':'");
+      this.at += 1;
+      entries.set(key, this.value(depth + 1));
+      // fromEntries defines own properties, so a key `__proto__` is data here and cannot reach a prototype.
+      if (this.separator("}")) return Object.fromEntries(entries);
+    }
+  }
+
+  /** Consumes ',' (false) or the closing bracket (true). */
+  private separator(close: string): boolean {
+    this.space();
+    const c = this.text[this.at];
+    if (c !== "," && c !== close) throw this.error(`expected ',' or '${close}'`);
+    this.at += 1;
+    return c === close;
+  }
+}
+
+/** Reads one JSON document. Throws JsonSyntaxError. */
+export function parseJson(text: string, depth_max = 128): Json {
+  return new Reader(text, depth_max).document();
+}
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

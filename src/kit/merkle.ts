@@ -1,0 +1,71 @@
+// Merkle tree of RFC 6962 section 2.1: leaf = H(0x00 || data), node = H(0x01 || left || right), the split at the
+// largest power of two below n. Root, inclusion proof and its check (RFC 9162 section 2.1.3.2).
+import { sha256 } from "./hash.ts";
+
+const LEAF = Buffer.from([0]);
+const NODE = Buffer.from([1]);
+
+export function leafHash(data: Uint8Array): Buffer {
+  return sha256(Buffer.concat([LEAF, data]));
+}
+
+function nodeHash(left: Uint8Array, right: Uint8Array): Buffer {
+  return sha256(Buffer.concat([NODE, left, right]));
+}
+
+function split(n: number): number {
+  return 2 ** (Math.ceil(Math.log2(n)) - 1);
+}
+
+/** Root over leaf hashes. The empty tree is SHA-256 of nothing. */
+export function merkleRoot(leaves: readonly Uint8Array[]): Buffer {
+  if (leaves.length === 0) return sha256("");
+  let level = leaves.slice();
+  // Level by level; an odd last node rises unchanged, which equals the recursive definition.
+  while (level.length > 1) {
+    const next: Uint8Array[] = [];
+    for (let i = 0; i < level.length; i += 2) {
+      const left = level[i] as Uint8Array;
+      const right = level[i + 1];
+      next.push(right ? nodeHash(left, right) : left);
+    }
+    level = next;
+  }
+  return Buffer.from(level[0] as Uint8Array);
+}
+
+/** Audit path of one leaf, from the leaf to the root. */
+export function inclusionProof(leaves: readonly Uint8Array[], index: number): Buffer[] {
+  if (leaves.length <= 1) return [];
+  const k = split(leaves.length);
+  return index < k
+    ? [...inclusionProof(leaves.slice(0, k), index), merkleRoot(leaves.slice(k))]
+    : [...inclusionProof(leaves.slice(k), index - k), merkleRoot(leaves.slice(0, k))];
+}
+
+export function verifyInclusion(options: {
+  leaf_hash: Uint8Array;
+  index: number;
+  size: number;
+  proof: readonly Uint8Array[];
+  root: Uint8Array;
+}): boolean {
+  const { index, size, proof } = options;
+  if (!Number.isSafeInteger(index) || !Number.isSafeInteger(size) || index < 0 || index >= size) return false;
+  let fn = BigInt(index);
+  let sn = BigInt(size) - 1n;
+  let hash: Uint8Array = options.leaf_hash;
+  for (const sibling of proof) {
+    if (sn === 0n) return false;
+    if ((fn & 1n) === 1n || fn === sn) {
+      hash = nodeHash(sibling, hash);
+      while ((fn & 1n) === 0n && fn !== 0n) {
+        fn >>= 1n;
+        sn >>= 1n;
+      }
+    } else hash = nodeHash(hash, sibling);
+    fn >>= 1n;
+    sn >>= 1n;
+  }
+  return sn === 0n && Buffer.compare(Buffer.from(hash), Buffer.from(options.root)) === 0;
+}

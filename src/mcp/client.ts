@@ -1,0 +1,180 @@
+// MCP client: one session per server, over stdio or streamable HTTP. Definitions are pinned by digest: before a call the
+// server's definition must be the one that was applied (a changed one needs approval, which is a new apply). A server
+// that ended is started again at the next call, with growing pauses.
+// stdio servers get no environment of ours but PATH and HOME and what the manifest names; commands run without a shell.
+import type { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import type { Transport } from "@modelcontextprotocol/sdk/shared/transport.js";
+import type { Clock } from "../kit/clock.ts";
+import { digestOf } from "../kit/hash.ts";
+import { canonicalJson } from "../kit/jcs.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
+import { isObject } from "../kit/json.ts";
+import { AppError, messageOf } from "../contract/errors.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Log, Net, Secrets } from "../contract/ports.ts";
+import { McpCallError } from "../contract/tools.ts";
+import type { DiscoveredTool, McpCall, McpResult, McpServer, McpTools } from "../contract/tools.ts";
+
+interface Session {
+  readonly client: Client;
+  readonly tools: ReadonlyMap<string, DiscoveredTool>;
+}
+
+interface Slot {
+  session: Promise<Session> | null;
+  failures: number;
+  retry_at_ms: number;
+}
+
+const CONNECT_TIMEOUT_MS = 20_000;
+const TOOL_PAGES_MAX = 50;
+
+export interface McpClientsOptions {
+  readonly net: Net;
+  readonly secrets: Secrets;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly private_origins: readonly string[];
+  readonly version: string;
+}
+
+export class McpClients implements McpTools {
+  private readonly slots = new Map<string, Slot>();
+  private readonly options: McpClientsOptions;
+
+  constructor(options: McpClientsOptions) {
+    this.options = options;
+  }
+
+  async discover(server: McpServer): Promise<readonly DiscoveredTool[]> {
+    const session = await this.session(server);
+    return [...session.tools.values()];
+  }
+
+  async call(call: McpCall): Promise<McpResult> {
+    const session = await this.session(call.server).catch((cause) => {
+      throw new McpCallError("mcp_unavailable", `The MCP server cannot be reached: ${messageOf(cause)}`, { sent: false, cause });
+    });
+    const known = session.tools.get(call.tool);
+    if (!known) throw new McpCallError("mcp_unknown_tool", `The server has no tool ${call.tool}`, { sent: false });
+    if (known.digest !== call.digest) {
+      throw new McpCallError("definition_changed", `The definition of ${call.tool} differs from the one that was applied; review it and apply again`, { sent: false });
+    }
+    try {
+      const result = await session.client.callTool(
+        { name: call.tool, arguments: call.args, _meta: { "quarterdeck/idempotency-key": call.idempotency_key } },
+        undefined,
+        { timeout: call.timeout_ms, signal: call.signal, resetTimeoutOnProgress: false },
+      );
+      return resultOf(result);
+    } catch (cause) {
+      throw callError(cause);
+    }
+  }
+
+  async close(): Promise<void> {
+    const slots = [...this.slots.values()];
+    this.slots.clear();
+    await Promise.all(slots.map(async (slot) => (await slot.session?.catch(() => null))?.client.close().catch(() => undefined)));
+  }
+
+  private async session(server: McpServer): Promise<Session> {
+    const key = canonicalJson(server as unknown as Json);
+    let slot = this.slots.get(key);
+    if (!slot) this.slots.set(key, (slot = { session: null, failures: 0, retry_at_ms: 0 }));
+    if (slot.session) return slot.session;
+    const now = this.options.clock.monotonic_ms();
+    if (now < slot.retry_at_ms) throw new AppError("DEPENDENCY_UNAVAILABLE", "The MCP server failed just now; it will be tried again");
+    const current = slot;
+    slot.session = this.connect(server, () => (current.session = null));
+    try {
+      const session = await slot.session;
+      slot.failures = 0;
+      return session;
+    } catch (error) {
+      current.session = null;
+      current.failures += 1;
+      current.retry_at_ms = now + Math.min(30_000, 250 * 2 ** current.failures);
+      throw error;
+    }
+  }
+
+  private async connect(server: McpServer, onClose: () => void): Promise<Session> {
+    const { Client } = await import("@modelcontextprotocol/sdk/client/index.js");
+    const client = new Client({ name: "quarterdeck", version: this.options.version });
+    client.onclose = onClose;
+    client.onerror = (error) => this.options.log.warn("mcp.error", { error: error.message });
+    await client.connect(await this.transport(server), { timeout: CONNECT_TIMEOUT_MS });
+    const tools = new Map<string, DiscoveredTool>();
+    let cursor: string | undefined;
+    for (let page = 0; page < TOOL_PAGES_MAX; page++) {
+      const listed = await client.listTools(cursor === undefined ? {} : { cursor }, { timeout: CONNECT_TIMEOUT_MS });
+      for (const tool of listed.tools) tools.set(tool.name, definition(tool));
+      cursor = listed.nextCursor;
+      if (cursor === undefined) break;
+    }
+    return { client, tools };
+  }
+
+  private async transport(server: McpServer): Promise<Transport> {
+    if (server.transport === "stdio") {
+      const { StdioClientTransport } = await import("@modelcontextprotocol/sdk/client/stdio.js");
+      const [command, ...args] = server.command;
+      if (command === undefined) throw new AppError("CONFIG_INVALID", "An MCP command is empty");
+      const env: Record<string, string> = {};
+      for (const [name, value] of Object.entries(server.env)) env[name] = await this.secretOr(value);
+      const executable = command === "node" ? process.execPath : command;
+      return new StdioClientTransport({ command: executable, args, env, stderr: "ignore", ...(server.cwd === null ? {} : { cwd: server.cwd }) });
+    }
+    const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/sdk/client/streamableHttp.js");
+    const headers: Record<string, string> = {};
+    for (const [name, value] of Object.entries(server.headers)) headers[name] = await this.secretOr(value);
+    const policy = { private_origins: this.options.private_origins, response_bytes_max: LIMITS.tool_result_bytes_max };
+    // The SDK's optional properties are declared without `undefined`; ours are exact, hence the cast of the class alone.
+    return new StreamableHTTPClientTransport(new URL(server.url), {
+      fetch: (url, init) => this.options.net.fetch(String(url), init ?? {}, policy),
+      requestInit: { headers },
+    }) as unknown as Transport;
+  }
+
+  /** A value that is `{{env:NAME}}` or `{{file:NAME}}`, possibly after a prefix, is a reference; anything else is itself. */
+  private async secretOr(value: string): Promise<string> {
+    const match = /^(.*?)\{\{((?:env|file):[^}]+)\}\}$/.exec(value);
+    return match ? `${match[1]}${await this.options.secrets.resolve(match[2] ?? "")}` : value;
+  }
+}
+
+function definition(tool: { name: string; description?: string | undefined; inputSchema: unknown; outputSchema?: unknown }): DiscoveredTool {
+  const parts = {
+    name: tool.name,
+    description: tool.description ?? "",
+    input_schema: plain(tool.inputSchema) as JsonObject,
+    output_schema: tool.outputSchema === undefined ? null : (plain(tool.outputSchema) as JsonObject),
+  };
+  return { ...parts, digest: digestOf(canonicalJson(parts)) };
+}
+
+function plain(value: unknown): Json {
+  return JSON.parse(JSON.stringify(value)) as Json;
+}
+
+/** Structured content where there is some; else text as text; else the content blocks as they are. */
+function resultOf(raw: unknown): McpResult {
+  const value = plain(raw);
+  const is_error = isObject(value) && value["isError"] === true;
+  if (!isObject(value)) return { is_error, result: value };
+  if (value["structuredContent"] !== undefined) return { is_error, result: value["structuredContent"] as Json };
+  const content = value["content"];
+  if (Array.isArray(content) && content.every((block) => isObject(block) && block["type"] === "text")) {
+    return { is_error, result: content.map((block) => String((block as JsonObject)["text"])).join("\n") };
+  }
+  return { is_error, result: (content ?? null) as Json };
+}
+
+function callError(cause: unknown): McpCallError {
+  const code = isObject(cause) && typeof cause["code"] === "number" ? cause["code"] : 0;
+  // JSON-RPC: the server refused the request before running anything (parse, request, method, params).
+  const refused = [-32_700, -32_600, -32_601, -32_602].includes(code);
+  const name = code === -32_001 ? "timeout" : refused ? "mcp_refused" : "mcp_failed";
+  return new McpCallError(name, messageOf(cause), { sent: !refused, cause });
+}

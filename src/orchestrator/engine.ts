@@ -1,0 +1,421 @@
+// Owns the runs of one shard group: load -> decide -> append -> dispatch.
+// Invariants:
+//   - one append of a run is in flight at a time; commands that arrive meanwhile are decided together after it;
+//   - state is folded when decided and nobody acts on it before the commit: jobs go out, promises resolve and readers
+//     are told only then; after a failed commit the state is dropped and read again from the journal;
+//   - a job goes out only for an intent that is committed.
+import { assert, InvariantError, present } from "../kit/assert.ts";
+import { decodeId } from "../kit/ids.ts";
+import type { Clock, Timer } from "../kit/clock.ts";
+import type { Random } from "../kit/random.ts";
+import type { Catalog } from "../contract/catalog.ts";
+import { AppError, isAppError, messageOf } from "../contract/errors.ts";
+import type { EventDraft } from "../contract/events.ts";
+import { isTerminal } from "../contract/events.ts";
+import type { Job, JobQueue, JobResult } from "../contract/jobs.ts";
+import type { AppendRow, ApprovalRow, BudgetDelta, JournalStore, RunSummary } from "../contract/journal.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Log } from "../contract/ports.ts";
+import { nextDue } from "../core/advance.ts";
+import { chainStart, decodeBody, encodeAppend } from "../core/chain.ts";
+import { decide } from "../core/decide.ts";
+import type { Command } from "../core/decide.ts";
+import { fold } from "../core/fold.ts";
+import type { Policy } from "../core/policy.ts";
+import { emptyRun } from "../core/run-state.ts";
+import type { RunState } from "../core/run-state.ts";
+import { AppendRejected, GroupWriter } from "../journal/writer.ts";
+import { jobOf } from "./jobs.ts";
+import { Ledger } from "./ledger.ts";
+import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
+
+/** The registry and the policy that govern a run, as of now. */
+export interface Governance {
+  of(scope: { tenant_id: string; project: string; env: string }): { catalog: Catalog; policy: Policy | null };
+}
+
+/** What followers are told after a commit. */
+export interface Commit {
+  readonly run_id: string;
+  readonly tenant_id: string;
+  readonly last_seq: number;
+  readonly offset: number;
+  readonly drafts: readonly EventDraft[];
+  readonly summary: RunSummary;
+}
+
+export interface EngineOptions {
+  readonly store: JournalStore;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly governance: Governance;
+  readonly queue: JobQueue;
+  /** Key of a tenant, from outside the database. */
+  readonly tenantKey: (tenant_id: string) => Uint8Array;
+  readonly log: Log;
+  readonly group: number;
+  readonly owner: string;
+  readonly onCommit?: (commit: Commit) => void;
+  /** The group is lost (fenced, or no database): this engine is finished. */
+  readonly onLost?: (error: Error) => void;
+}
+
+interface Pending {
+  readonly command: Command;
+  resolve(summary: RunSummary): void;
+  reject(error: unknown): void;
+}
+
+interface Actor {
+  run: RunState;
+  readonly run_bytes: Buffer;
+  chain: Buffer;
+  queue: Pending[];
+  inFlight: boolean;
+  approvals: Map<number, ApprovalRow>;
+  timer: Timer | null;
+  due_us: number;
+  /** As of the last commit. */
+  summary: RunSummary | null;
+}
+
+const RECOVERY_PAGE = 500;
+const ROWS_PAGE = 1_000;
+
+export class Engine {
+  private readonly actors = new Map<string, Actor>();
+  private readonly options: EngineOptions;
+  private writerOrNull: GroupWriter | null = null;
+  private ledgerOrNull: Ledger | null = null;
+  private closed: Error | null = null;
+
+  constructor(options: EngineOptions) {
+    this.options = options;
+  }
+
+  get writer(): GroupWriter {
+    return present(this.writerOrNull, "the engine is open");
+  }
+
+  get ledger(): Ledger {
+    return present(this.ledgerOrNull, "the engine is open");
+  }
+
+  get openRuns(): number {
+    return this.actors.size;
+  }
+
+  /** Takes the group, reads every open run back from the journal and goes on with each. Returns how many. */
+  async open(): Promise<number> {
+    const { store, clock, group, owner, governance } = this.options;
+    const lease = await store.acquireGroup(group, owner);
+    const use = await store.budgetUse();
+    this.ledgerOrNull = new Ledger({
+      use,
+      budgetsOf: (run) => governance.of({ tenant_id: run.tenant_id, project: run.project, env: run.env }).catalog.budgets(),
+    });
+    this.writerOrNull = new GroupWriter({ store, clock, lease, budgets: use, onFailure: (error) => this.lost(error) });
+    const recovered: Actor[] = [];
+    for (let after: string | null = null; ; ) {
+      const ids: string[] = await store.openRuns(group, after, RECOVERY_PAGE);
+      for (const id of ids) recovered.push(await this.load(id));
+      if (ids.length < RECOVERY_PAGE) break;
+      after = ids.at(-1) ?? null;
+    }
+    for (const actor of recovered) this.ledger.restore(actor.run);
+    for (const actor of recovered) this.submit(actor, { type: "recover" }).catch((error) => this.complain(actor, error));
+    return recovered.length;
+  }
+
+  /** Stops taking commands and waits for what is staged. Runs stay as they are, for the next owner. */
+  async close(): Promise<void> {
+    this.closed ??= new AppError("SHUTTING_DOWN", "The server is stopping");
+    for (const actor of this.actors.values()) actor.timer?.cancel();
+    await this.writerOrNull?.drained();
+  }
+
+  /** Creates a run. The data is what `run.started` holds. */
+  async start(run: { tenant_id: string; run_id: string; command: Extract<Command, { type: "start" }> }): Promise<RunSummary> {
+    if (this.actors.size >= LIMITS.open_runs_max) throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
+    if (this.actors.has(run.run_id)) throw new AppError("RUN_EXISTS", `Run ${run.run_id} exists`);
+    const actor = this.newActor(run.tenant_id, run.run_id);
+    this.actors.set(run.run_id, actor);
+    return this.submit(actor, run.command);
+  }
+
+  /** A command for an open run. */
+  async command(tenant_id: string, run_id: string, command: Command): Promise<RunSummary> {
+    const actor = this.actors.get(run_id);
+    if (!actor || actor.run.tenant_id !== tenant_id) {
+      throw new AppError("RUN_TERMINAL", `Run ${run_id} has ended`, { details: { run_id } });
+    }
+    return this.submit(actor, command);
+  }
+
+  has(tenant_id: string, run_id: string): boolean {
+    return this.actors.get(run_id)?.run.tenant_id === tenant_id;
+  }
+
+  /** Results from workers. Each is accepted or refused by itself; a refusal is logged and visible, never an effect. */
+  results(results: readonly JobResult[]): void {
+    for (const result of results) {
+      const actor = this.actors.get(result.run_id);
+      if (!actor || actor.run.tenant_id !== result.tenant_id) {
+        this.options.log.warn("result.stale", { run_id: result.run_id, step: result.step, attempt: result.attempt });
+        continue;
+      }
+      this.submit(actor, { type: "result", result }).catch((error) => {
+        if (isAppError(error, "STALE_RESULT")) {
+          this.options.log.warn("result.stale", { run_id: result.run_id, step: result.step, attempt: result.attempt });
+        } else this.complain(actor, error);
+      });
+    }
+  }
+
+  /**
+   * Commits rows as they are (an import). Their chain was verified; the run must be new here. An open run is then taken
+   * over like after a crash.
+   */
+  async importRun(options: { rows: readonly AppendRow[]; summary: RunSummary; approvals: readonly ApprovalRow[] }): Promise<void> {
+    if (this.closed) throw this.closed;
+    const { rows, summary } = options;
+    const existing = await this.options.store.readRun(null, summary.run_id, 1, 1);
+    if (existing.length > 0) throw new AppError("RUN_EXISTS", `Run ${summary.run_id} is in the journal already`, { details: { run_id: summary.run_id } });
+    for (const [index, row] of rows.entries()) {
+      const last = index === rows.length - 1;
+      await this.writer.append({ row, run: last ? summary : null, approvals: last ? options.approvals : [], budgets: [] });
+    }
+    if (isTerminal(summary.state) || summary.kind === "captured") return;
+    const actor = await this.load(summary.run_id);
+    await this.submit(actor, { type: "recover" });
+  }
+
+  /** The run as of its last commit, while it is open here. */
+  peek(run_id: string): RunSummary | null {
+    return this.actors.get(run_id)?.summary ?? null;
+  }
+
+  /** The folded state of an open run, for explanations. Not to be changed. */
+  stateOf(run_id: string): Readonly<RunState> | null {
+    return this.actors.get(run_id)?.run ?? null;
+  }
+
+  private newActor(tenant_id: string, run_id: string): Actor {
+    return {
+      run: emptyRun(tenant_id, run_id),
+      run_bytes: present(decodeId("run", run_id), "a run id is well formed"),
+      chain: chainStart(tenant_id, run_id),
+      queue: [],
+      inFlight: false,
+      approvals: new Map(),
+      timer: null,
+      due_us: 0,
+      summary: null,
+    };
+  }
+
+  /** Reads a run from the journal into a fresh actor. */
+  private async load(run_id: string): Promise<Actor> {
+    let actor: Actor | null = null;
+    for (let from = 1; ; ) {
+      const rows = await this.options.store.readRun(null, run_id, from, ROWS_PAGE);
+      for (const row of rows) {
+        actor ??= this.newActor(row.tenant_id, run_id);
+        const before = actor.approvals;
+        for (const event of decodeBody(row.body)) {
+          fold(actor.run, event, event.at, this.catalogFor(actor.run, event));
+          approvalRows({ run: actor.run, run_bytes: actor.run_bytes, drafts: [event], pending: before, now_us: event.at });
+        }
+        actor.chain = row.chain;
+        from = row.last_seq + 1;
+      }
+      if (rows.length < ROWS_PAGE) break;
+    }
+    const loaded = present(actor, `run ${run_id} is in the journal`);
+    loaded.summary = summaryOf(loaded.run);
+    this.actors.set(run_id, loaded);
+    return loaded;
+  }
+
+  /** The first event names project and environment; until it is folded they come from it. */
+  private catalogFor(run: RunState, event: EventDraft): Catalog {
+    const project = run.seq === 0 ? String(event.data["project"] ?? "") : run.project;
+    const env = run.seq === 0 ? String(event.data["env"] ?? "dev") : run.env;
+    return this.options.governance.of({ tenant_id: run.tenant_id, project, env }).catalog;
+  }
+
+  private submit(actor: Actor, command: Command): Promise<RunSummary> {
+    if (this.closed) return Promise.reject(this.closed);
+    return new Promise((resolve, reject) => {
+      actor.queue.push({ command, resolve, reject });
+      if (!actor.inFlight) this.turn(actor);
+    });
+  }
+
+  /** Decides everything that waits for this run and stages one append. */
+  private turn(actor: Actor): void {
+    const taken = actor.queue;
+    actor.queue = [];
+    const drafts: EventDraft[] = [];
+    const accepted: Pending[] = [];
+    const now_us = this.options.clock.now_us();
+    for (const pending of taken) {
+      try {
+        const start = pending.command.type === "start" ? { ...pending.command, type: "run.started" as const } : null;
+        const { catalog, policy } = this.governance(actor.run, start);
+        const events = decide(actor.run, pending.command, {
+          now_us, catalog, policy, ledger: this.ledger, random: () => this.options.random.float(),
+        });
+        for (const event of events) drafts.push(event);
+        accepted.push(pending);
+      } catch (error) {
+        pending.reject(error);
+        if (isAppError(error)) continue;
+        // A bug: what was folded cannot be trusted. Forget the turn and read the run again.
+        return void this.abandonTurn(actor, accepted, this.ledger.takeDeltas(), error);
+      }
+    }
+    if (drafts.length === 0) {
+      for (const pending of accepted) pending.resolve(actor.summary ?? summaryOf(actor.run));
+      return this.arm(actor);
+    }
+    this.stage(actor, drafts, accepted, now_us);
+  }
+
+  private governance(run: RunState, start: { data: EventDraft["data"] } | null): { catalog: Catalog; policy: Policy | null } {
+    const project = start ? String(start.data["project"] ?? "") : run.project;
+    const env = start ? String(start.data["env"] ?? "dev") : run.env;
+    return this.options.governance.of({ tenant_id: run.tenant_id, project, env });
+  }
+
+  private stage(actor: Actor, drafts: readonly EventDraft[], accepted: readonly Pending[], now_us: number): void {
+    const { run } = actor;
+    const budgets = this.ledger.takeDeltas();
+    const first_seq = run.seq - drafts.length + 1;
+    let encoded: ReturnType<typeof encodeAppend>;
+    try {
+      encoded = encodeAppend({ drafts, seq: first_seq - 1, chain: actor.chain, at_us: now_us });
+      if (encoded.body.length > LIMITS.append_bytes_max || drafts.length > LIMITS.append_events_max) {
+        throw new AppError("PAYLOAD_TOO_LARGE", `An append of ${drafts.length} events and ${encoded.body.length} bytes is over its limit`);
+      }
+    } catch (error) {
+      return void this.abandonTurn(actor, accepted, budgets, error);
+    }
+    assert(encoded.last_seq === run.seq, "fold and encode count alike", { run_id: run.run_id });
+    actor.chain = encoded.chain;
+    actor.inFlight = true;
+    const summary = summaryOf(run);
+    const approvals = approvalRows({ run, run_bytes: actor.run_bytes, drafts, pending: actor.approvals, now_us });
+    const row = { tenant_id: run.tenant_id, run_id: run.run_id, first_seq, last_seq: encoded.last_seq, body: encoded.body, chain: encoded.chain };
+    this.writer.append({ row, run: changesSummary(drafts) ? summary : null, approvals, budgets }).then(
+      (offset) => this.committed(actor, { drafts, accepted, summary, offset }),
+      (error) => this.refused(actor, accepted, budgets, error),
+    );
+  }
+
+  private committed(
+    actor: Actor,
+    done: { drafts: readonly EventDraft[]; accepted: readonly Pending[]; summary: RunSummary; offset: number },
+  ): void {
+    const { run } = actor;
+    actor.inFlight = false;
+    actor.summary = done.summary;
+    if (this.closed === null) this.dispatch(actor, done.drafts);
+    for (const pending of done.accepted) pending.resolve(done.summary);
+    this.options.onCommit?.({
+      run_id: run.run_id, tenant_id: run.tenant_id, last_seq: run.seq, offset: done.offset,
+      drafts: done.drafts, summary: done.summary,
+    });
+    if (isTerminal(run.state)) this.ended(actor);
+    else this.arm(actor);
+    if (actor.queue.length > 0) this.turn(actor);
+  }
+
+  private dispatch(actor: Actor, drafts: readonly EventDraft[]): void {
+    const { run } = actor;
+    const jobs: Job[] = [];
+    for (const draft of drafts) {
+      if (draft.type === "run.stopping") this.options.queue.abort(run.run_id);
+      if (draft.type !== "tool.requested" && draft.type !== "model.requested") continue;
+      const step = run.steps.get(draft.step ?? 0);
+      if (step?.status !== "running" || step.attempt !== (draft.attempt ?? 1)) continue;
+      jobs.push(jobOf(run, step, this.governance(run, null).catalog, this.options.tenantKey(run.tenant_id)));
+    }
+    if (jobs.length > 0) this.options.queue.dispatch(jobs);
+  }
+
+  private ended(actor: Actor): void {
+    actor.timer?.cancel();
+    actor.timer = null;
+    this.ledger.forget(actor.run.run_id);
+    if (actor.run.abandoned.size === 0) {
+      if (actor.queue.length === 0) this.actors.delete(actor.run.run_id);
+      else queueMicrotask(() => this.actors.delete(actor.run.run_id));
+      return;
+    }
+    // A call that was given up may still report; for that long its run is remembered, so the report can be recorded.
+    actor.timer = this.options.clock.timer(LIMITS.tool_timeout_ms_default, () => this.actors.delete(actor.run.run_id));
+  }
+
+  private arm(actor: Actor): void {
+    if (isTerminal(actor.run.state)) return;
+    const due = nextDue(actor.run);
+    if (due === actor.due_us && actor.timer) return;
+    actor.timer?.cancel();
+    actor.due_us = due;
+    actor.timer = null;
+    if (due === 0 || this.closed) return;
+    const delay_ms = Math.max(0, (due - this.options.clock.now_us()) / 1000);
+    actor.timer = this.options.clock.timer(Math.ceil(delay_ms), () => {
+      actor.timer = null;
+      actor.due_us = 0;
+      this.submit(actor, { type: "tick" }).catch((error) => this.complain(actor, error));
+    });
+  }
+
+  /** The database refused this append alone: the run's state is read again and the run ends, with the reason on record. */
+  private refused(actor: Actor, accepted: readonly Pending[], budgets: readonly BudgetDelta[], error: unknown): void {
+    actor.inFlight = false;
+    if (error instanceof AppendRejected) return void this.abandonTurn(actor, accepted, budgets, error);
+    for (const pending of [...accepted, ...actor.queue.splice(0)]) pending.reject(this.closed ?? error);
+  }
+
+  private async abandonTurn(actor: Actor, accepted: readonly Pending[], budgets: readonly BudgetDelta[], error: unknown): Promise<void> {
+    const { run_id } = actor.run;
+    for (const pending of accepted) pending.reject(error);
+    this.ledger.revert(run_id, budgets);
+    actor.inFlight = true;
+    actor.timer?.cancel();
+    this.options.log.error("run.turn_failed", { run_id, error: messageOf(error) });
+    const first = actor.run.seq === 0 || actor.summary === null;
+    if (first) {
+      this.actors.delete(run_id);
+      for (const pending of actor.queue.splice(0)) pending.reject(error);
+      return;
+    }
+    try {
+      const fresh = await this.load(run_id);
+      this.ledger.restore(fresh.run);
+      fresh.queue.push(...actor.queue.splice(0));
+      const code = error instanceof InvariantError ? "internal_error" : "unrecordable";
+      await this.submit(fresh, { type: "abort", code, message: messageOf(error) });
+    } catch (failure) {
+      this.options.log.error("run.unrecoverable", { run_id, error: messageOf(failure) });
+    }
+  }
+
+  private complain(actor: Actor, error: unknown): void {
+    if (this.closed || isAppError(error)) return;
+    this.options.log.error("run.command_failed", { run_id: actor.run.run_id, error: messageOf(error) });
+  }
+
+  private lost(error: Error): void {
+    if (this.closed) return;
+    this.closed = error instanceof AppError ? error : new AppError("FENCED", "This process does not own the runs any more", { cause: error });
+    for (const actor of this.actors.values()) {
+      actor.timer?.cancel();
+      for (const pending of actor.queue.splice(0)) pending.reject(this.closed);
+    }
+    this.options.onLost?.(error);
+  }
+}

@@ -1,0 +1,38 @@
+// Turns a step that may run into the job a worker gets. Everything a worker needs is in the job: it has no other door.
+import { present } from "../kit/assert.ts";
+import { hmacHex } from "../kit/hash.ts";
+import type { Catalog } from "../contract/catalog.ts";
+import type { Job } from "../contract/jobs.ts";
+import { modelMessages } from "../core/advance.ts";
+import { splitTarget } from "../core/decide.ts";
+import type { RunState, StepState } from "../core/run-state.ts";
+
+/** The key that goes out with an effect: equal for all attempts of a step, and nothing can be learnt from it. */
+export function idempotencyKey(tenant_key: Uint8Array, run: RunState, step: number): string {
+  return hmacHex(tenant_key, `${run.tenant_id}\n${run.run_id}\n${step}`);
+}
+
+export function jobOf(run: RunState, step: StepState, catalog: Catalog, tenant_key: Uint8Array): Job {
+  const [name, version] = splitTarget(step.target);
+  const common = { tenant_id: run.tenant_id, run_id: run.run_id, step: step.n, attempt: step.attempt };
+  if (step.kind === "tool") {
+    const tool = present(catalog.tool(name, version), `tool ${step.target} is in the registry`);
+    // Built-ins have no wire for the key to go out on.
+    const idempotency_key = tool.kind === "builtin" ? "" : idempotencyKey(tenant_key, run, step.n);
+    return { ...common, kind: "tool", tool, args: step.args, idempotency_key };
+  }
+  const route = present(catalog.model(name, version), `model ${step.target} is in the registry`);
+  const { program } = run;
+  const spec = program?.kind === "agent" ? program.spec : null;
+  return {
+    ...common,
+    kind: "model",
+    route,
+    messages: [...modelMessages(run, step.slot)],
+    tools: spec ? catalog.toolsMatching(spec.tools) : [],
+    max_output_tokens: step.max_output_tokens,
+    params: spec?.params ?? {},
+    output_schema: spec?.output_schema ?? null,
+    reserved_output_tokens: step.max_output_tokens,
+  };
+}

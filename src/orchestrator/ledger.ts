@@ -1,0 +1,226 @@
+// Shared budgets (agent, project, team, tenant) of the shard group this process owns. Embedded there is one group, so its
+// slice is the whole budget and the arithmetic is exact.
+// Invariants: reserved + spent <= limit whenever a call was allowed; what an append changes is committed with it, so the
+// table always equals the sum of the journal; a reservation is released in the period in which it was made.
+import { assert } from "../kit/assert.ts";
+import type { SharedBudget } from "../contract/catalog.ts";
+import type { BudgetDelta, BudgetUse } from "../contract/journal.ts";
+import type { Bound } from "../core/budget.ts";
+import type { LedgerMark, LedgerView, SharedRefusal } from "../core/decide-context.ts";
+import type { RunState } from "../core/run-state.ts";
+import { addUse, budgetKey, emptyUse } from "../journal/writer.ts";
+import { periodStart } from "./period.ts";
+
+/** Part of a run's reservation that was made in one period of one budget. */
+interface Held {
+  readonly period_us: number;
+  micro: number;
+  tokens: number;
+}
+
+/** One budget as it applies to one run. */
+interface Account {
+  readonly budget: SharedBudget;
+  readonly key: string;
+  readonly held: Held[];
+}
+
+interface RunAccounts {
+  /** The list of budgets these accounts were made from; another list (a new apply) makes them anew. */
+  readonly source: readonly SharedBudget[];
+  readonly accounts: Account[];
+}
+
+interface Change {
+  spent: number;
+  reserved: number;
+  spent_tokens: number;
+  reserved_tokens: number;
+}
+
+export class Ledger implements LedgerView {
+  private readonly use = new Map<string, BudgetUse>();
+  private readonly runs = new Map<string, RunAccounts>();
+  private readonly warned = new Set<string>();
+  private readonly budgetsOf: (run: RunState) => readonly SharedBudget[];
+  private deltas = new Map<string, BudgetDelta>();
+
+  constructor(options: { use: readonly BudgetUse[]; budgetsOf: (run: RunState) => readonly SharedBudget[] }) {
+    this.budgetsOf = options.budgetsOf;
+    for (const row of options.use) this.use.set(budgetKey(row), { ...row });
+  }
+
+  /** Budgets that count this run, with what it holds of each. */
+  private accounts(run: RunState): readonly Account[] {
+    const source = this.budgetsOf(run);
+    const known = this.runs.get(run.run_id);
+    if (known?.source === source) return known.accounts;
+    const held = new Map(known?.accounts.map((account) => [account.key, account.held]));
+    const accounts = source.flatMap((budget) => {
+      const key = accountKey(budget, run);
+      return key === null ? [] : [{ budget, key, held: held.get(key) ?? [] }];
+    });
+    // A budget that is gone keeps its account until the run has released what it holds of it.
+    for (const account of known?.accounts ?? []) {
+      if (account.held.length > 0 && !accounts.some(({ key }) => key === account.key)) accounts.push(account);
+    }
+    this.runs.set(run.run_id, { source, accounts });
+    return accounts;
+  }
+
+  private row(tenant_id: string, key: string, period_start_us: number): BudgetUse {
+    const id = { tenant_id, budget: key, period_start_us };
+    const text = budgetKey(id);
+    let row = this.use.get(text);
+    if (!row) this.use.set(text, (row = emptyUse(id)));
+    return row;
+  }
+
+  check(run: RunState, bound: Bound, now_us: number): SharedRefusal | null {
+    for (const { budget, key } of this.accounts(run)) {
+      const use = this.row(run.tenant_id, key, periodStart(budget.period, now_us));
+      const micro = use.spent_micro_usd + use.reserved_micro_usd + bound.micro;
+      const tokens = use.spent_tokens + use.reserved_tokens + bound.tokens;
+      const over =
+        (budget.limit_micro_usd !== null && micro > budget.limit_micro_usd) ||
+        (budget.limit_tokens !== null && tokens > budget.limit_tokens);
+      if (over) return { budget: budget.name, action: budget.action };
+    }
+    return null;
+  }
+
+  moved(run: RunState, before: LedgerMark, now_us: number): readonly { budget: string; threshold: number }[] {
+    const change: Change = {
+      spent: run.totals.spent_micro - before.spent_micro,
+      reserved: run.totals.reserved_micro - before.reserved_micro,
+      spent_tokens: run.totals.spent_tokens - before.spent_tokens,
+      reserved_tokens: run.totals.reserved_tokens - before.reserved_tokens,
+    };
+    const warnings: { budget: string; threshold: number }[] = [];
+    for (const account of this.accounts(run)) {
+      const now = periodStart(account.budget.period, now_us);
+      if (change.reserved > 0 || change.reserved_tokens > 0) {
+        hold(account.held, now, change.reserved, change.reserved_tokens);
+        this.apply(run.tenant_id, account.key, now, change);
+        continue;
+      }
+      const period = account.held[0]?.period_us ?? now;
+      if (change.reserved < 0 || change.reserved_tokens < 0) this.release(run, account, change);
+      if (change.spent === 0 && change.spent_tokens === 0) continue;
+      this.apply(run.tenant_id, account.key, period, { ...change, reserved: 0, reserved_tokens: 0 });
+      const threshold = this.threshold(run.tenant_id, account, period);
+      if (threshold !== null) warnings.push({ budget: account.budget.name, threshold });
+    }
+    return warnings;
+  }
+
+  /** Takes a release out of the oldest periods first. */
+  private release(run: RunState, account: Account, change: Change): void {
+    let micro = -change.reserved;
+    let tokens = -change.reserved_tokens;
+    for (const part of account.held) {
+      const m = Math.min(micro, part.micro);
+      const t = Math.min(tokens, part.tokens);
+      part.micro -= m;
+      part.tokens -= t;
+      micro -= m;
+      tokens -= t;
+      this.apply(run.tenant_id, account.key, part.period_us, { spent: 0, reserved: -m, spent_tokens: 0, reserved_tokens: -t });
+    }
+    while (account.held[0]?.micro === 0 && account.held[0].tokens === 0) account.held.shift();
+    // A budget that was declared after the reservation holds nothing of it.
+    const late = account.held.length === 0 && micro === -change.reserved && tokens === -change.reserved_tokens;
+    assert(late || (micro === 0 && tokens === 0), "no more is released than was reserved", { run_id: run.run_id, key: account.key });
+  }
+
+  private apply(tenant_id: string, key: string, period_us: number, change: Change): void {
+    const row = this.row(tenant_id, key, period_us);
+    const text = budgetKey(row);
+    let delta = this.deltas.get(text);
+    if (!delta) this.deltas.set(text, (delta = emptyUse(row)));
+    for (const target of [row, delta]) {
+      target.spent_micro_usd += change.spent;
+      target.reserved_micro_usd += change.reserved;
+      target.spent_tokens += change.spent_tokens;
+      target.reserved_tokens += change.reserved_tokens;
+    }
+    assert(row.reserved_micro_usd >= 0 && row.spent_micro_usd >= 0, "a budget is never negative", { key });
+  }
+
+  private threshold(tenant_id: string, { budget, key }: Account, period_us: number): number | null {
+    if (budget.limit_micro_usd === null || budget.limit_micro_usd === 0) return null;
+    const share = (this.row(tenant_id, key, period_us).spent_micro_usd / budget.limit_micro_usd) * 100;
+    let passed: number | null = null;
+    for (const threshold of budget.thresholds) {
+      if (share < threshold) continue;
+      const mark = `${tenant_id}/${key}/${period_us}/${threshold}`;
+      if (!this.warned.has(mark)) passed = threshold;
+      this.warned.add(mark);
+    }
+    return passed;
+  }
+
+  /** What changed since the last call: it is committed with the append that caused it. */
+  takeDeltas(): readonly BudgetDelta[] {
+    if (this.deltas.size === 0) return [];
+    const taken = [...this.deltas.values()];
+    this.deltas = new Map();
+    return taken;
+  }
+
+  /** Takes back what an append that was refused had changed, and forgets what the run held. */
+  revert(run_id: string, deltas: readonly BudgetDelta[]): void {
+    for (const delta of deltas) {
+      const row = this.row(delta.tenant_id, delta.budget, delta.period_start_us);
+      addUse(row, {
+        ...delta,
+        spent_micro_usd: -delta.spent_micro_usd,
+        reserved_micro_usd: -delta.reserved_micro_usd,
+        spent_tokens: -delta.spent_tokens,
+        reserved_tokens: -delta.reserved_tokens,
+      });
+    }
+    this.deltas = new Map();
+    this.runs.delete(run_id);
+  }
+
+  /** Forgets a run that has ended: all of its reservations are released by then. */
+  forget(run_id: string): void {
+    this.runs.delete(run_id);
+  }
+
+  /** After a restart: the open reservations of a recovered run. They are in the table already; only who holds them is not. */
+  restore(run: RunState): void {
+    for (const account of this.accounts(run)) {
+      account.held.length = 0;
+      for (const step of run.steps.values()) {
+        if (step.reserved_micro === 0 && step.reserved_tokens === 0) continue;
+        hold(account.held, periodStart(account.budget.period, step.reserved_at_us), step.reserved_micro, step.reserved_tokens);
+      }
+    }
+  }
+
+  /** Use of all budgets as decided so far, for reports. */
+  snapshot(): readonly BudgetUse[] {
+    return [...this.use.values()];
+  }
+}
+
+/** Unique within the tenant; null when the budget does not count this run. */
+function accountKey(budget: SharedBudget, run: RunState): string | null {
+  if (budget.scope === "tenant") return budget.name;
+  if (budget.scope === "project") return `${run.project}:${budget.name}`;
+  const agent = run.target.slice(0, run.target.lastIndexOf("@"));
+  const team = typeof run.labels["team"] === "string" ? run.labels["team"] : "";
+  const subject = budget.scope === "agent" ? agent : team;
+  if (subject === "" || (budget.subject !== "*" && budget.subject !== subject)) return null;
+  return `${run.project}:${budget.name}:${subject}`;
+}
+
+function hold(held: Held[], period_us: number, micro: number, tokens: number): void {
+  const last = held.at(-1);
+  if (last?.period_us === period_us) {
+    last.micro += micro;
+    last.tokens += tokens;
+  } else held.push({ period_us, micro, tokens });
+}

@@ -1,0 +1,179 @@
+// Reads manifests: YAML text -> documents -> schema -> meaning. Every fault comes with its line and JSON pointer, and all
+// faults of a file come at once.
+import { LineCounter, parseAllDocuments } from "yaml";
+import type { Document } from "yaml";
+import { Compile } from "typebox/compile";
+import { AppError, isAppError, messageOf } from "../contract/errors.ts";
+import type { FieldError } from "../contract/errors.ts";
+import { NAME_PATTERN } from "../contract/ids.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { MANIFEST_KINDS, MANIFEST_SPECS } from "../contract/manifests.ts";
+import type { AgentManifest, ManifestKind, ToolManifest, WorkflowManifest } from "../contract/manifests.ts";
+import type { Json } from "../kit/json.ts";
+import { isObject } from "../kit/json.ts";
+import { canonicalJson } from "../kit/jcs.ts";
+import { policyRules, usd, workflowNodes } from "../core/catalog.ts";
+import { compileCondition } from "../core/policy.ts";
+import { hasRemoteReference } from "../core/schema.ts";
+import { references } from "../core/template.ts";
+
+export interface Manifest {
+  readonly kind: ManifestKind;
+  readonly name: string;
+  readonly spec: unknown;
+  readonly line: number;
+}
+
+const validators = Object.fromEntries(
+  MANIFEST_KINDS.map((kind) => [kind, Compile(MANIFEST_SPECS[kind])]),
+) as Record<ManifestKind, ReturnType<typeof Compile>>;
+
+const NAME = new RegExp(NAME_PATTERN);
+
+class Reader {
+  readonly errors: FieldError[] = [];
+  private readonly lines = new LineCounter();
+  private readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
+  }
+
+  read(): Manifest[] {
+    const documents = parseAllDocuments(this.text, { lineCounter: this.lines, uniqueKeys: true, version: "1.2" });
+    if (documents.length > LIMITS.manifest_documents_max) {
+      this.errors.push({ pointer: "", message: `more than ${LIMITS.manifest_documents_max} documents in one file` });
+      return [];
+    }
+    return documents.flatMap((document) => this.document(document as Document));
+  }
+
+  private document(document: Document): Manifest[] {
+    for (const error of document.errors) {
+      this.errors.push({ pointer: "", line: error.linePos?.[0].line ?? 1, message: error.message.split("\n")[0] ?? "not YAML" });
+    }
+    if (document.errors.length > 0) return [];
+    // Aliases are expanded at most this often: a file of a few lines must not become a gigabyte.
+    const value: unknown = document.toJS({ maxAliasCount: 100 });
+    if (value === null) return [];
+    if (!isObject(value)) return this.fault(document, [], "a manifest is a mapping with kind, metadata and spec");
+    const extra = Object.keys(value).find((key) => !["apiVersion", "kind", "metadata", "spec"].includes(key));
+    if (extra !== undefined) return this.fault(document, [extra], `unknown field ${extra}`);
+    const kind = value["kind"];
+    if (!MANIFEST_KINDS.includes(kind as ManifestKind)) {
+      return this.fault(document, ["kind"], `kind is ${JSON.stringify(kind)}; it must be one of ${MANIFEST_KINDS.join(", ")}`);
+    }
+    const metadata = isObject(value["metadata"]) ? value["metadata"] : {};
+    const name = metadata["name"];
+    if (typeof name !== "string" || !NAME.test(name)) {
+      return this.fault(document, ["metadata", "name"], `the name ${JSON.stringify(name)} must fit ${NAME_PATTERN}`);
+    }
+    return this.spec(document, kind as ManifestKind, name, value["spec"]);
+  }
+
+  private spec(document: Document, kind: ManifestKind, name: string, spec: unknown): Manifest[] {
+    const validator = validators[kind];
+    if (!validator.Check(spec)) {
+      const errors = validator.Errors(spec).filter((e) => !["boolean", "anyOf", "const"].includes(e.keyword));
+      const shown = (errors.length > 0 ? errors : validator.Errors(spec)).slice(0, 5);
+      for (const error of shown) {
+        const path = error.instancePath.split("/").slice(1);
+        const params = error.params as Record<string, unknown>;
+        const names = params["additionalProperties"] ?? params["requiredProperties"];
+        const message = Array.isArray(names) ? `${error.message}: ${names.join(", ")}` : error.message;
+        this.fault(document, ["spec", ...path], message);
+      }
+      return [];
+    }
+    try {
+      checkMeaning(kind, spec);
+      canonicalJson(spec as Json);
+    } catch (error) {
+      return this.fault(document, ["spec"], isAppError(error) ? error.message : messageOf(error));
+    }
+    return [{ kind, name, spec, line: this.line(document, []) }];
+  }
+
+  private fault(document: Document, path: readonly string[], message: string): [] {
+    this.errors.push({ pointer: path.map((part) => `/${part}`).join(""), line: this.line(document, path), message });
+    return [];
+  }
+
+  /** Line of the deepest node on the path that exists. */
+  private line(document: Document, path: readonly string[]): number {
+    for (let depth = path.length; depth >= 0; depth--) {
+      const keys = path.slice(0, depth).map((key) => (/^\d+$/.test(key) ? Number(key) : key));
+      const node: unknown = depth === 0 ? document.contents : document.getIn(keys, true);
+      if (isObject(node) && Array.isArray(node["range"])) return this.lines.linePos(Number(node["range"][0])).line;
+    }
+    return 1;
+  }
+}
+
+/** What a schema cannot say. Throws AppError. */
+function checkMeaning(kind: ManifestKind, spec: unknown): void {
+  if (kind === "Policy") {
+    const rules = policyRules(spec as Parameters<typeof policyRules>[0]);
+    const ids = new Set<string>();
+    for (const rule of rules) {
+      if (ids.has(rule.id)) throw new AppError("MANIFEST_INVALID", `the rule id ${rule.id} is used twice`);
+      ids.add(rule.id);
+      if (rule.when !== undefined) compileCondition(rule.when);
+    }
+  }
+  if (kind === "Workflow") checkWorkflow(spec as WorkflowManifest);
+  if (kind === "Agent") {
+    const agent = spec as AgentManifest;
+    usd(agent.budget?.cost_usd);
+    if (agent.instructions !== undefined && agent.prompt !== undefined) {
+      throw new AppError("MANIFEST_INVALID", "an agent has either instructions or a prompt");
+    }
+    refuseRemote(agent.output_schema, "output_schema");
+  }
+  if (kind === "Tool") {
+    const tool = spec as ToolManifest;
+    if (tool.kind !== "http") return;
+    refuseRemote(tool.input_schema, "input_schema");
+    refuseRemote(tool.output_schema, "output_schema");
+    const url = new URL(tool.url.replaceAll(/[{}]/g, "x"));
+    if (/[{}]/.test(new URL(tool.url).host)) throw new AppError("MANIFEST_INVALID", `the origin ${url.origin} must be fixed`);
+  }
+}
+
+function refuseRemote(schema: unknown, field: string): void {
+  if (schema !== undefined && hasRemoteReference(schema as Json)) {
+    throw new AppError("MANIFEST_INVALID", `${field} refers to a remote schema; put it into $defs`);
+  }
+}
+
+function checkWorkflow(spec: WorkflowManifest): void {
+  const nodes = workflowNodes(spec);
+  const ids = new Set(nodes.map((node) => node.id));
+  const values = [...nodes.flatMap((node) => [node.args ?? {}, node.prompt ?? ""]), (spec.output ?? {}) as Json];
+  for (const path of values.flatMap((value) => references(value))) {
+    const [root, step, output] = path.split(".");
+    const good = root === "input" || (root === "steps" && ids.has(step ?? "") && output === "output");
+    if (!good) throw new AppError("MANIFEST_INVALID", `\${${path}} refers to nothing; write input... or steps.ID.output...`);
+  }
+}
+
+/** Reads a file of manifests. Throws MANIFEST_INVALID with every fault found. */
+export function readManifests(text: string): Manifest[] {
+  if (Buffer.byteLength(text) > LIMITS.manifest_bytes_max) {
+    throw new AppError("PAYLOAD_TOO_LARGE", `Manifests are larger than ${LIMITS.manifest_bytes_max} bytes`);
+  }
+  const reader = new Reader(text);
+  const manifests = reader.read();
+  const seen = new Set<string>();
+  for (const { kind, name, line } of manifests) {
+    if (seen.has(`${kind}/${name}`)) reader.errors.push({ pointer: "/metadata/name", line, message: `${kind} ${name} is in the file twice` });
+    seen.add(`${kind}/${name}`);
+  }
+  if (reader.errors.length > 0) {
+    const [first] = reader.errors;
+    const where = `line ${first?.line ?? 1}, ${first?.pointer || "/"}`;
+    throw new AppError("MANIFEST_INVALID", `${where}: ${first?.message}`, { errors: reader.errors });
+  }
+  if (manifests.length === 0) throw new AppError("MANIFEST_INVALID", "There are no manifests in the file");
+  return manifests;
+}

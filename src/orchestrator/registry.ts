@@ -1,0 +1,173 @@
+// The registry as a service: applies manifests, and answers what governs a run. Catalogs are built once per change and
+// environment; a decision only reads them.
+import { digestOf } from "../kit/hash.ts";
+import { canonicalJson } from "../kit/jcs.ts";
+import type { Json } from "../kit/json.ts";
+import type { Clock } from "../kit/clock.ts";
+import { encodeId, uuidBytes } from "../kit/ids.ts";
+import type { Catalog } from "../contract/catalog.ts";
+import { AppError, messageOf } from "../contract/errors.ts";
+import type { Applied, ManifestKind, RegistryItem, ToolManifest } from "../contract/manifests.ts";
+import type { Db, DbTx, Log } from "../contract/ports.ts";
+import type { McpServer, McpTools } from "../contract/tools.ts";
+import { buildCatalog, policySet } from "../core/catalog.ts";
+import type { BuiltinTable, RegistrySnapshot } from "../core/catalog.ts";
+import { Policy } from "../core/policy.ts";
+import {
+  currentAlias, findVersion, insertItem, latestVersion, listAliases, listItems, listScopes, lockRegistry, setAlias,
+} from "../store/registry.ts";
+import type { Alias } from "../store/registry.ts";
+import type { Governance } from "./engine.ts";
+import { readManifests } from "./manifests.ts";
+import type { Manifest } from "./manifests.ts";
+
+/** Applying moves the alias of this environment; others need a promotion. */
+export const APPLY_ENV = "dev";
+
+interface Loaded {
+  readonly items: readonly RegistryItem[];
+  readonly aliases: readonly Alias[];
+  readonly byEnv: Map<string, { catalog: Catalog; policy: Policy | null }>;
+}
+
+export interface ApplyRequest {
+  readonly tenant_id: string;
+  readonly project: string;
+  readonly principal: string;
+  readonly text: string;
+}
+
+export class Registry implements Governance {
+  private readonly options: { db: Db; mcp: McpTools; clock: Clock; log: Log; builtins: BuiltinTable };
+  private readonly loaded = new Map<string, Loaded>();
+
+  constructor(options: Registry["options"]) {
+    this.options = options;
+  }
+
+  /** Loads every project, before the first run is recovered. */
+  async open(): Promise<void> {
+    const scopes = await this.options.db.transaction({ role: "qd_system" }, listScopes);
+    for (const scope of scopes) await this.reload(encodeId("ten", uuidBytes(scope.tenant_id)), scope.project_id);
+  }
+
+  of(scope: { tenant_id: string; project: string; env: string }): { catalog: Catalog; policy: Policy | null } {
+    const loaded = this.loaded.get(`${scope.tenant_id}/${scope.project}`) ?? EMPTY;
+    let found = loaded.byEnv.get(scope.env);
+    if (!found) loaded.byEnv.set(scope.env, (found = this.build(loaded, scope.env)));
+    return found;
+  }
+
+  private build(loaded: Loaded, env: string): { catalog: Catalog; policy: Policy | null } {
+    const current = new Map(loaded.aliases.filter((alias) => alias.env === env).map((alias) => [`${alias.kind}/${alias.name}`, alias.version]));
+    const snapshot: RegistrySnapshot = { items: loaded.items, current };
+    const catalog = buildCatalog(snapshot, this.options.builtins);
+    try {
+      return { catalog, policy: new Policy(policySet(snapshot)) };
+    } catch (error) {
+      // A policy that does not compile cannot be stored; if one is there all the same, everything is denied.
+      this.options.log.error("policy.unusable", { error: messageOf(error) });
+      return { catalog, policy: null };
+    }
+  }
+
+  async reload(tenant_id: string, project: string): Promise<void> {
+    const [items, aliases] = await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => [
+      await listItems(tx, project),
+      await listAliases(tx, project),
+    ]);
+    this.loaded.set(`${tenant_id}/${project}`, { items, aliases, byEnv: new Map() });
+  }
+
+  items(tenant_id: string, project: string): readonly RegistryItem[] {
+    return this.loaded.get(`${tenant_id}/${project}`)?.items ?? [];
+  }
+
+  aliases(tenant_id: string, project: string): readonly Alias[] {
+    return this.loaded.get(`${tenant_id}/${project}`)?.aliases ?? [];
+  }
+
+  /** Applies manifests: all or none. The same file twice changes nothing. */
+  async apply(request: ApplyRequest): Promise<Applied[]> {
+    const { tenant_id, project, principal } = request;
+    const manifests = readManifests(request.text);
+    const prepared: { manifest: Manifest; spec: string; digest: string }[] = [];
+    for (const manifest of manifests) {
+      const spec = canonicalJson((await this.complete(manifest)) as Json);
+      prepared.push({ manifest, spec, digest: digestOf(spec) });
+    }
+    const applied = await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => {
+      await lockRegistry(tx, project);
+      const results: Applied[] = [];
+      for (const item of prepared) results.push(await this.applyOne(tx, project, principal, item));
+      return results;
+    });
+    await this.reload(tenant_id, project);
+    return applied;
+  }
+
+  /** An MCP tool is stored with the definitions its server gives now: they are what is pinned. */
+  private async complete(manifest: Manifest): Promise<unknown> {
+    const spec = manifest.spec as ToolManifest;
+    if (manifest.kind !== "Tool") return spec;
+    if (spec.kind === "builtin" && !this.options.builtins[spec.builtin]) {
+      throw new AppError("MANIFEST_INVALID", `line ${manifest.line}, /spec/builtin: there is no built-in ${spec.builtin}; there are ${Object.keys(this.options.builtins).join(", ")}`);
+    }
+    if (spec.kind !== "mcp") return spec;
+    const server: McpServer = spec.transport === "stdio"
+      ? { transport: "stdio", command: spec.command, cwd: spec.cwd ?? null, env: { ...spec.env } }
+      : { transport: "http", url: spec.url, headers: { ...spec.headers } };
+    const found = await this.options.mcp.discover(server).catch((cause) => {
+      throw new AppError("DEPENDENCY_UNAVAILABLE", `Tool ${manifest.name}: its MCP server cannot be reached: ${messageOf(cause)}`, { cause });
+    });
+    const byName = new Map(found.map((tool) => [tool.name, tool]));
+    const definitions = spec.tools.map((entry) => {
+      const tool = byName.get(entry.name);
+      if (!tool) {
+        const names = [...byName.keys()].join(", ");
+        throw new AppError("MANIFEST_INVALID", `line ${manifest.line}, /spec/tools: the server has no tool ${entry.name}; it has ${names}`);
+      }
+      return tool;
+    });
+    return { ...spec, definitions };
+  }
+
+  private async applyOne(tx: DbTx, project: string, principal: string, item: { manifest: Manifest; spec: string; digest: string }): Promise<Applied> {
+    const { kind, name } = item.manifest;
+    const latest = await latestVersion(tx, project, kind, name);
+    const existing = await findVersion(tx, project, kind, name, item.digest);
+    const version = existing ?? (latest?.version ?? 0) + 1;
+    if (existing === null) {
+      await insertItem(tx, project, {
+        kind, name, version, digest: item.digest, state: "released", spec: item.spec, created_by: principal, created_at_us: this.options.clock.now_us(),
+      });
+    }
+    const current = await currentAlias(tx, project, kind, name, APPLY_ENV);
+    if (current !== version) await setAlias(tx, project, { kind, name, env: APPLY_ENV, version });
+    const change = latest === null ? "created" : current === version ? "unchanged" : "changed";
+    return { kind, name, version, digest: item.digest, change };
+  }
+
+  /** Restores items of an export as they were. Items that are there already stay. */
+  async restore(tenant_id: string, project: string, items: readonly RegistryItem[], aliases: readonly Alias[]): Promise<void> {
+    await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => {
+      await lockRegistry(tx, project);
+      for (const item of items) {
+        const known = await findVersion(tx, project, item.kind, item.name, item.digest);
+        if (known === null) await insertItem(tx, project, { ...item, spec: canonicalJson(item.spec as Json) });
+      }
+      for (const alias of aliases) await setAlias(tx, project, alias);
+    });
+    await this.reload(tenant_id, project);
+  }
+
+  /** Makes another environment use a version. */
+  async promote(tenant_id: string, project: string, alias: { kind: ManifestKind; name: string; env: string; version: number }): Promise<void> {
+    const exists = this.items(tenant_id, project).some((item) => item.kind === alias.kind && item.name === alias.name && item.version === alias.version);
+    if (!exists) throw new AppError("NOT_FOUND", `There is no ${alias.kind} ${alias.name} version ${alias.version}`);
+    await this.options.db.transaction({ role: "qd_app", tenant_id }, (tx) => setAlias(tx, project, alias));
+    await this.reload(tenant_id, project);
+  }
+}
+
+const EMPTY: Loaded = { items: [], aliases: [], byEnv: new Map() };

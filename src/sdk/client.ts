@@ -1,0 +1,126 @@
+// Client of the HTTP API. Errors come back as AppError with the server's code.
+import { AppError, ERRORS } from "../contract/errors.ts";
+import type { ErrorCode, FieldError } from "../contract/errors.ts";
+import type { Event } from "../contract/events.ts";
+import { API_PREFIX } from "../contract/routes.ts";
+import type { Approval, Explanation, Run, StartRun } from "../contract/runs.ts";
+import { isObject } from "../kit/json.ts";
+
+export interface ClientOptions {
+  readonly url: string;
+  readonly token?: string;
+  /** Who acts, on a server without credentials. */
+  readonly principal?: string;
+}
+
+interface Sent {
+  readonly method?: "GET" | "POST";
+  readonly body?: unknown;
+  readonly raw?: { type: string; bytes: string | Uint8Array };
+  readonly headers?: Record<string, string>;
+}
+
+export class Client {
+  private readonly options: ClientOptions;
+
+  constructor(options: ClientOptions) {
+    this.options = options;
+  }
+
+  get url(): string {
+    return this.options.url;
+  }
+
+  /** The raw answer; throws AppError for anything but success. */
+  async fetch(path: string, sent: Sent = {}): Promise<Response> {
+    const { url, token, principal } = this.options;
+    const headers: Record<string, string> = { ...sent.headers };
+    if (token !== undefined) headers["authorization"] = `Bearer ${token}`;
+    if (principal !== undefined) headers["quarterdeck-principal"] = principal;
+    let body: string | Uint8Array | undefined;
+    if (sent.raw) {
+      headers["content-type"] = sent.raw.type;
+      body = sent.raw.bytes;
+    } else if (sent.body !== undefined) {
+      headers["content-type"] = "application/json";
+      body = JSON.stringify(sent.body);
+    }
+    let response: Response;
+    try {
+      response = await fetch(`${url}${API_PREFIX}${path}`, { method: sent.method ?? "GET", headers, ...(body === undefined ? {} : { body: body as string }) });
+    } catch (cause) {
+      throw new AppError("DEPENDENCY_UNAVAILABLE", `No server answers at ${url}. Start one with: quarterdeck up`, { cause });
+    }
+    if (response.ok) return response;
+    throw problemError(await response.text(), response.status);
+  }
+
+  async json<T>(path: string, sent: Sent = {}): Promise<T> {
+    return (await (await this.fetch(path, sent)).json()) as T;
+  }
+
+  startRun(request: StartRun, idempotency_key?: string): Promise<Run> {
+    const headers = idempotency_key === undefined ? {} : { "idempotency-key": idempotency_key };
+    return this.json("/runs", { method: "POST", body: request, headers });
+  }
+
+  getRun(run_id: string): Promise<Run> {
+    return this.json(`/runs/${encodeURIComponent(run_id)}`);
+  }
+
+  events(run_id: string, after_seq = 0): Promise<{ items: Event[]; next_cursor: string | null }> {
+    return this.json(`/runs/${encodeURIComponent(run_id)}/events?after_seq=${after_seq}`);
+  }
+
+  act(run_id: string, verb: "cancel" | "pause" | "resume" | "retry" | "input", body: unknown = {}): Promise<Run> {
+    return this.json(`/runs/${encodeURIComponent(run_id)}/${verb}`, { method: "POST", body });
+  }
+
+  approvals(state?: string): Promise<{ items: Approval[]; next_cursor: string | null }> {
+    return this.json(`/approvals${state === undefined ? "" : `?state=${encodeURIComponent(state)}`}`);
+  }
+
+  decide(approval_id: string, verb: "approve" | "reject", note?: string): Promise<Approval> {
+    return this.json(`/approvals/${encodeURIComponent(approval_id)}/${verb}`, { method: "POST", body: note === undefined ? {} : { note } });
+  }
+
+  explain(run_id: string, step: string): Promise<Explanation> {
+    return this.json(`/runs/${encodeURIComponent(run_id)}/steps/${encodeURIComponent(step)}/explain`);
+  }
+
+  apply<T>(yaml: string): Promise<T> {
+    return this.json("/registry/apply", { method: "POST", raw: { type: "application/yaml", bytes: yaml } });
+  }
+
+  /** Events as they are committed, from after a seq until the run ends. Reconnects where it left off. */
+  async *watch(run_id: string, after_seq = 0): AsyncIterable<Event> {
+    const response = await this.fetch(`/runs/${encodeURIComponent(run_id)}/stream`, { headers: { "last-event-id": String(after_seq) } });
+    if (!response.body) return;
+    let buffer = "";
+    const decoder = new TextDecoder();
+    for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+      buffer += decoder.decode(chunk, { stream: true });
+      for (let end = buffer.indexOf("\n\n"); end >= 0; end = buffer.indexOf("\n\n")) {
+        const data = buffer.slice(0, end).split("\n").find((line) => line.startsWith("data: "));
+        buffer = buffer.slice(end + 2);
+        if (data) yield JSON.parse(data.slice("data: ".length)) as Event;
+      }
+    }
+  }
+}
+
+function problemError(text: string, status: number): AppError {
+  let problem: unknown;
+  try {
+    problem = JSON.parse(text);
+  } catch {
+    problem = null;
+  }
+  if (!isObject(problem) || typeof problem["code"] !== "string" || !(problem["code"] in ERRORS)) {
+    return new AppError("INTERNAL_ERROR", `The server answered ${status} without a problem document`);
+  }
+  return new AppError(problem["code"] as ErrorCode, String(problem["detail"]), {
+    details: isObject(problem["details"]) ? problem["details"] : {},
+    errors: (problem["errors"] ?? []) as FieldError[],
+  });
+}

@@ -1,0 +1,120 @@
+// Configuration: flags over environment over file (quarterdeck.yaml in the data folder's parent) over defaults, from one
+// schema. The only reader of process.env. Every problem is reported at once.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { Type, type Static } from "typebox";
+import { Compile } from "typebox/compile";
+import { parse } from "yaml";
+import { AppError, messageOf } from "../contract/errors.ts";
+import type { FieldError } from "../contract/errors.ts";
+import { PERMISSIONS } from "../contract/routes.ts";
+import { isLoopback } from "../gateway/auth.ts";
+
+export const Config = Type.Object(
+  {
+    data: Type.String({ minLength: 1, description: "Data folder (embedded database, keys, artifacts, witness)." }),
+    host: Type.String({ minLength: 1 }),
+    port: Type.Integer({ minimum: 0, maximum: 65_535 }),
+    host_names: Type.Array(Type.String(), { description: "Names this server may be called by, besides loopback." }),
+    database_url: Type.Union([Type.String(), Type.Null()]),
+    database_admin_url: Type.Union([Type.String(), Type.Null()]),
+    credentials: Type.Array(
+      Type.Object(
+        {
+          principal: Type.String({ minLength: 1 }),
+          token_sha256: Type.String({ pattern: "^[0-9a-f]{64}$" }),
+          permissions: Type.Array(Type.Union([Type.Literal("*"), ...PERMISSIONS.map((value) => Type.Literal(value))])),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    approval_webhook: Type.Union([Type.String({ pattern: "^https?://" }), Type.Null()]),
+    private_origins: Type.Array(Type.String({ pattern: "^https?://[^/]+$" })),
+    concurrency: Type.Integer({ minimum: 1, maximum: 10_000 }),
+    recordings: Type.Union([Type.String(), Type.Null()], { description: "Folder of recordings for recorded models." }),
+    project: Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$" }),
+  },
+  { additionalProperties: false },
+);
+export type Config = Static<typeof Config>;
+
+const DEFAULTS: Config = {
+  data: ".quarterdeck",
+  host: "127.0.0.1",
+  port: 7800,
+  host_names: [],
+  database_url: null,
+  database_admin_url: null,
+  credentials: [],
+  approval_webhook: null,
+  private_origins: [],
+  concurrency: 256,
+  recordings: null,
+  project: "default",
+};
+
+const ENV: Readonly<Record<string, keyof Config>> = {
+  QUARTERDECK_DATA: "data",
+  QUARTERDECK_HOST: "host",
+  QUARTERDECK_PORT: "port",
+  DATABASE_URL: "database_url",
+  DATABASE_ADMIN_URL: "database_admin_url",
+  QUARTERDECK_APPROVAL_WEBHOOK: "approval_webhook",
+  QUARTERDECK_PRIVATE_ORIGINS: "private_origins",
+  QUARTERDECK_CONCURRENCY: "concurrency",
+};
+
+const validator = Compile(Config);
+
+function fromEnv(env: NodeJS.ProcessEnv): Record<string, unknown> {
+  const out: Record<string, unknown> = {};
+  for (const [name, key] of Object.entries(ENV)) {
+    const value = env[name];
+    if (value === undefined || value === "") continue;
+    const isNumber = key === "port" || key === "concurrency";
+    out[key] = isNumber ? Number(value) : key === "private_origins" ? value.split(",") : value;
+  }
+  return out;
+}
+
+function fromFile(file: string | undefined): Record<string, unknown> {
+  const target = file ?? "quarterdeck.config.yaml";
+  let text: string;
+  try {
+    text = readFileSync(target, "utf8");
+  } catch (cause) {
+    if (file === undefined) return {};
+    throw new AppError("CONFIG_INVALID", `The configuration file ${file} cannot be read: ${messageOf(cause)}`);
+  }
+  const value: unknown = parse(text);
+  if (typeof value !== "object" || value === null) throw new AppError("CONFIG_INVALID", `${target} is no mapping`);
+  return value as Record<string, unknown>;
+}
+
+/** Reads the configuration. Throws CONFIG_INVALID naming each setting that is wrong. */
+export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.ProcessEnv = process.env): Config {
+  const given = Object.fromEntries(Object.entries(flags).filter(([key, value]) => value !== undefined && key !== "config"));
+  const merged = { ...DEFAULTS, ...fromFile(flags["config"] as string | undefined), ...fromEnv(env), ...given };
+  const errors: FieldError[] = [];
+  if (!validator.Check(merged)) {
+    for (const error of validator.Errors(merged)) {
+      if (error.keyword === "boolean" || error.keyword === "anyOf") continue;
+      const params = error.params as Record<string, unknown>;
+      const names = Array.isArray(params["additionalProperties"]) ? `: ${params["additionalProperties"].join(", ")}` : "";
+      errors.push({ pointer: error.instancePath, message: `${error.message}${names}` });
+    }
+  }
+  const config = merged as Config;
+  if (errors.length === 0 && !isLoopback(config.host) && config.credentials.length === 0) {
+    errors.push({ pointer: "/host", message: `${config.host} is not loopback; configure credentials first, or use 127.0.0.1` });
+  }
+  if (errors.length > 0) {
+    throw new AppError("CONFIG_INVALID", errors.map((e) => `${e.pointer || "/"} ${e.message}`).join("; "), { errors });
+  }
+  return { ...config, data: path.resolve(config.data) };
+}
+
+/** Environment for secrets; read at the moment of use. */
+export function secretEnvironment(): Readonly<Record<string, string | undefined>> {
+  return process.env;
+}

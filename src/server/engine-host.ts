@@ -1,0 +1,78 @@
+// Keeps an engine running: when the database goes away, the engine that lost it is dropped, and a new one takes the group
+// and recovers as soon as the database is back. A fenced engine is not replaced: another process owns the runs now.
+import type { Clock } from "../kit/clock.ts";
+import { AppError, messageOf } from "../contract/errors.ts";
+import { FencedError } from "../contract/journal.ts";
+import type { JobResult } from "../contract/jobs.ts";
+import type { Log } from "../contract/ports.ts";
+import type { Engine } from "../orchestrator/engine.ts";
+
+const PAUSE_MS = 500;
+
+export interface EngineHostOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly create: (onLost: (error: Error) => void) => Engine;
+  /** Brings the database itself back, where that is ours to do. */
+  readonly reviveDatabase: () => Promise<void>;
+  readonly onFenced: () => void;
+}
+
+export class EngineHost {
+  private readonly options: EngineHostOptions;
+  private engine: Engine | null = null;
+  private closed = false;
+
+  constructor(options: EngineHostOptions) {
+    this.options = options;
+  }
+
+  /** The engine. Throws DATABASE_UNAVAILABLE while there is none. */
+  current(): Engine {
+    if (!this.engine) throw new AppError("DATABASE_UNAVAILABLE", "The journal cannot be written right now; it is being recovered");
+    return this.engine;
+  }
+
+  /** Results that come while there is no engine are dropped: recovery treats their attempts as lost. */
+  report(results: readonly JobResult[]): void {
+    this.engine?.results(results);
+  }
+
+  get isReady(): boolean {
+    return this.engine !== null;
+  }
+
+  async open(): Promise<number> {
+    const engine = this.options.create((error) => this.lost(engine, error));
+    const recovered = await engine.open();
+    this.engine = engine;
+    return recovered;
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    await this.engine?.close();
+  }
+
+  private lost(engine: Engine, error: Error): void {
+    if (this.engine !== engine || this.closed) return;
+    this.engine = null;
+    this.options.log.error("engine.lost", { error: messageOf(error) });
+    if (error instanceof FencedError) return this.options.onFenced();
+    void this.reopen();
+  }
+
+  private async reopen(): Promise<void> {
+    while (!this.closed) {
+      try {
+        await this.options.reviveDatabase();
+        const recovered = await this.open();
+        this.options.log.info("engine.recovered", { open_runs: recovered });
+        return;
+      } catch (error) {
+        this.options.log.warn("engine.retry", { error: messageOf(error) });
+        await this.options.clock.sleep(PAUSE_MS);
+      }
+    }
+  }
+}

@@ -1,0 +1,152 @@
+// The journal's use cases that span modules: verify, export, import, captured runs.
+import type { Json, JsonObject } from "../kit/json.ts";
+import { AppError } from "../contract/errors.ts";
+import type { AppendRow, ApprovalRow, JournalStore, RunSummary } from "../contract/journal.ts";
+import type { RegistryItem } from "../contract/manifests.ts";
+import type { BlobStore, Db } from "../contract/ports.ts";
+import { importRecorded } from "../capture/import.ts";
+import type { ImportSeams } from "../capture/import.ts";
+import { readWholeRun, verifyAll, verifyOne } from "../journal/audit.ts";
+import type { Verified } from "../journal/audit.ts";
+import { EXPORT_FORMAT, readBundle, rowLine, sealed } from "../journal/bundle.ts";
+import { listCheckpoints } from "../journal/checkpoint.ts";
+import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
+import type { Engine } from "../orchestrator/engine.ts";
+import type { Registry } from "../orchestrator/registry.ts";
+import type { Caller } from "../orchestrator/runs.ts";
+import { listApprovals } from "../store/approvals.ts";
+import type { Alias } from "../store/registry.ts";
+import { getRun, listRuns } from "../store/runs.ts";
+import type { ImportedRun, JournalService } from "../gateway/services.ts";
+
+export interface JournalServiceOptions {
+  readonly store: JournalStore;
+  readonly db: Db;
+  readonly blobs: BlobStore;
+  readonly registry: Registry;
+  readonly signer: Signer;
+  readonly witness: Witness;
+  readonly checkpointer: Checkpointer;
+  readonly engine: () => Engine;
+  readonly seams: ImportSeams;
+  readonly group: number;
+}
+
+const PAGE = 200;
+
+export class LocalJournalService implements JournalService {
+  private readonly options: JournalServiceOptions;
+
+  constructor(options: JournalServiceOptions) {
+    this.options = options;
+  }
+
+  async verify(caller: Caller, run_id: string | null): Promise<Verified> {
+    if (run_id !== null) return verifyOne(this.options.store, caller.tenant_id, run_id);
+    await this.options.checkpointer.tick();
+    return verifyAll(this.options);
+  }
+
+  export(caller: Caller, run_id: string | null): AsyncIterable<string> {
+    return sealed(this.lines(caller, run_id));
+  }
+
+  private async *lines(caller: Caller, run_id: string | null): AsyncIterable<JsonObject> {
+    const { registry, db, store } = this.options;
+    const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
+    yield { type: "header", format: EXPORT_FORMAT, scope: run_id === null ? "all" : "run", tenant_id: caller.tenant_id, project: caller.project };
+    for (const item of registry.items(caller.tenant_id, caller.project)) yield { type: "item", item: plain(item) };
+    for (const alias of registry.aliases(caller.tenant_id, caller.project)) yield { type: "alias", alias: plain(alias) };
+    const digests = new Set<string>();
+    for await (const run of this.runs(caller, run_id)) {
+      for (const row of await readWholeRun(store, caller.tenant_id, run.run_id)) {
+        for (const digest of row.body.toString("utf8").matchAll(/sha256:[0-9a-f]{64}/g)) digests.add(digest[0]);
+        yield rowLine(row);
+      }
+      yield { type: "run", run: plain(run) };
+    }
+    const approvals = await db.transaction(scope, (tx) => listApprovals(tx, { limit: 1_000_000 }));
+    for (const approval of approvals) {
+      if (run_id === null || approval.run_id === run_id) yield { type: "approval", approval: plain(approval) };
+    }
+    for (const digest of [...digests].sort()) {
+      // Digests of definitions and policies look like those of artifacts; only what is stored is one.
+      if (!(await this.options.blobs.has(caller.tenant_id, digest))) continue;
+      const bytes = await this.options.blobs.get(caller.tenant_id, digest);
+      yield { type: "artifact", digest, bytes: bytes.toString("base64") };
+    }
+    const checkpoints = await db.transaction(scope, (tx) => listCheckpoints(tx, 0, 1_000_000));
+    for (const checkpoint of checkpoints) yield { type: "checkpoint", checkpoint: plain(checkpoint) };
+  }
+
+  private async *runs(caller: Caller, run_id: string | null): AsyncIterable<RunSummary> {
+    const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
+    if (run_id !== null) {
+      const run = await this.options.db.transaction(scope, (tx) => getRun(tx, run_id));
+      if (run) yield run;
+      return;
+    }
+    for (let before: string | undefined; ; ) {
+      const filter = { limit: PAGE, ...(before === undefined ? {} : { before }) };
+      const page = await this.options.db.transaction(scope, (tx) => listRuns(tx, filter));
+      yield* page;
+      before = page.at(-1)?.run_id;
+      if (page.length < PAGE) return;
+    }
+  }
+
+  async import(caller: Caller, text: string): Promise<{ runs: number; events: number; artifacts: number; skipped: number }> {
+    const bundle = readBundle(text);
+    if (bundle.header["tenant_id"] !== caller.tenant_id) {
+      throw new AppError("IMPORT_INVALID", `The file belongs to tenant ${String(bundle.header["tenant_id"])}; its chains name that tenant`);
+    }
+    const of = <T>(type: string, key: string): T[] => bundle.lines.filter((line) => line["type"] === type).map((line) => line[key] as T);
+    await this.options.registry.restore(caller.tenant_id, caller.project, of<RegistryItem>("item", "item"), of<Alias>("alias", "alias"));
+    let artifacts = 0;
+    for (const line of bundle.lines) {
+      if (line["type"] !== "artifact") continue;
+      await this.options.blobs.put(caller.tenant_id, Buffer.from(String(line["bytes"]), "base64"));
+      artifacts += 1;
+    }
+    const summaries = new Map(of<RunSummary>("run", "run").map((run) => [run.run_id, run]));
+    const approvals = of<ApprovalRow>("approval", "approval");
+    let runs = 0;
+    let skipped = 0;
+    for (const [run_id, rows] of [...bundle.rows].sort(([a], [b]) => (a < b ? -1 : 1))) {
+      const summary = summaries.get(run_id);
+      if (!summary) throw new AppError("IMPORT_INVALID", `The file has rows of run ${run_id} and no summary`);
+      const done = await this.importRun(caller, rows, summary, approvals.filter((approval) => approval.run_id === run_id));
+      if (done) runs += 1;
+      else skipped += 1;
+    }
+    await this.options.checkpointer.tick();
+    return { runs, events: bundle.events, artifacts, skipped };
+  }
+
+  /** False when the run is here already with the same end: importing twice changes nothing. */
+  private async importRun(caller: Caller, rows: readonly AppendRow[], summary: RunSummary, approvals: readonly ApprovalRow[]): Promise<boolean> {
+    const existing = await readWholeRun(this.options.store, caller.tenant_id, summary.run_id);
+    const last = existing.at(-1);
+    if (last) {
+      if (last.chain.equals(rows.at(-1)?.chain ?? Buffer.alloc(0))) return false;
+      throw new AppError("RUN_EXISTS", `Run ${summary.run_id} is here with other events`);
+    }
+    await this.options.engine().importRun({ rows, summary, approvals });
+    return true;
+  }
+
+  async importRuns(caller: Caller, format: string, text: string): Promise<readonly ImportedRun[]> {
+    const imported = importRecorded({ format, text, caller, seams: this.options.seams });
+    const results: ImportedRun[] = [];
+    for (const run of imported) {
+      await this.options.engine().importRun({ rows: run.rows, summary: run.summary, approvals: [] });
+      results.push({ run_id: run.summary.run_id, key: run.key, events: run.rows.at(-1)?.last_seq ?? 0, fidelity: run.fidelity });
+    }
+    return results;
+  }
+}
+
+function plain(value: unknown): Json {
+  return JSON.parse(JSON.stringify(value)) as Json;
+}
+

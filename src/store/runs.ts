@@ -1,0 +1,66 @@
+// SQL of run summaries: lists and single rows. The journal is the truth; these rows are written with it.
+import { encodeId, uuidBytes, uuidText } from "../kit/ids.ts";
+import { idBytes } from "../contract/ids.ts";
+import type { RunSummary } from "../contract/journal.ts";
+import type { DbTx } from "../contract/ports.ts";
+
+const COLUMNS = `tenant_id, project_id, run_id, kind, target, env, state, reason, requester, created_at_us, updated_at_us,
+  steps, cost_micro_usd, tokens, retry_of`;
+
+const summary = (row: RunSummary): RunSummary => ({
+  ...row,
+  tenant_id: encodeId("ten", uuidBytes(row.tenant_id)),
+  run_id: encodeId("run", uuidBytes(row.run_id)),
+});
+
+export interface RunFilter {
+  readonly state?: string;
+  readonly kind?: string;
+  readonly target?: string;
+  /** Newest first; runs older than this one. */
+  readonly before?: string;
+  readonly limit: number;
+}
+
+export async function getRun(tx: DbTx, run_id: string): Promise<RunSummary | null> {
+  const { rows } = await tx.query<RunSummary>({
+    name: "get_run",
+    text: `select ${COLUMNS} from qd.runs where run_id = $1`,
+    values: [uuidText(idBytes("run", run_id))],
+  });
+  return rows[0] ? summary(rows[0]) : null;
+}
+
+/** Newest first, by id (index runs_tenant). */
+export async function listRuns(tx: DbTx, filter: RunFilter): Promise<RunSummary[]> {
+  const { rows } = await tx.query<RunSummary>({
+    text: `select ${COLUMNS} from qd.runs where tenant_id = qd.tenant()
+      and ($1::text is null or state = $1) and ($2::text is null or kind = $2)
+      and ($3::text is null or target = $3 or target like $3 || '@%') and ($4::uuid is null or run_id < $4::uuid)
+      order by run_id desc limit $5`,
+    values: [
+      filter.state ?? null, filter.kind ?? null, filter.target ?? null,
+      filter.before === undefined ? null : uuidText(idBytes("run", filter.before)), filter.limit,
+    ],
+  });
+  return rows.map(summary);
+}
+
+export interface RunCounts {
+  readonly state: string;
+  readonly runs: number;
+}
+
+export async function countRuns(tx: DbTx): Promise<RunCounts[]> {
+  const { rows } = await tx.query<RunCounts>({ text: "select state, count(*)::int as runs from qd.runs group by state order by state" });
+  return rows;
+}
+
+/** Open runs that have not moved since an instant: for `doctor`. */
+export async function stuckRuns(tx: DbTx, before_us: number, limit: number): Promise<RunSummary[]> {
+  const { rows } = await tx.query<RunSummary>({
+    text: `select ${COLUMNS} from qd.runs where state in ('queued', 'running') and updated_at_us < $1 order by updated_at_us limit $2`,
+    values: [before_us, limit],
+  });
+  return rows.map(summary);
+}

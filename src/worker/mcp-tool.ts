@@ -1,0 +1,26 @@
+// Runs tools of MCP servers through the port; how sessions work is src/mcp's business.
+import type { JobOutcome, ToolJob } from "../contract/jobs.ts";
+import { McpCallError } from "../contract/tools.ts";
+import type { McpServer, McpTools } from "../contract/tools.ts";
+import { JobError } from "./pool.ts";
+
+export async function executeMcp(job: ToolJob, tools: McpTools, signal: AbortSignal): Promise<JobOutcome> {
+  const { tool, args, idempotency_key } = job;
+  try {
+    const { result, is_error } = await tools.call({
+      server: tool.config["server"] as unknown as McpServer,
+      tool: String(tool.config["tool"]),
+      digest: String(tool.config["definition"]),
+      args,
+      idempotency_key,
+      timeout_ms: tool.timeout_ms,
+      signal,
+    });
+    return is_error ? { ok: true, kind: "tool", result, is_error } : { ok: true, kind: "tool", result };
+  } catch (error) {
+    if (!(error instanceof McpCallError)) throw error;
+    const permanent = ["definition_changed", "mcp_unknown_tool", "mcp_refused"].includes(error.code);
+    const kind = permanent ? "permanent" : error.sent ? "unknown_outcome" : "transient";
+    throw new JobError({ class: kind, code: error.code, message: error.message }, error);
+  }
+}

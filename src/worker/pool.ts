@@ -1,0 +1,151 @@
+// The in-process worker pool. Same contract as remote workers will have: it gets jobs, it answers results, it knows
+// nothing of runs, and it has no way to the database. Results of one turn of the event loop go back as one batch.
+import type { Clock } from "../kit/clock.ts";
+import { CanonicalFormError, canonicalJson } from "../kit/jcs.ts";
+import type { Job, JobFailure, JobOutcome, JobQueue, JobResult } from "../contract/jobs.ts";
+import { messageOf } from "../contract/errors.ts";
+import type { Log } from "../contract/ports.ts";
+
+/** Lets an executor hear that its run was stopped. The signal is made when first asked for: most jobs never ask. */
+export class JobContext {
+  private controller: AbortController | null = null;
+  private aborted = false;
+
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    if (this.aborted) this.controller.abort();
+    return this.controller.signal;
+  }
+
+  abort(): void {
+    this.aborted = true;
+    this.controller?.abort();
+  }
+}
+
+/** Executes one kind of job. Throws JobError for a failure it can name; anything else is a bug of the executor. */
+export type Execute = (job: Job, context: JobContext) => JobOutcome | Promise<JobOutcome>;
+
+/** A failure with its class; the orchestrator decides what follows from it. */
+export class JobError extends Error {
+  override readonly name = "JobError";
+  readonly failure: JobFailure;
+
+  constructor(failure: JobFailure, cause?: unknown) {
+    super(failure.message, cause === undefined ? undefined : { cause });
+    this.failure = failure;
+  }
+}
+
+export interface PoolOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly concurrency_max: number;
+  readonly execute: Execute;
+  readonly report: (results: readonly JobResult[]) => void;
+}
+
+export class WorkerPool implements JobQueue {
+  private readonly options: PoolOptions;
+  private readonly waiting: Job[] = [];
+  private readonly aborts = new Map<string, Set<JobContext>>();
+  private head = 0;
+  private busy = 0;
+  private done: JobResult[] = [];
+  private reporting = false;
+  private stopped = false;
+
+  constructor(options: PoolOptions) {
+    this.options = options;
+  }
+
+  dispatch(jobs: readonly Job[]): void {
+    for (const job of jobs) this.waiting.push(job);
+    this.pump();
+  }
+
+  abort(run_id: string): void {
+    for (const context of this.aborts.get(run_id) ?? []) context.abort();
+    // What has not begun is answered at once: it had no effect.
+    for (let i = this.head; i < this.waiting.length; i++) {
+      const job = this.waiting[i] as Job;
+      if (job.run_id !== run_id) continue;
+      this.waiting.splice(i, 1);
+      i -= 1;
+      this.finish(job, 0, { ok: false, failure: { class: "cancelled", code: "cancelled", message: "The run was stopped." } });
+    }
+  }
+
+  /** Takes no more jobs and aborts those that run. */
+  stop(): void {
+    this.stopped = true;
+    for (const contexts of this.aborts.values()) for (const context of contexts) context.abort();
+  }
+
+  get depth(): number {
+    return this.waiting.length - this.head;
+  }
+
+  private pump(): void {
+    while (!this.stopped && this.busy < this.options.concurrency_max && this.head < this.waiting.length) {
+      const job = this.waiting[this.head] as Job;
+      this.head += 1;
+      if (this.head > 1_000 && this.head * 2 > this.waiting.length) {
+        this.waiting.splice(0, this.head);
+        this.head = 0;
+      }
+      this.busy += 1;
+      void this.run(job);
+    }
+  }
+
+  private async run(job: Job): Promise<void> {
+    const context = new JobContext();
+    let ofRun = this.aborts.get(job.run_id);
+    if (!ofRun) this.aborts.set(job.run_id, (ofRun = new Set()));
+    ofRun.add(context);
+    const started = this.options.clock.monotonic_ms();
+    let outcome: JobOutcome;
+    try {
+      outcome = storable(await this.options.execute(job, context));
+    } catch (error) {
+      outcome = { ok: false, failure: this.failureOf(error, job) };
+    }
+    ofRun.delete(context);
+    if (ofRun.size === 0) this.aborts.delete(job.run_id);
+    this.busy -= 1;
+    this.finish(job, Math.round(this.options.clock.monotonic_ms() - started), outcome);
+    this.pump();
+  }
+
+  private failureOf(error: unknown, job: Job): JobFailure {
+    if (error instanceof JobError) return error.failure;
+    this.options.log.error("worker.executor_failed", { run_id: job.run_id, step: job.step, error: messageOf(error) });
+    return { class: "unknown_outcome", code: "executor_failed", message: messageOf(error) };
+  }
+
+  private finish(job: Job, duration_ms: number, outcome: JobOutcome): void {
+    const { tenant_id, run_id, step, attempt, kind } = job;
+    this.done.push({ tenant_id, run_id, step, attempt, kind, duration_ms, outcome });
+    if (this.reporting) return;
+    this.reporting = true;
+    queueMicrotask(() => {
+      this.reporting = false;
+      const results = this.done;
+      this.done = [];
+      this.options.report(results);
+    });
+  }
+}
+
+/** A result that has no canonical form (NaN, NUL, a lone surrogate) cannot be recorded, so it is a failure. */
+function storable(outcome: JobOutcome): JobOutcome {
+  try {
+    if (outcome.ok) canonicalJson(outcome.kind === "tool" ? outcome.result : [outcome.content, outcome.tool_calls]);
+    return outcome;
+  } catch (error) {
+    if (!(error instanceof CanonicalFormError)) throw error;
+    const message = `The result cannot be recorded: ${error.message}.`;
+    return { ok: false, failure: { class: "permanent", code: "unrecordable_result", message } };
+  }
+}
