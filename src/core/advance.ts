@@ -212,7 +212,9 @@ function structured(answer: string, schema: JsonObject): { value: Json; errors: 
 /** When the run next needs attention by itself: a retry, a wait, an expiry, a deadline, the end of a grace. 0 = never. */
 export function nextDue(run: RunState): number {
   if (isTerminal(run.state)) return 0;
-  let due = run.stopping ? run.stopping.until_us : run.deadline_us;
+  // While it stops, only the end of the grace matters: nothing else is started any more.
+  if (run.stopping) return run.stopping.until_us;
+  let due = run.deadline_us;
   const earlier = (at: number) => {
     if (at > 0 && (due === 0 || at < due)) due = at;
   };

@@ -121,6 +121,8 @@ function onApproval(decision: Decision, command: Extract<Command, { type: "appro
   if (approval.approved_by.includes(by)) {
     throw new AppError("APPROVAL_RESOLVED", `${by} has approved this already; ${approval.approvals_min} people are needed`);
   }
+  // The timer may be late; the clock decides, not who comes first.
+  if (approval.expires_us <= decision.ctx.now_us) return expire(decision, step);
   const granted = command.decision === "approved" && approval.approved_by.length + 1 >= approval.approvals_min;
   const final = granted || command.decision === "rejected";
   resolveApproval(decision, step, { by, decision: command.decision, final, note: command.note }, command.actor);

@@ -231,7 +231,9 @@ export class Runs {
     const number = derivedOrdinal(PREFIXES.approval, idBytes("run", row.run_id), approval_id) ?? 0;
     const actor: Actor = { id: caller.principal, kind: "human_reviewer" };
     await this.options.engine().command(caller.tenant_id, row.run_id, { type: "approve", number, decision, note, actor });
-    return this.approval(caller, approval_id);
+    const after = await this.approval(caller, approval_id);
+    if (after.state !== "expired") return after;
+    throw new AppError("APPROVAL_RESOLVED", `Approval ${approval_id} expired at ${after.expires_at}`, { details: { approval_id, state: after.state } });
   }
 
   /** Why a step was allowed, denied or held: the recorded decision, and each rule's say on the same call. */
