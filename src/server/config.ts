@@ -118,3 +118,8 @@ export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.Proc
 export function secretEnvironment(): Readonly<Record<string, string | undefined>> {
   return process.env;
 }
+
+/** Set by chaos tests alone; see crash-points.ts. */
+export function crashSetting(): string | undefined {
+  return process.env["QUARTERDECK_CRASH_AT"];
+}

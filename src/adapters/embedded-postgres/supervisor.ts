@@ -181,7 +181,8 @@ async function initialise(place: Place): Promise<boolean> {
   if (found !== null) return false;
   // A first start that was interrupted leaves a cluster without its marker: begin again.
   await rm(place.cluster, { recursive: true, force: true });
-  await ownFolder(path.dirname(place.cluster), null);
+  // Enterable by the server's user; what is inside is its own and closed to others.
+  await mkdir(path.dirname(place.cluster), { recursive: true, mode: 0o755 });
   await ownFolder(place.cluster, place.ids);
   await execute(place, "initdb", ["-D", place.cluster, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
   return true;
@@ -239,5 +240,6 @@ export async function removeCluster(data: string, clock: Clock): Promise<void> {
   const pid = await runningServer(place.cluster, clock);
   if (pid !== null) await stopServer(pid, clock);
   await rm(place.cluster, { recursive: true, force: true });
+  if (place.cluster.startsWith(SHARED_ROOT)) await rm(path.dirname(place.cluster), { recursive: true, force: true });
   await rm(place.socket_dir, { recursive: true, force: true });
 }
