@@ -34,9 +34,11 @@ export class MemoryJournalStore implements JournalStore {
       throw new FencedError(`group ${lease.group} has another owner or head`);
     }
     if (fault === "reject") return { ok: false, rejected: flush.rows.slice(0, 1).map((row) => row.run_id) };
+    const ends = new Map<string, number>();
     for (const row of flush.rows) {
-      const existing = this.byRun.get(row.run_id) ?? [];
-      if ((existing.at(-1)?.last_seq ?? 0) !== row.first_seq - 1) return { ok: false, rejected: [row.run_id] };
+      const end = ends.get(row.run_id) ?? this.byRun.get(row.run_id)?.at(-1)?.last_seq ?? 0;
+      if (end !== row.first_seq - 1) return { ok: false, rejected: [row.run_id] };
+      ends.set(row.run_id, row.last_seq);
     }
     for (const row of flush.rows) {
       group.head += 1;
