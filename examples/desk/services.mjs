@@ -8,7 +8,9 @@ import { z } from "zod";
 
 const ledger = process.argv[2];
 const token = process.env["QD_SECRET_DESK"];
-const orders = { "A-1042": { order_id: "A-1042", customer: "Rosa", item: "teapot", paid_cents: 4900, delivered: "2026-11-12" } };
+const orders = {
+  "A-1042": { order_id: "A-1042", customer: "Rosa", item: "teapot", paid_cents: 4900, delivered: "2026-11-12" },
+};
 const tickets = [{ ticket_id: "T-77", order_id: "A-1042", text: "My teapot arrived in three pieces. Rosa", notes: [] }];
 const refunds = new Map();
 
@@ -43,8 +45,10 @@ const orderServer = createServer(async (req, res) => {
 function ticketServer() {
   const server = new McpServer({ name: "tickets", version: "1.0.0" });
   const text = (value) => ({ content: [{ type: "text", text: JSON.stringify(value) }] });
-  server.registerTool("search", { description: "Finds tickets by text.", inputSchema: { query: z.string() } }, async ({ query }) =>
-    text(tickets.filter((ticket) => JSON.stringify(ticket).includes(query))),
+  server.registerTool(
+    "search",
+    { description: "Finds tickets by text.", inputSchema: { query: z.string() } },
+    async ({ query }) => text(tickets.filter((ticket) => JSON.stringify(ticket).includes(query))),
   );
   server.registerTool(
     "add_note",
@@ -69,9 +73,12 @@ const mcpServer = createServer(async (req, res) => {
   await transport.handleRequest(req, res, JSON.parse(await read(req)));
 });
 
-const listen = (server) => new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server.address().port)));
+const listen = (server) =>
+  new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server.address().port)));
 const [orderPort, ticketPort] = [await listen(orderServer), await listen(mcpServer)];
-process.stdout.write(`${JSON.stringify({ orders_url: `http://127.0.0.1:${orderPort}`, tickets_url: `http://127.0.0.1:${ticketPort}/mcp` })}\n`);
+process.stdout.write(
+  `${JSON.stringify({ orders_url: `http://127.0.0.1:${orderPort}`, tickets_url: `http://127.0.0.1:${ticketPort}/mcp` })}\n`,
+);
 // The parent's end is our end: standard input closes with it, however it dies.
 process.stdin.resume();
 process.stdin.on("end", () => process.exit(0));

@@ -65,14 +65,25 @@ export function readRecorded(format: string, text: string): RecordedRun[] {
 }
 
 function recorded(format: string, value: Json, line: number): RecordedRun {
-  const object: JsonObject = isObject(value) ? (value as JsonObject) : { messages: value };
+  const object: JsonObject = isObject(value) ? value : { messages: value };
   const text = (key: string, otherwise: string) => (typeof object[key] === "string" ? object[key] : otherwise);
   if (typeof object["messages_display"] === "string") {
     const messages = displayMessages(object["messages_display"]);
-    return { key: `line-${line}`, model: "unknown", source: format, fidelity: "display", messages, outcome: { state: "succeeded", output: lastText(messages) } };
+    return {
+      key: `line-${line}`,
+      model: "unknown",
+      source: format,
+      fidelity: "display",
+      messages,
+      outcome: { state: "succeeded", output: lastText(messages) },
+    };
   }
   const messages = object["traj"] ?? object["messages"];
-  if (!Array.isArray(messages) || messages.length === 0 || !messages.every((message) => isObject(message) && typeof message["role"] === "string")) {
+  if (
+    !Array.isArray(messages) ||
+    messages.length === 0 ||
+    !messages.every((message) => isObject(message) && typeof message["role"] === "string")
+  ) {
     throw fault(line, "expected `traj` or `messages`: a list of chat messages, each with a role");
   }
   const list = messages as JsonObject[];
@@ -88,7 +99,9 @@ function recorded(format: string, value: Json, line: number): RecordedRun {
 }
 
 function lastText(messages: readonly JsonObject[]): Json {
-  const said = messages.findLast((message) => message["role"] === "assistant" && typeof message["content"] === "string");
+  const said = messages.findLast(
+    (message) => message["role"] === "assistant" && typeof message["content"] === "string",
+  );
   return said?.["content"] ?? null;
 }
 
@@ -102,7 +115,11 @@ export function importRecorded(options: {
   return readRecorded(options.format, options.text).map((run) => capture(run, options.caller, options.seams));
 }
 
-function capture(run: RecordedRun, caller: { tenant_id: string; project: string; principal: string }, seams: ImportSeams): CapturedRun {
+function capture(
+  run: RecordedRun,
+  caller: { tenant_id: string; project: string; principal: string },
+  seams: ImportSeams,
+): CapturedRun {
   const run_id = newId("run", seams);
   const at_us = seams.clock.now_us();
   const { drafts, steps } = eventsOf(run, caller);
@@ -112,13 +129,32 @@ function capture(run: RecordedRun, caller: { tenant_id: string; project: string;
   for (let from = 0; from < drafts.length; from += EVENTS_PER_ROW) {
     const part: EventDraft[] = drafts.slice(from, from + EVENTS_PER_ROW);
     const encoded = encodeAppend({ drafts: part, seq, chain, at_us });
-    rows.push({ tenant_id: caller.tenant_id, run_id, first_seq: seq + 1, last_seq: encoded.last_seq, body: encoded.body, chain: encoded.chain });
+    rows.push({
+      tenant_id: caller.tenant_id,
+      run_id,
+      first_seq: seq + 1,
+      last_seq: encoded.last_seq,
+      body: encoded.body,
+      chain: encoded.chain,
+    });
     ({ chain, last_seq: seq } = encoded);
   }
   const summary: RunSummary = {
-    tenant_id: caller.tenant_id, project_id: caller.project, run_id, kind: "captured", target: `${run.source}:${run.key}`, env: "dev",
-    state: run.outcome.state, reason: null, requester: caller.principal, created_at_us: at_us, updated_at_us: at_us,
-    steps, cost_micro_usd: 0, tokens: 0, retry_of: null,
+    tenant_id: caller.tenant_id,
+    project_id: caller.project,
+    run_id,
+    kind: "captured",
+    target: `${run.source}:${run.key}`,
+    env: "dev",
+    state: run.outcome.state,
+    reason: null,
+    requester: caller.principal,
+    created_at_us: at_us,
+    updated_at_us: at_us,
+    steps,
+    cost_micro_usd: 0,
+    tokens: 0,
+    retry_of: null,
   };
   return { key: run.key, fidelity: run.fidelity, rows, summary };
 }

@@ -11,7 +11,7 @@ const IMPORTER: Actor = { id: "import", kind: "importer" };
 function parsedArguments(text: string): JsonObject {
   try {
     const value = parseJson(text === "" ? "{}" : text, LIMITS.json_depth_max);
-    return isObject(value) ? (value as JsonObject) : {};
+    return isObject(value) ? value : {};
   } catch {
     return {};
   }
@@ -29,7 +29,8 @@ class Converter {
     switch (message["role"]) {
       case "user":
         // The first user message is the input that started the run.
-        if (this.sawUser) this.drafts.push({ type: "human.input", actor: { id: "recorded-user", kind: "user" }, data: { content } });
+        if (this.sawUser)
+          this.drafts.push({ type: "human.input", actor: { id: "recorded-user", kind: "user" }, data: { content } });
         this.sawUser = true;
         return;
       case "assistant":
@@ -45,8 +46,12 @@ class Converter {
   private assistant(message: JsonObject, content: Json): void {
     const raw = Array.isArray(message["tool_calls"]) ? (message["tool_calls"] as JsonObject[]) : [];
     const calls = raw.map((call, index) => {
-      const fn: JsonObject = isObject(call["function"]) ? (call["function"] as JsonObject) : {};
-      return { arguments: String(fn["arguments"] ?? ""), id: String(call["id"] ?? `call_${this.step}_${index}`), name: String(fn["name"] ?? "") };
+      const fn: JsonObject = isObject(call["function"]) ? call["function"] : {};
+      return {
+        arguments: String(fn["arguments"] ?? ""),
+        id: String(call["id"] ?? `call_${this.step}_${index}`),
+        name: String(fn["name"] ?? ""),
+      };
     });
     this.step += 1;
     const step = this.step;
@@ -54,14 +59,22 @@ class Converter {
     this.drafts.push({ type: "model.completed", step, data: { content, tool_calls: calls } });
     for (const call of calls) {
       this.step += 1;
-      this.drafts.push({ type: "tool.requested", step: this.step, call: call.id, data: { args: parsedArguments(call.arguments), tool: call.name } });
+      this.drafts.push({
+        type: "tool.requested",
+        step: this.step,
+        call: call.id,
+        data: { args: parsedArguments(call.arguments), tool: call.name },
+      });
       this.open.push({ id: call.id, name: call.name, step: this.step });
     }
   }
 
   private tool(message: JsonObject, content: Json): void {
     const id = message["tool_call_id"];
-    const at = Math.max(0, this.open.findIndex((call) => id === undefined || call.id === id));
+    const at = Math.max(
+      0,
+      this.open.findIndex((call) => id === undefined || call.id === id),
+    );
     const [call] = this.open.splice(at, 1);
     if (!call) {
       this.drafts.push({ type: "journal.import_note", data: { note: "a tool message without a call", role: "tool" } });
@@ -72,7 +85,10 @@ class Converter {
 }
 
 /** Events of a recorded run, from run.started to its end. */
-export function eventsOf(run: RecordedRun, caller: { project: string; principal: string }): { drafts: EventDraft[]; steps: number } {
+export function eventsOf(
+  run: RecordedRun,
+  caller: { project: string; principal: string },
+): { drafts: EventDraft[]; steps: number } {
   const system = run.messages.find((message) => message["role"] === "system");
   const input = run.messages.find((message) => message["role"] === "user");
   const converter = new Converter();

@@ -15,6 +15,10 @@ export function displayMessages(text: string): JsonObject[] {
   return messages.map((message, index) => {
     if (message["role"] !== "assistant" || message["content"] !== "None") return message;
     const id = `display_${index}`;
-    return { role: "assistant", content: null, tool_calls: [{ id, type: "function", function: { name: "not_shown", arguments: "" } }] };
+    return {
+      role: "assistant",
+      content: null,
+      tool_calls: [{ id, type: "function", function: { name: "not_shown", arguments: "" } }],
+    };
   });
 }

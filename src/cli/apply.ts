@@ -26,7 +26,12 @@ export function addApply(root: Command): void {
       const globals = globalsOf(command);
       const result = await clientOf(globals).apply<{ items: Applied[] }>(await readText(options.file));
       show(globals, result, ({ items }) =>
-        print(table(["KIND", "NAME", "VERSION", "CHANGE"], items.map((item) => [item.kind, item.name, String(item.version), item.change]))),
+        print(
+          table(
+            ["KIND", "NAME", "VERSION", "CHANGE"],
+            items.map((item) => [item.kind, item.name, String(item.version), item.change]),
+          ),
+        ),
       );
     });
   root
@@ -36,6 +41,8 @@ export function addApply(root: Command): void {
       const globals = globalsOf(command);
       const body = { kind, name, version: Number(version), env };
       const result = await clientOf(globals).json<typeof body>("/registry/promote", { method: "POST", body });
-      show(globals, result, (value) => print(`${value.kind} ${value.name}: ${value.env} uses version ${value.version}`));
+      show(globals, result, (value) =>
+        print(`${value.kind} ${value.name}: ${value.env} uses version ${value.version}`),
+      );
     });
 }

@@ -12,19 +12,32 @@ function addResolve(root: Command): void {
     .option("--failed <message>", "it did not happen")
     .option("--retry", "do it again")
     .option("--note <note>", "why")
-    .action(async (run: string, step: string, options: { completed?: string; failed?: string; retry?: boolean; note?: string }, command: Command) => {
-      const globals = globalsOf(command);
-      const given = [options.completed !== undefined, options.failed !== undefined, options.retry === true].filter(Boolean).length;
-      if (given !== 1) throw new AppError("VALIDATION_ERROR", "Give exactly one of --completed, --failed and --retry");
-      const note = options.note === undefined ? {} : { note: options.note };
-      const body = options.completed !== undefined
-        ? { outcome: "completed", result: parsed(options.completed), ...note }
-        : options.failed !== undefined
-          ? { outcome: "failed", message: options.failed, ...note }
-          : { outcome: "retry", ...note };
-      const path = `/runs/${encodeURIComponent(run)}/steps/${encodeURIComponent(step)}/resolve`;
-      show(globals, await clientOf(globals).json<Run>(path, { method: "POST", body }), (value) => print(`${value.run_id} ${stateText(value.state)}`));
-    });
+    .action(
+      async (
+        run: string,
+        step: string,
+        options: { completed?: string; failed?: string; retry?: boolean; note?: string },
+        command: Command,
+      ) => {
+        const globals = globalsOf(command);
+        const given = [options.completed !== undefined, options.failed !== undefined, options.retry === true].filter(
+          Boolean,
+        ).length;
+        if (given !== 1)
+          throw new AppError("VALIDATION_ERROR", "Give exactly one of --completed, --failed and --retry");
+        const note = options.note === undefined ? {} : { note: options.note };
+        const body =
+          options.completed !== undefined
+            ? { outcome: "completed", result: parsed(options.completed), ...note }
+            : options.failed !== undefined
+              ? { outcome: "failed", message: options.failed, ...note }
+              : { outcome: "retry", ...note };
+        const path = `/runs/${encodeURIComponent(run)}/steps/${encodeURIComponent(step)}/resolve`;
+        show(globals, await clientOf(globals).json<Run>(path, { method: "POST", body }), (value) =>
+          print(`${value.run_id} ${stateText(value.state)}`),
+        );
+      },
+    );
 }
 
 function parsed(text: string): unknown {
@@ -43,10 +56,14 @@ export function addApprovals(root: Command): void {
     .option("--state <state>", "pending, approved, rejected, expired or all", "pending")
     .action(async (options: { state: string }, command: Command) => {
       const globals = globalsOf(command);
-      show(globals, await clientOf(globals).approvals(options.state === "all" ? undefined : options.state), ({ items }) => {
-        if (items.length === 0) print(`no ${options.state} approvals`);
-        for (const approval of items) print(approvalLines(approval));
-      });
+      show(
+        globals,
+        await clientOf(globals).approvals(options.state === "all" ? undefined : options.state),
+        ({ items }) => {
+          if (items.length === 0) print(`no ${options.state} approvals`);
+          for (const approval of items) print(approvalLines(approval));
+        },
+      );
     });
   for (const verb of ["approve", "reject"] as const) {
     approvals
@@ -55,7 +72,9 @@ export function addApprovals(root: Command): void {
       .option("--note <note>", "why")
       .action(async (id: string, options: { note?: string }, command: Command) => {
         const globals = globalsOf(command);
-        show(globals, await clientOf(globals).decide(id, verb, options.note), (approval) => print(approvalLines(approval)));
+        show(globals, await clientOf(globals).decide(id, verb, options.note), (approval) =>
+          print(approvalLines(approval)),
+        );
       });
   }
   addResolve(root);

@@ -16,7 +16,8 @@ export function addBench(root: Command): void {
     .option("--json", "print JSON")
     .action((workload: string, _options, command: Command) => {
       const script = path.join(PACKAGE_ROOT, "bench", "main.ts");
-      if (!existsSync(script)) throw new AppError("CONFIG_INVALID", "The benchmarks are in the repository; clone it and run npm ci there");
+      if (!existsSync(script))
+        throw new AppError("CONFIG_INVALID", "The benchmarks are in the repository; clone it and run npm ci there");
       const options = command.opts<{ peers?: string; passes: string; runs: string }>();
       const json = command.optsWithGlobals<{ json?: boolean }>().json === true;
       const args = ["--import", "tsx", script, workload, "--passes", options.passes, "--runs", options.runs];

@@ -22,7 +22,10 @@ export function globalsOf(command: Command): Globals {
 export function serverUrl(globals: Globals): string {
   const named = globals.url ?? process.env["QUARTERDECK_URL"];
   if (named !== undefined && named !== "") return named.replace(/\/$/, "");
-  const marker = path.join(path.resolve(globals.data ?? process.env["QUARTERDECK_DATA"] ?? ".quarterdeck"), "server.json");
+  const marker = path.join(
+    path.resolve(globals.data ?? process.env["QUARTERDECK_DATA"] ?? ".quarterdeck"),
+    "server.json",
+  );
   if (existsSync(marker)) return (JSON.parse(readFileSync(marker, "utf8")) as { url: string }).url;
   return "http://127.0.0.1:7800";
 }

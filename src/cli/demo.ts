@@ -52,12 +52,16 @@ async function startWorld(data: string): Promise<World> {
     stdio: ["pipe", "pipe", "inherit"],
   });
   const line = await new Promise<string>((resolve, reject) => {
-    const timer = systemClock.timer(START_TIMEOUT_MS, () => reject(new AppError("DEPENDENCY_UNAVAILABLE", "The example's services did not start")));
+    const timer = systemClock.timer(START_TIMEOUT_MS, () =>
+      reject(new AppError("DEPENDENCY_UNAVAILABLE", "The example's services did not start")),
+    );
     child.stdout.once("data", (chunk: Buffer) => {
       timer.cancel();
       resolve(chunk.toString());
     });
-    child.once("exit", (code) => reject(new AppError("DEPENDENCY_UNAVAILABLE", `The example's services ended with ${code}`)));
+    child.once("exit", (code) =>
+      reject(new AppError("DEPENDENCY_UNAVAILABLE", `The example's services ended with ${code}`)),
+    );
   });
   const urls = JSON.parse(line) as { orders_url: string; tickets_url: string };
   return { ...urls, ledger, scratch, stop: () => child.kill() };
@@ -72,21 +76,41 @@ function modelManifest(): { yaml: string; words: string } | null {
   if (base) {
     const name = process.env["OPENAI_MODEL"] ?? "default";
     const key = process.env["OPENAI_API_KEY"] ? "  api_key: env:OPENAI_API_KEY\n" : "";
-    return { yaml: model("openai-compatible", JSON.stringify(name), `  base_url: ${JSON.stringify(base)}\n${key}${free}`), words: `live, ${name} at ${base}` };
+    return {
+      yaml: model("openai-compatible", JSON.stringify(name), `  base_url: ${JSON.stringify(base)}\n${key}${free}`),
+      words: `live, ${name} at ${base}`,
+    };
   }
   if (process.env["OPENAI_API_KEY"]) {
-    return { yaml: model("openai", process.env["OPENAI_MODEL"] ?? "gpt-4.1-mini", "  api_key: env:OPENAI_API_KEY\n"), words: "live, OpenAI" };
+    return {
+      yaml: model("openai", process.env["OPENAI_MODEL"] ?? "gpt-4.1-mini", "  api_key: env:OPENAI_API_KEY\n"),
+      words: "live, OpenAI",
+    };
   }
   if (process.env["ANTHROPIC_API_KEY"]) {
-    return { yaml: model("anthropic", process.env["ANTHROPIC_MODEL"] ?? "claude-haiku-4-5", "  api_key: env:ANTHROPIC_API_KEY\n"), words: "live, Anthropic" };
+    return {
+      yaml: model(
+        "anthropic",
+        process.env["ANTHROPIC_MODEL"] ?? "claude-haiku-4-5",
+        "  api_key: env:ANTHROPIC_API_KEY\n",
+      ),
+      words: "live, Anthropic",
+    };
   }
   return null;
 }
 
 async function manifests(world: World): Promise<{ yaml: string; model: string }> {
   const template = await readFile(path.join(PACKAGE_ROOT, "examples", "desk", "project.yaml"), "utf8");
-  const filesystem_server = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-filesystem/dist/index.js");
-  const values: Record<string, string> = { filesystem_server, scratch: world.scratch, orders_url: world.orders_url, tickets_url: world.tickets_url };
+  const filesystem_server = createRequire(import.meta.url).resolve(
+    "@modelcontextprotocol/server-filesystem/dist/index.js",
+  );
+  const values: Record<string, string> = {
+    filesystem_server,
+    scratch: world.scratch,
+    orders_url: world.orders_url,
+    tickets_url: world.tickets_url,
+  };
   const yaml = template.replaceAll(/\{\{([a-z_]+)\}\}/g, (match, name: string) => values[name] ?? match);
   const live = modelManifest();
   if (!live) return { yaml, model: "a recording that ships with the example (no key, no network)" };
@@ -99,7 +123,9 @@ async function decide(client: Client, approval_id: string, options: DemoOptions)
   const approval = await approver.json<{ shown: unknown }>(`/approvals/${approval_id}`);
   print(`      ${yellow("what will run:")} ${safe(JSON.stringify(approval.shown))}`);
   if (!options.interactive) {
-    print(`      ${dim(`approved by the seeded second principal "${APPROVER}"; ${REQUESTER} asked, so ${REQUESTER} may not decide`)}`);
+    print(
+      `      ${dim(`approved by the seeded second principal "${APPROVER}"; ${REQUESTER} asked, so ${REQUESTER} may not decide`)}`,
+    );
     await approver.decide(approval_id, "approve", "within policy");
     return;
   }
@@ -126,9 +152,15 @@ async function follow(client: Client, run: Run, options: DemoOptions): Promise<E
 /** What must have happened; each with whether it did. */
 function checks(run: Run, events: readonly Event[], refunds: number, verified: boolean): [string, boolean][] {
   const has = (type: string) => events.some((event) => event.type === type);
-  const approved = events.some((event) => event.type === "human.approval_resolved" && (event.data as Record<string, unknown>)["decision"] === "approved");
+  const approved = events.some(
+    (event) =>
+      event.type === "human.approval_resolved" && (event.data as Record<string, unknown>)["decision"] === "approved",
+  );
   return [
-    ["the agent called real tools over stdio MCP, HTTP MCP and plain HTTP", events.filter((event) => event.type === "tool.completed").length >= 5],
+    [
+      "the agent called real tools over stdio MCP, HTTP MCP and plain HTTP",
+      events.filter((event) => event.type === "tool.completed").length >= 5,
+    ],
     ["policy stopped the call that it should stop", has("tool.denied")],
     ["the refund waited for a person and was approved", has("human.approval_requested") && approved],
     ["exactly one refund was paid", refunds === 1],
@@ -137,7 +169,11 @@ function checks(run: Run, events: readonly Event[], refunds: number, verified: b
   ];
 }
 
-async function story(server: Server, world: World, options: DemoOptions): Promise<{ run: Run; results: [string, boolean][] }> {
+async function story(
+  server: Server,
+  world: World,
+  options: DemoOptions,
+): Promise<{ run: Run; results: [string, boolean][] }> {
   const client = new Client({ url: server.url, principal: REQUESTER });
   const { yaml, model } = await manifests(world);
   const applied = await client.apply<{ items: { kind: string; name: string; version: number }[] }>(yaml);
@@ -148,8 +184,13 @@ async function story(server: Server, world: World, options: DemoOptions): Promis
   const events = await follow(client, run, options);
   const ended = await client.getRun(run.run_id);
   print(`\n${bold("cost")}      ${formatUsd(ended.cost_micro_usd)}, ${ended.tokens} tokens, ${ended.steps} steps`);
-  const verified = await client.json<{ ok: boolean; events: number; checkpoints: number }>("/journal/verify", { method: "POST", body: {} });
-  print(`${bold("journal")}   ${verified.events} events, ${verified.checkpoints} signed checkpoints, ${verified.ok ? green("chain verified") : red("CHAIN BROKEN")}`);
+  const verified = await client.json<{ ok: boolean; events: number; checkpoints: number }>("/journal/verify", {
+    method: "POST",
+    body: {},
+  });
+  print(
+    `${bold("journal")}   ${verified.events} events, ${verified.checkpoints} signed checkpoints, ${verified.ok ? green("chain verified") : red("CHAIN BROKEN")}`,
+  );
   const ledger = await readFile(world.ledger, "utf8").catch(() => "");
   return { run: ended, results: checks(ended, events, ledger.split("\n").filter(Boolean).length, verified.ok) };
 }
@@ -167,18 +208,33 @@ function printEnd(run: Run, results: readonly [string, boolean][], server: Serve
 
 async function demo(options: DemoOptions, data: string | undefined, json: boolean): Promise<void> {
   process.env["QD_SECRET_DESK"] ??= "desk-demo-token";
-  const config = loadConfig({ data, port: options.port, recordings: path.join(PACKAGE_ROOT, "examples", "desk", "recordings") });
-  print(`${bold("Quarterdeck")} ${dim("every model and tool call allowed by policy, paid from a budget, written to one journal")}\n`);
+  const config = loadConfig({
+    data,
+    port: options.port,
+    recordings: path.join(PACKAGE_ROOT, "examples", "desk", "recordings"),
+  });
+  print(
+    `${bold("Quarterdeck")} ${dim("every model and tool call allowed by policy, paid from a budget, written to one journal")}\n`,
+  );
   const world = await startWorld(config.data);
   try {
-    const origins = [world.orders_url, world.tickets_url, process.env["OPENAI_BASE_URL"], process.env["OPENAI_COMPATIBLE_BASE_URL"]]
-      .flatMap((url) => (url ? [new URL(url).origin] : []));
+    const origins = [
+      world.orders_url,
+      world.tickets_url,
+      process.env["OPENAI_BASE_URL"],
+      process.env["OPENAI_COMPATIBLE_BASE_URL"],
+    ].flatMap((url) => (url ? [new URL(url).origin] : []));
     const log = createLog(systemClock, (line) => {
       if (/"level":"(warn|error)"/.test(line)) process.stderr.write(`${line}\n`);
     });
-    const server = await startServer({ config: { ...config, private_origins: [...config.private_origins, ...origins] }, log });
+    const server = await startServer({
+      config: { ...config, private_origins: [...config.private_origins, ...origins] },
+      log,
+    });
     try {
-      print(`${bold("database")}  embedded Postgres, ${server.first_start ? "created" : "existing"}, ready in ${server.ready_ms} ms at ${server.url}`);
+      print(
+        `${bold("database")}  embedded Postgres, ${server.first_start ? "created" : "existing"}, ready in ${server.ready_ms} ms at ${server.url}`,
+      );
       const { run, results } = await story(server, world, options);
       if (json) printJson({ run, checks: Object.fromEntries(results) });
       else printEnd(run, results, server, options.once !== true);

@@ -35,12 +35,24 @@ interface Verified {
 const MB = 1_048_576;
 
 function words(status: Status, chain: Verified): void {
-  print(`${bold("quarterdeck")} ${status.version}, node ${status.node}, postgres ${status.postgres}${status.embedded ? " (embedded)" : ""}`);
+  print(
+    `${bold("quarterdeck")} ${status.version}, node ${status.node}, postgres ${status.postgres}${status.embedded ? " (embedded)" : ""}`,
+  );
   print(`  data     ${status.data}`);
-  print(`  journal  ${(status.journal.bytes / MB).toFixed(1)} MB in ${status.journal.appends} appends, ${status.journal.appends_last_hour} in the last hour`);
-  print(`  runs     ${Object.entries(status.runs).map(([state, count]) => `${count} ${state}`).join(", ") || "none"}; ${status.open_runs} open here`);
+  print(
+    `  journal  ${(status.journal.bytes / MB).toFixed(1)} MB in ${status.journal.appends} appends, ${status.journal.appends_last_hour} in the last hour`,
+  );
+  print(
+    `  runs     ${
+      Object.entries(status.runs)
+        .map(([state, count]) => `${count} ${state}`)
+        .join(", ") || "none"
+    }; ${status.open_runs} open here`,
+  );
   print(`  memory   ${status.memory_mb} MB, ${status.queue_depth} jobs waiting`);
-  print(`  chain    ${chain.ok ? green("verified") : red("NOT VERIFIED")}: ${chain.runs} runs, ${chain.events} events, ${chain.checkpoints} checkpoints`);
+  print(
+    `  chain    ${chain.ok ? green("verified") : red("NOT VERIFIED")}: ${chain.runs} runs, ${chain.events} events, ${chain.checkpoints} checkpoints`,
+  );
   for (const fault of chain.faults) print(`           ${red(fault)}`);
   print(`  stuck    ${status.stuck.length === 0 ? green("none") : yellow(status.stuck.join(", "))}`);
 }
@@ -64,9 +76,20 @@ export function addDoctor(root: Command): void {
     .action(async (options: { yes?: boolean }, command: Command) => {
       const globals = globalsOf(command);
       const { data } = loadConfig({ data: globals.data });
-      if (!options.yes) throw new AppError("VALIDATION_ERROR", `This deletes every run, key and artifact in ${data}. Say --yes to do it`);
-      if (existsSync(data) && !existsSync(path.join(data, "keys")) && !existsSync(path.join(data, "postgres.settings"))) {
-        throw new AppError("VALIDATION_ERROR", `${data} does not look like a data folder of this program; nothing was deleted`);
+      if (!options.yes)
+        throw new AppError(
+          "VALIDATION_ERROR",
+          `This deletes every run, key and artifact in ${data}. Say --yes to do it`,
+        );
+      if (
+        existsSync(data) &&
+        !existsSync(path.join(data, "keys")) &&
+        !existsSync(path.join(data, "postgres.settings"))
+      ) {
+        throw new AppError(
+          "VALIDATION_ERROR",
+          `${data} does not look like a data folder of this program; nothing was deleted`,
+        );
       }
       const release = await lockDataFolder(data);
       await removeCluster(data, systemClock);

@@ -28,9 +28,13 @@ function addVerify(root: Command): void {
       if ([run !== undefined, options.all === true, options.file !== undefined].filter(Boolean).length !== 1) {
         throw new AppError("VALIDATION_ERROR", "Give a run, or --all, or --file FILE");
       }
-      const result = options.file === undefined
-        ? await clientOf(globals).json<VerifyResult>("/journal/verify", { method: "POST", body: run === undefined ? {} : { run_id: run } })
-        : verifyFile(await readText(options.file));
+      const result =
+        options.file === undefined
+          ? await clientOf(globals).json<VerifyResult>("/journal/verify", {
+              method: "POST",
+              body: run === undefined ? {} : { run_id: run },
+            })
+          : verifyFile(await readText(options.file));
       show(globals, result, (value) => {
         const counts = `${value.runs} runs, ${value.events} events, ${value.checkpoints} checkpoints`;
         print(value.ok ? `${green("verified")} ${counts}` : `${red("NOT VERIFIED")} ${counts}`);
@@ -43,7 +47,14 @@ function addVerify(root: Command): void {
 function verifyFile(text: string): VerifyResult {
   const bundle = readBundle(text);
   const count = (type: string) => bundle.lines.filter((line) => line["type"] === type).length;
-  return { runs: bundle.rows.size, events: bundle.events, appends: count("row"), checkpoints: count("checkpoint"), faults: [], ok: true };
+  return {
+    runs: bundle.rows.size,
+    events: bundle.events,
+    appends: count("row"),
+    checkpoints: count("checkpoint"),
+    faults: [],
+    ok: true,
+  };
 }
 
 async function importFile(file: string, format: string | undefined, command: Command): Promise<void> {
@@ -56,11 +67,23 @@ async function importFile(file: string, format: string | undefined, command: Com
       { method: "POST", raw },
     );
     return show(globals, result, ({ runs }) =>
-      print(table(["RUN", "KEY", "EVENTS", "FIDELITY"], runs.map((run) => [run.run_id, run.key, String(run.events), run.fidelity]))),
+      print(
+        table(
+          ["RUN", "KEY", "EVENTS", "FIDELITY"],
+          runs.map((run) => [run.run_id, run.key, String(run.events), run.fidelity]),
+        ),
+      ),
     );
   }
-  const result = await client.json<{ runs: number; events: number; artifacts: number; skipped: number }>("/journal/import", { method: "POST", raw });
-  show(globals, result, (value) => print(`imported ${value.runs} runs, ${value.events} events, ${value.artifacts} artifacts; ${value.skipped} were here already`));
+  const result = await client.json<{ runs: number; events: number; artifacts: number; skipped: number }>(
+    "/journal/import",
+    { method: "POST", raw },
+  );
+  show(globals, result, (value) =>
+    print(
+      `imported ${value.runs} runs, ${value.events} events, ${value.artifacts} artifacts; ${value.skipped} were here already`,
+    ),
+  );
 }
 
 export function addJournal(root: Command): void {
@@ -72,16 +95,23 @@ export function addJournal(root: Command): void {
     .requiredOption("-o, --output <file>", "file to write, or -")
     .action(async (run: string | undefined, options: { all?: boolean; output: string }, command: Command) => {
       const globals = globalsOf(command);
-      if ((run === undefined) === (options.all !== true)) throw new AppError("VALIDATION_ERROR", "Give a run, or --all");
-      const response = await clientOf(globals).fetch(`/journal/export${run === undefined ? "" : `?run_id=${encodeURIComponent(run)}`}`);
+      if ((run === undefined) === (options.all !== true))
+        throw new AppError("VALIDATION_ERROR", "Give a run, or --all");
+      const response = await clientOf(globals).fetch(
+        `/journal/export${run === undefined ? "" : `?run_id=${encodeURIComponent(run)}`}`,
+      );
       if (!response.body) return;
       const source = Readable.fromWeb(response.body as never);
-      await pipeline(source, options.output === "-" ? process.stdout : createWriteStream(options.output), { end: options.output !== "-" });
+      await pipeline(source, options.output === "-" ? process.stdout : createWriteStream(options.output), {
+        end: options.output !== "-",
+      });
       if (options.output !== "-") show(globals, { file: options.output }, (value) => print(`written to ${value.file}`));
     });
   root
     .command("import <file>")
     .description("import an export file, or recorded runs of another system (--format)")
     .option("--format <format>", "tau-bench or openai-chat")
-    .action((file: string, options: { format?: string }, command: Command) => importFile(file, options.format, command));
+    .action((file: string, options: { format?: string }, command: Command) =>
+      importFile(file, options.format, command),
+    );
 }

@@ -27,7 +27,19 @@ function program(): Command {
     .option("--data <folder>", "data folder (QUARTERDECK_DATA)")
     .showSuggestionAfterError()
     .exitOverride();
-  for (const add of [addInit, addUp, addDemo, addApply, addRuns, addPolicy, addApprovals, addJournal, addDoctor, addBench]) add(root);
+  for (const add of [
+    addInit,
+    addUp,
+    addDemo,
+    addApply,
+    addRuns,
+    addPolicy,
+    addApprovals,
+    addJournal,
+    addDoctor,
+    addBench,
+  ])
+    add(root);
   return root;
 }
 

@@ -4,7 +4,7 @@ import { AppError, ERRORS, isAppError, messageOf } from "../contract/errors.ts";
 import type { Event } from "../contract/events.ts";
 import type { Approval, Run } from "../contract/runs.ts";
 
-const colour = process.stdout.isTTY === true && process.env["NO_COLOR"] === undefined;
+const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
 const paint = (code: number) => (text: string) => (colour ? `\u001b[${code}m${text}\u001b[0m` : text);
 export const bold = paint(1);
 export const dim = paint(2);
@@ -30,11 +30,20 @@ export function printJson(value: unknown): void {
 /** Columns of text, padded to their widest cell. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => (row[i] ?? "").length)));
-  const line = (cells: readonly string[]) => cells.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ").trimEnd();
+  const line = (cells: readonly string[]) =>
+    cells
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join("  ")
+      .trimEnd();
   return [bold(line(head)), ...rows.map((row) => safe(line(row)))].join("\n");
 }
 
-const STATE: Record<string, (text: string) => string> = { succeeded: green, running: cyan, waiting: yellow, queued: cyan };
+const STATE: Record<string, (text: string) => string> = {
+  succeeded: green,
+  running: cyan,
+  waiting: yellow,
+  queued: cyan,
+};
 export const stateText = (state: string) => (STATE[state] ?? red)(state);
 
 export function runLines(run: Run): string {
@@ -62,7 +71,10 @@ const short = (value: unknown, max: number): string => {
 /** One event as a line of the story; null for events that only matter to machines. */
 export function eventLine(event: Event): string | null {
   const data: Record<string, unknown> = event.data;
-  const cost = typeof data["cost_micro_usd"] === "number" && data["cost_micro_usd"] > 0 ? dim(` ${formatUsd(data["cost_micro_usd"])}`) : "";
+  const cost =
+    typeof data["cost_micro_usd"] === "number" && data["cost_micro_usd"] > 0
+      ? dim(` ${formatUsd(data["cost_micro_usd"])}`)
+      : "";
   const mark = (symbol: string, text: string) => `${dim(String(event.seq).padStart(4))}  ${symbol} ${text}`;
   switch (event.type) {
     case "run.started":
@@ -81,7 +93,10 @@ export function eventLine(event: Event): string | null {
     case "model.failed":
       return mark("!", `${red("failed")} ${short(data["code"], 40)}: ${short(data["message"], 100)}`);
     case "step.in_doubt":
-      return mark("?", `${yellow("in doubt")} step ${event.step_id ?? ""}: the effect may have happened; see quarterdeck resolve`);
+      return mark(
+        "?",
+        `${yellow("in doubt")} step ${event.step_id ?? ""}: the effect may have happened; see quarterdeck resolve`,
+      );
     case "step.retry_scheduled":
       return mark("↻", dim("will be tried again"));
     case "human.approval_requested":
@@ -96,14 +111,17 @@ export function eventLine(event: Event): string | null {
     case "run.waiting":
       return mark("…", yellow(`waiting for ${short(data["reason"], 40)}`));
     default:
-      return /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/.test(event.type) ? mark("■", ending(event)) : null;
+      return /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/.test(event.type)
+        ? mark("■", ending(event))
+        : null;
   }
 }
 
 function ending(event: Event): string {
   const data: Record<string, unknown> = event.data;
   const state = event.type.slice("run.".length);
-  const detail = state === "succeeded" ? data["output"] : `${String(data["code"] ?? "")} ${String(data["message"] ?? "")}`;
+  const detail =
+    state === "succeeded" ? data["output"] : `${String(data["code"] ?? "")} ${String(data["message"] ?? "")}`;
   return `${stateText(state)} ${short(detail, 400)}`;
 }
 
@@ -112,12 +130,16 @@ export function report(error: unknown, json: boolean): number {
   const known = isAppError(error) ? error : new AppError("INTERNAL_ERROR", messageOf(error), { cause: error });
   const row = ERRORS[known.code];
   if (json) {
-    process.stderr.write(`${JSON.stringify({ code: known.code, message: known.message, remedy: row.remedy, errors: known.errors, details: known.details })}\n`);
+    process.stderr.write(
+      `${JSON.stringify({ code: known.code, message: known.message, remedy: row.remedy, errors: known.errors, details: known.details })}\n`,
+    );
     return row.exit;
   }
   process.stderr.write(`${red("error")} ${known.code}: ${safe(known.message)}\n`);
   for (const fault of known.errors.slice(0, 20)) {
-    process.stderr.write(`  ${fault.line === undefined ? "" : `line ${fault.line} `}${fault.pointer || "/"}: ${safe(fault.message)}\n`);
+    process.stderr.write(
+      `  ${fault.line === undefined ? "" : `line ${fault.line} `}${fault.pointer || "/"}: ${safe(fault.message)}\n`,
+    );
   }
   process.stderr.write(`  ${dim(row.remedy)}\n`);
   return row.exit;

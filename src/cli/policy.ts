@@ -15,9 +15,21 @@ export function addPolicy(root: Command): void {
         const paint = PAINT[found.decision] ?? red;
         print(`${bold(`step ${found.step}`)} ${paint(found.decision)}${found.reason ? `: ${safe(found.reason)}` : ""}`);
         print(`  decided by ${found.rules.length > 0 ? found.rules.join(", ") : "no rule"}`);
-        print(`  policy ${found.policy_digest.slice(0, 16)}${found.same_policy ? "" : yellow(" (the policy has changed since; below is today's)")}`);
+        print(
+          `  policy ${found.policy_digest.slice(0, 16)}${found.same_policy ? "" : yellow(" (the policy has changed since; below is today's)")}`,
+        );
         print(`  call ${dim(safe(JSON.stringify(found.call)))}`);
-        print(table(["RULE", "EFFECT", "OUTCOME", "CONDITION"], found.trace.map((row) => [row.rule, row.effect, row.outcome + (row.error ? `: ${row.error}` : ""), row.condition ?? "-"])));
+        print(
+          table(
+            ["RULE", "EFFECT", "OUTCOME", "CONDITION"],
+            found.trace.map((row) => [
+              row.rule,
+              row.effect,
+              row.outcome + (row.error ? `: ${row.error}` : ""),
+              row.condition ?? "-",
+            ]),
+          ),
+        );
       });
     });
 }

@@ -47,7 +47,9 @@ async function requestOf(name: string, options: RunOptions): Promise<StartRun> {
   if (options.budget !== undefined && micro === null) {
     throw new AppError("VALIDATION_ERROR", `--budget ${options.budget} is no USD amount with at most six decimals`);
   }
-  const labels = Object.fromEntries((options.label ?? []).map((pair) => [pair.split("=")[0] ?? "", pair.split("=").slice(1).join("=")]));
+  const labels = Object.fromEntries(
+    (options.label ?? []).map((pair) => [pair.split("=")[0] ?? "", pair.split("=").slice(1).join("=")]),
+  );
   return {
     ...(options.agent ? { agent: name } : { workflow: name }),
     ...(text === undefined ? {} : { input: inputOf(text) }),
@@ -63,7 +65,9 @@ async function requestOf(name: string, options: RunOptions): Promise<StartRun> {
 async function kindOf(client: Client, name: string, options: RunOptions): Promise<RunOptions> {
   if (options.agent || options.workflow) return options;
   const { items } = await client.json<{ items: { kind: string; name: string }[] }>("/registry");
-  return items.some((item) => item.kind === "Agent" && item.name === name) ? { ...options, agent: true } : { ...options, workflow: true };
+  return items.some((item) => item.kind === "Agent" && item.name === name)
+    ? { ...options, agent: true }
+    : { ...options, workflow: true };
 }
 
 function addRun(root: Command): void {
@@ -103,10 +107,21 @@ function addList(runs: Command): void {
     .option("--cursor <cursor>", "where the last page ended")
     .action(async (options: Record<string, string | number>, command: Command) => {
       const globals = globalsOf(command);
-      const query = new URLSearchParams(Object.entries(options).map(([key, value]): [string, string] => [key, String(value)]));
-      const page = await clientOf(globals).json<{ items: Run[]; next_cursor: string | null }>(`/runs?${query.toString()}`);
+      const query = new URLSearchParams(
+        Object.entries(options).map(([key, value]): [string, string] => [key, String(value)]),
+      );
+      const page = await clientOf(globals).json<{ items: Run[]; next_cursor: string | null }>(
+        `/runs?${query.toString()}`,
+      );
       show(globals, page, ({ items, next_cursor }) => {
-        const rows = items.map((run) => [run.run_id, run.state + (run.reason ? ` (${run.reason})` : ""), run.kind, run.target, String(run.steps), run.created_at]);
+        const rows = items.map((run) => [
+          run.run_id,
+          run.state + (run.reason ? ` (${run.reason})` : ""),
+          run.kind,
+          run.target,
+          String(run.steps),
+          run.created_at,
+        ]);
         print(table(["RUN", "STATE", "KIND", "TARGET", "STEPS", "CREATED"], rows));
         if (next_cursor) print(`more: --cursor ${next_cursor}`);
       });
@@ -137,7 +152,7 @@ export function addRuns(root: Command): void {
     .description("all events of a run, as JSON lines")
     .action(async (id: string, _options, command: Command) => {
       const client = clientOf(globalsOf(command));
-      for (let after = 0; ; ) {
+      for (let after = 0; ;) {
         const page = await client.events(id, after);
         for (const event of page.items) print(JSON.stringify(event));
         if (page.next_cursor === null) break;
@@ -147,7 +162,14 @@ export function addRuns(root: Command): void {
   for (const verb of ["cancel", "pause", "resume", "retry"] as const) {
     runs
       .command(`${verb} <run>`)
-      .description({ cancel: "stop a run", pause: "start no further calls", resume: "go on", retry: "start a new run with the same input" }[verb])
+      .description(
+        {
+          cancel: "stop a run",
+          pause: "start no further calls",
+          resume: "go on",
+          retry: "start a new run with the same input",
+        }[verb],
+      )
       .action(async (id: string, _options, command: Command) => {
         const globals = globalsOf(command);
         show(globals, await clientOf(globals).act(id, verb), (run) => print(`${run.run_id} ${stateText(run.state)}`));
@@ -160,6 +182,8 @@ export function addRuns(root: Command): void {
     .action(async (id: string, text: string, options: { final?: boolean }, command: Command) => {
       const globals = globalsOf(command);
       const body = { content: inputOf(text), ...(options.final ? { final: true } : {}) };
-      show(globals, await clientOf(globals).act(id, "input", body), (run) => print(`${run.run_id} ${stateText(run.state)}`));
+      show(globals, await clientOf(globals).act(id, "input", body), (run) =>
+        print(`${run.run_id} ${stateText(run.state)}`),
+      );
     });
 }

@@ -20,7 +20,12 @@ export function addUp(root: Command): void {
     .option("--recordings <folder>", "recordings of recorded models")
     .action(async (_options, command: Command) => {
       const globals = globalsOf(command);
-      const { host, port, config: file, recordings } = command.opts<{ host?: string; port?: number; config?: string; recordings?: string }>();
+      const {
+        host,
+        port,
+        config: file,
+        recordings,
+      } = command.opts<{ host?: string; port?: number; config?: string; recordings?: string }>();
       const config = loadConfig({ host, port, config: file, recordings, data: globals.data });
       const log = createLog(systemClock, (line) => process.stderr.write(`${line}\n`));
       const server = await startServer({
@@ -37,7 +42,9 @@ export function addUp(root: Command): void {
       });
       if (globals.json) printJson({ url: server.url, ready_ms: server.ready_ms, recovered: server.recovered });
       else {
-        print(`${bold("quarterdeck")} ready at ${server.url} in ${server.ready_ms} ms; ${server.recovered} open runs go on`);
+        print(
+          `${bold("quarterdeck")} ready at ${server.url} in ${server.ready_ms} ms; ${server.recovered} open runs go on`,
+        );
         print(dim(`  data in ${config.data}; stop with Ctrl-C`));
       }
       await stopSignal();

@@ -6,23 +6,51 @@ import { Type, type Static, type TSchema } from "typebox";
 import type { JsonObject } from "../kit/json.ts";
 
 export const EVENT_TYPES = [
-  "run.started", "run.running", "run.waiting", "run.stopping",
-  "run.succeeded", "run.failed", "run.cancelled", "run.timed_out", "run.budget_exceeded", "run.policy_blocked",
+  "run.started",
+  "run.running",
+  "run.waiting",
+  "run.stopping",
+  "run.succeeded",
+  "run.failed",
+  "run.cancelled",
+  "run.timed_out",
+  "run.budget_exceeded",
+  "run.policy_blocked",
   "policy.decided",
-  "model.requested", "model.completed", "model.failed",
-  "tool.proposed", "tool.requested", "tool.completed", "tool.failed", "tool.denied",
-  "step.ended", "step.in_doubt", "step.resolved", "step.retry_scheduled",
-  "timer.set", "timer.fired",
-  "human.approval_requested", "human.approval_resolved", "human.input",
+  "model.requested",
+  "model.completed",
+  "model.failed",
+  "tool.proposed",
+  "tool.requested",
+  "tool.completed",
+  "tool.failed",
+  "tool.denied",
+  "step.ended",
+  "step.in_doubt",
+  "step.resolved",
+  "step.retry_scheduled",
+  "timer.set",
+  "timer.fired",
+  "human.approval_requested",
+  "human.approval_resolved",
+  "human.input",
   "validation.decided",
-  "budget.warned", "budget.exceeded", "budget.overrun",
-  "journal.late", "journal.import_note",
+  "budget.warned",
+  "budget.exceeded",
+  "budget.overrun",
+  "journal.late",
+  "journal.import_note",
 ] as const;
 
 export type EventType = (typeof EVENT_TYPES)[number];
 
 export const TERMINAL_STATES = [
-  "succeeded", "failed", "cancelled", "timed_out", "budget_exceeded", "policy_blocked",
+  "succeeded",
+  "failed",
+  "cancelled",
+  "timed_out",
+  "budget_exceeded",
+  "policy_blocked",
 ] as const;
 export type TerminalState = (typeof TERMINAL_STATES)[number];
 export const RUN_STATES = ["queued", "running", "waiting", ...TERMINAL_STATES] as const;

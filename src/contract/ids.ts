@@ -36,7 +36,8 @@ export function newId(kind: IdKind, seams: { clock: Clock; random: Random }): st
 /** The bytes of an id that came from outside. Throws NOT_FOUND: a malformed id is an id of nothing. */
 export function idBytes(kind: IdKind, id: string): Buffer {
   const bytes = decodeId(PREFIXES[kind], id);
-  if (!bytes) throw new AppError("NOT_FOUND", `${JSON.stringify(id)} is no id of a ${kind}`, { details: { [kind]: id } });
+  if (!bytes)
+    throw new AppError("NOT_FOUND", `${JSON.stringify(id)} is no id of a ${kind}`, { details: { [kind]: id } });
   return bytes;
 }
 

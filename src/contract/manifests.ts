@@ -8,9 +8,12 @@ import { Usd } from "./money.ts";
 
 const closed = { additionalProperties: false };
 const Text = (max: number, description: string) => Type.String({ minLength: 1, maxLength: max, description });
-const Patterns = (description: string) => Type.Array(Type.String({ minLength: 1, maxLength: 200 }), { maxItems: 200, description });
+const Patterns = (description: string) =>
+  Type.Array(Type.String({ minLength: 1, maxLength: 200 }), { maxItems: 200, description });
 const JsonSchema = Type.Record(Type.String(), Type.Unknown(), { description: "JSON Schema 2020-12." });
-const Secretable = Type.Record(Type.String(), Type.String(), { description: "Values may hold {{env:NAME}} or {{file:NAME}}." });
+const Secretable = Type.Record(Type.String(), Type.String(), {
+  description: "Values may hold {{env:NAME}} or {{file:NAME}}.",
+});
 
 export const EffectClassInput = Type.Union(
   ["read", "write", "external", "irreversible", "none", "destructive"].map((value) => Type.Literal(value)),
@@ -66,7 +69,10 @@ export const ToolSpecInput = Type.Union([
     {
       kind: Type.Literal("http"),
       method: Type.Union(["GET", "POST", "PUT", "PATCH", "DELETE"].map((value) => Type.Literal(value))),
-      url: Type.String({ pattern: "^https?://", description: "Fixed origin; {name} in the path is filled from arguments." }),
+      url: Type.String({
+        pattern: "^https?://",
+        description: "Fixed origin; {name} in the path is filled from arguments.",
+      }),
       headers: Type.Optional(Secretable),
       input_schema: JsonSchema,
       output_schema: Type.Optional(JsonSchema),
@@ -74,7 +80,10 @@ export const ToolSpecInput = Type.Union([
     },
     closed,
   ),
-  Type.Object({ kind: Type.Literal("builtin"), builtin: Name, root: Type.Optional(Type.String()), ...toolCommon }, closed),
+  Type.Object(
+    { kind: Type.Literal("builtin"), builtin: Name, root: Type.Optional(Type.String()), ...toolCommon },
+    closed,
+  ),
   Type.Object(
     {
       kind: Type.Literal("mcp"),
@@ -115,7 +124,9 @@ export const RuleInput = Type.Object(
         closed,
       ),
     ),
-    when: Type.Optional(Type.String({ minLength: 1, maxLength: LIMITS.expression_chars_max, description: "CEL condition." })),
+    when: Type.Optional(
+      Type.String({ minLength: 1, maxLength: LIMITS.expression_chars_max, description: "CEL condition." }),
+    ),
     reason: Type.Optional(Text(500, "Shown with the decision.")),
     shadow: Type.Optional(Type.Boolean()),
     approvals_min: Type.Optional(Type.Integer({ minimum: 1, maximum: 10 })),
@@ -150,17 +161,39 @@ const StepBase = {
   needs: Type.Optional(Type.Array(Name, { description: "Steps that must be done; without it, the step before." })),
   on_error: Type.Optional(Type.Union([Type.Literal("fail"), Type.Literal("continue")])),
 };
-const ToolStep = Type.Object({ ...StepBase, tool: Name, args: Type.Optional(Type.Record(Type.String(), Type.Unknown())) }, closed);
-const ModelStep = Type.Object(
-  { ...StepBase, model: Name, prompt: Text(100_000, "May refer to ${input...} and ${steps.ID.output...}."), max_output_tokens: Type.Optional(Type.Integer({ minimum: 1 })) },
+const ToolStep = Type.Object(
+  { ...StepBase, tool: Name, args: Type.Optional(Type.Record(Type.String(), Type.Unknown())) },
   closed,
 );
-const WaitStep = Type.Object({ ...StepBase, wait_ms: Type.Integer({ minimum: 1, maximum: LIMITS.run_deadline_ms_max }) }, closed);
-const ParallelStep = Type.Object({ parallel: Type.Array(Type.Union([ToolStep, ModelStep, WaitStep]), { minItems: 1, maxItems: LIMITS.workflow_steps_max }) }, closed);
+const ModelStep = Type.Object(
+  {
+    ...StepBase,
+    model: Name,
+    prompt: Text(100_000, "May refer to ${input...} and ${steps.ID.output...}."),
+    max_output_tokens: Type.Optional(Type.Integer({ minimum: 1 })),
+  },
+  closed,
+);
+const WaitStep = Type.Object(
+  { ...StepBase, wait_ms: Type.Integer({ minimum: 1, maximum: LIMITS.run_deadline_ms_max }) },
+  closed,
+);
+const ParallelStep = Type.Object(
+  {
+    parallel: Type.Array(Type.Union([ToolStep, ModelStep, WaitStep]), {
+      minItems: 1,
+      maxItems: LIMITS.workflow_steps_max,
+    }),
+  },
+  closed,
+);
 
 export const WorkflowSpecInput = Type.Object(
   {
-    steps: Type.Array(Type.Union([ToolStep, ModelStep, WaitStep, ParallelStep]), { minItems: 1, maxItems: LIMITS.workflow_steps_max }),
+    steps: Type.Array(Type.Union([ToolStep, ModelStep, WaitStep, ParallelStep]), {
+      minItems: 1,
+      maxItems: LIMITS.workflow_steps_max,
+    }),
     output: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
     budget: Type.Optional(RunBudgetSpec),
     deadline_ms: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.run_deadline_ms_max })),
@@ -170,10 +203,14 @@ export const WorkflowSpecInput = Type.Object(
 
 export const ModelSpecInput = Type.Object(
   {
-    provider: Type.Union(["openai", "anthropic", "google", "openai-compatible", "recorded"].map((value) => Type.Literal(value))),
+    provider: Type.Union(
+      ["openai", "anthropic", "google", "openai-compatible", "recorded"].map((value) => Type.Literal(value)),
+    ),
     model: Text(200, "The provider's name of the model."),
     base_url: Type.Optional(Type.String({ pattern: "^https?://" })),
-    api_key: Type.Optional(Type.String({ pattern: "^(env:[A-Z0-9_]+|file:[a-zA-Z0-9._-]+)$", description: "A reference, never the key." })),
+    api_key: Type.Optional(
+      Type.String({ pattern: "^(env:[A-Z0-9_]+|file:[a-zA-Z0-9._-]+)$", description: "A reference, never the key." }),
+    ),
     recording: Type.Optional(Type.String()),
     concurrency_max: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
     timeout_ms: Type.Optional(Type.Integer({ minimum: 1_000, maximum: LIMITS.tool_timeout_ms_max })),
@@ -181,7 +218,11 @@ export const ModelSpecInput = Type.Object(
     prices: Type.Optional(
       Type.Array(
         Type.Object(
-          { from: Type.String({ pattern: "^\\d{4}-\\d{2}-\\d{2}$" }), input_usd_per_mtok: Usd, output_usd_per_mtok: Usd },
+          {
+            from: Type.String({ pattern: "^\\d{4}-\\d{2}-\\d{2}$" }),
+            input_usd_per_mtok: Usd,
+            output_usd_per_mtok: Usd,
+          },
           closed,
         ),
       ),

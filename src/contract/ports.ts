@@ -50,7 +50,11 @@ export interface BlobStore {
   /** Stores and returns the digest. Done means durable: file and folder are synced. */
   put(tenant_id: string, bytes: Uint8Array): Promise<string>;
   /** Streams into the store without holding it in memory; refuses past bytes_max. */
-  putStream(tenant_id: string, source: AsyncIterable<Uint8Array>, bytes_max?: number): Promise<{ digest: string; size: number }>;
+  putStream(
+    tenant_id: string,
+    source: AsyncIterable<Uint8Array>,
+    bytes_max?: number,
+  ): Promise<{ digest: string; size: number }>;
   /** Reads and checks the digest. Throws NOT_FOUND or ARTIFACT_CORRUPT. */
   get(tenant_id: string, digest: string): Promise<Buffer>;
   getStream(tenant_id: string, digest: string): AsyncIterable<Uint8Array>;

@@ -34,7 +34,11 @@ export const StartRun = Type.Object(
     version: Type.Optional(Type.Integer({ minimum: 1 })),
     env: Type.Optional(Name),
     input: Type.Optional(Type.Unknown({ description: "Text or content parts for an agent; any JSON for a workflow." })),
-    labels: Type.Optional(Type.Record(Type.String({ maxLength: 128 }), Type.String({ maxLength: 512 }), { maxProperties: LIMITS.labels_max })),
+    labels: Type.Optional(
+      Type.Record(Type.String({ maxLength: 128 }), Type.String({ maxLength: 512 }), {
+        maxProperties: LIMITS.labels_max,
+      }),
+    ),
     budget: Type.Optional(
       Type.Object(
         {
@@ -60,9 +64,26 @@ export const RunInput = Type.Object(
 );
 
 export const ResolveStep = Type.Union([
-  Type.Object({ outcome: Type.Literal("completed"), result: Type.Unknown(), note: Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max })) }, { additionalProperties: false }),
-  Type.Object({ outcome: Type.Literal("failed"), message: Type.String({ maxLength: LIMITS.note_chars_max }), note: Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max })) }, { additionalProperties: false }),
-  Type.Object({ outcome: Type.Literal("retry"), note: Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max })) }, { additionalProperties: false }),
+  Type.Object(
+    {
+      outcome: Type.Literal("completed"),
+      result: Type.Unknown(),
+      note: Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max })),
+    },
+    { additionalProperties: false },
+  ),
+  Type.Object(
+    {
+      outcome: Type.Literal("failed"),
+      message: Type.String({ maxLength: LIMITS.note_chars_max }),
+      note: Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max })),
+    },
+    { additionalProperties: false },
+  ),
+  Type.Object(
+    { outcome: Type.Literal("retry"), note: Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max })) },
+    { additionalProperties: false },
+  ),
 ]);
 export type ResolveStep = Static<typeof ResolveStep>;
 

@@ -3,7 +3,12 @@
 import type { Json, JsonObject } from "../kit/json.ts";
 
 export type McpServer =
-  | { readonly transport: "stdio"; readonly command: readonly string[]; readonly cwd: string | null; readonly env: Readonly<Record<string, string>> }
+  | {
+      readonly transport: "stdio";
+      readonly command: readonly string[];
+      readonly cwd: string | null;
+      readonly env: Readonly<Record<string, string>>;
+    }
   | { readonly transport: "http"; readonly url: string; readonly headers: Readonly<Record<string, string>> };
 
 /** A tool as its server describes it. The digest pins the whole definition: a change needs a new version. */

@@ -34,10 +34,16 @@ export function modelTools(run: RunState, decision: Pick<Decision, "ctx">): read
 }
 
 /** Worst case of a model call; null when the model has no price. */
-export function modelCallBound(decision: Decision, route: ModelRoute, slot: number, output_tokens: number): { input: number; bound: Bound | null } {
+export function modelCallBound(
+  decision: Decision,
+  route: ModelRoute,
+  slot: number,
+  output_tokens: number,
+): { input: number; bound: Bound | null } {
   const tools = modelTools(decision.run, decision);
   let extra = 64;
-  for (const tool of tools) extra += Buffer.byteLength(tool.name + tool.description + JSON.stringify(tool.input_schema)) + 64;
+  for (const tool of tools)
+    extra += Buffer.byteLength(tool.name + tool.description + JSON.stringify(tool.input_schema)) + 64;
   const input = inputTokensBound(modelMessages(decision.run, slot), extra);
   const price = decision.ctx.catalog.price(route.model, decision.ctx.now_us);
   return { input, bound: price ? modelBound(price, input, output_tokens) : null };
@@ -105,7 +111,9 @@ function advanceWorkflow(decision: Decision, workflow: WorkflowState): void {
     // Branches in flight settle before the run ends.
     const { node, code, message } = workflow.failure;
     if (workflow.open === 0) decision.push({ type: "run.failed", data: { code, message: `${node}: ${message}` } });
-    else if (![...decision.run.steps.values()].some((step) => step.status === "running" || step.status === "in_doubt")) {
+    else if (
+      ![...decision.run.steps.values()].some((step) => step.status === "running" || step.status === "in_doubt")
+    ) {
       decision.push({ type: "run.failed", data: { code, message: `${node}: ${message}` } });
     }
     return;

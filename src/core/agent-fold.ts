@@ -41,7 +41,12 @@ export function takeCall(agent: AgentState): number {
 }
 
 export function answered(agent: AgentState, content: string | null, calls: ToolCall[], ref?: ArtifactRef): void {
-  agent.messages.push({ role: "assistant", content, ...(calls.length > 0 ? { tool_calls: calls } : {}), ...(ref ? { ref } : {}) });
+  agent.messages.push({
+    role: "assistant",
+    content,
+    ...(calls.length > 0 ? { tool_calls: calls } : {}),
+    ...(ref ? { ref } : {}),
+  });
   agent.calls = calls;
   agent.results = calls.map(() => null);
   agent.next_slot = 0;

@@ -28,7 +28,8 @@ export function inputTokensBound(messages: readonly Message[], extra_bytes: numb
     else if (typeof message.content === "string") bound += Buffer.byteLength(message.content);
     else if (Array.isArray(message.content)) for (const part of message.content) bound += partBound(part);
     if (message.role === "assistant" && message.tool_calls) {
-      for (const call of message.tool_calls) bound += 16 + Buffer.byteLength(call.name) + Buffer.byteLength(call.arguments);
+      for (const call of message.tool_calls)
+        bound += 16 + Buffer.byteLength(call.name) + Buffer.byteLength(call.arguments);
     }
   }
   return bound;
@@ -43,7 +44,8 @@ export function modelBound(price: PriceRow, input_tokens: number, output_tokens:
 
 export function usageCost(price: PriceRow, usage: Usage): number {
   return (
-    tokenCost(usage.input_tokens, price.input_micro_per_mtok) + tokenCost(usage.output_tokens, price.output_micro_per_mtok)
+    tokenCost(usage.input_tokens, price.input_micro_per_mtok) +
+    tokenCost(usage.output_tokens, price.output_micro_per_mtok)
   );
 }
 

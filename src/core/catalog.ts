@@ -1,11 +1,26 @@
 // Builds the catalog of one project and environment from registry rows. Pure; built once per apply, then only read.
-import type { AgentSpec, Catalog, PriceRow, RunBudget, SharedBudget, WorkflowNode, WorkflowSpec } from "../contract/catalog.ts";
+import type {
+  AgentSpec,
+  Catalog,
+  PriceRow,
+  RunBudget,
+  SharedBudget,
+  WorkflowNode,
+  WorkflowSpec,
+} from "../contract/catalog.ts";
 import { AppError } from "../contract/errors.ts";
 import type { EffectClass } from "../contract/events.ts";
 import type { ModelRoute, ToolDefinition } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type {
-  AgentManifest, BudgetManifest, ManifestKind, ModelManifest, PolicyManifest, PromptManifest, RegistryItem, ToolManifest,
+  AgentManifest,
+  BudgetManifest,
+  ManifestKind,
+  ModelManifest,
+  PolicyManifest,
+  PromptManifest,
+  RegistryItem,
+  ToolManifest,
   WorkflowManifest,
 } from "../contract/manifests.ts";
 import { LIST_PRICES } from "../contract/prices.ts";
@@ -107,32 +122,80 @@ function definition(
 function toolsOf(item: RegistryItem, builtins: BuiltinTable): ToolDefinition[] {
   const spec = item.spec as ToolManifest & { definitions?: readonly DiscoveredTool[] };
   if (spec.kind === "http") {
-    const config: JsonObject = { method: spec.method as string, url: spec.url, headers: { ...spec.headers } };
+    const config: JsonObject = { method: spec.method, url: spec.url, headers: { ...spec.headers } };
     const defaults = { effect_class: spec.method === "GET" ? ("read" as const) : ("external" as const) };
     const output_schema = (spec.output_schema as JsonObject | undefined) ?? null;
-    return [definition(item, item.name, spec, {
-      kind: "http", description: "", input_schema: spec.input_schema as JsonObject, output_schema, config, digest: item.digest,
-    }, defaults)];
+    return [
+      definition(
+        item,
+        item.name,
+        spec,
+        {
+          kind: "http",
+          description: "",
+          input_schema: spec.input_schema as JsonObject,
+          output_schema,
+          config,
+          digest: item.digest,
+        },
+        defaults,
+      ),
+    ];
   }
   if (spec.kind === "builtin") {
     const builtin = builtins[spec.builtin];
     if (!builtin) return [];
     const config: JsonObject = { builtin: spec.builtin, root: spec.root ?? "" };
-    return [definition(item, item.name, spec, {
-      kind: "builtin", description: builtin.description, input_schema: builtin.input_schema, output_schema: null, config, digest: item.digest,
-    }, builtin)];
+    return [
+      definition(
+        item,
+        item.name,
+        spec,
+        {
+          kind: "builtin",
+          description: builtin.description,
+          input_schema: builtin.input_schema,
+          output_schema: null,
+          config,
+          digest: item.digest,
+        },
+        builtin,
+      ),
+    ];
   }
-  const server: JsonObject = spec.transport === "stdio"
-    ? { transport: "stdio", command: [...spec.command], cwd: spec.cwd ?? null, env: { ...spec.env } }
-    : { transport: "http", url: spec.url, headers: { ...spec.headers } };
+  return mcpTools(item, spec);
+}
+
+/** Tools of an MCP server that were discovered when it was applied. */
+function mcpTools(
+  item: RegistryItem,
+  spec: Extract<ToolManifest, { kind: "mcp" }> & { definitions?: readonly DiscoveredTool[] },
+): ToolDefinition[] {
+  const server: JsonObject =
+    spec.transport === "stdio"
+      ? { transport: "stdio", command: [...spec.command], cwd: spec.cwd ?? null, env: { ...spec.env } }
+      : { transport: "http", url: spec.url, headers: { ...spec.headers } };
   const discovered = new Map(spec.definitions?.map((tool) => [tool.name, tool]));
   return spec.tools.flatMap((entry) => {
     const found = discovered.get(entry.name);
     if (!found) return [];
     const config: JsonObject = { server, tool: entry.name, definition: found.digest };
-    return [definition(item, `${item.name}.${entry.name}`, entry, {
-      kind: "mcp", description: found.description, input_schema: found.input_schema, output_schema: found.output_schema, config, digest: found.digest,
-    }, { effect_class: "external" })];
+    return [
+      definition(
+        item,
+        `${item.name}.${entry.name}`,
+        entry,
+        {
+          kind: "mcp",
+          description: found.description,
+          input_schema: found.input_schema,
+          output_schema: found.output_schema,
+          config,
+          digest: found.digest,
+        },
+        { effect_class: "external" },
+      ),
+    ];
   });
 }
 
@@ -141,7 +204,7 @@ function modelRoute(item: RegistryItem): ModelRoute {
   return {
     name: item.name,
     version: item.version,
-    provider: spec.provider as ModelRoute["provider"],
+    provider: spec.provider,
     model: spec.model,
     base_url: spec.base_url ?? null,
     api_key: spec.api_key ?? null,
@@ -156,9 +219,9 @@ function sharedBudget(item: RegistryItem): SharedBudget {
   const spec = item.spec as BudgetManifest;
   return {
     name: item.name,
-    scope: spec.scope as SharedBudget["scope"],
+    scope: spec.scope,
     subject: spec.subject ?? "*",
-    period: spec.period as SharedBudget["period"],
+    period: spec.period,
     limit_micro_usd: usd(spec.limit_usd),
     limit_tokens: spec.limit_tokens ?? null,
     thresholds: spec.thresholds ?? [80],
@@ -198,7 +261,7 @@ function wanted(index: ReadonlyMap<string, number>, from: string, id: string): n
 }
 
 function node(step: PlainStep, needs: readonly number[]): WorkflowNode {
-  const common = { id: step.id, needs, on_error: (step.on_error ?? "fail") as "fail" | "continue" };
+  const common = { id: step.id, needs, on_error: step.on_error ?? "fail" };
   if ("tool" in step) return { ...common, kind: "tool", tool: step.tool, args: (step.args ?? {}) as JsonObject };
   if ("wait_ms" in step) return { ...common, kind: "wait", delay_ms: step.wait_ms };
   const max_output_tokens = step.max_output_tokens ?? LIMITS.max_output_tokens_default;
@@ -243,10 +306,10 @@ function workflowSpec(item: RegistryItem): WorkflowSpec {
 export function policyRules(spec: PolicyManifest): PolicyRule[] {
   return spec.rules.map((rule) => {
     const { effect, match, ...rest } = rule;
-    const ours: Effect = effect === "block" ? "deny" : effect === "approve" ? "require_approval" : (effect as Effect);
-    const classes = match?.effect_classes?.map((value) => effectClass(value as string, "read"));
+    const ours: Effect = effect === "block" ? "deny" : effect === "approve" ? "require_approval" : effect;
+    const classes = match?.effect_classes?.map((value) => effectClass(value, "read"));
     const selector = match ? { match: { ...match, ...(classes ? { effect_classes: classes } : {}) } } : {};
-    return { ...rest, effect: ours, ...selector } as PolicyRule;
+    return { ...rest, effect: ours, ...selector };
   });
 }
 
@@ -283,7 +346,8 @@ export function buildCatalog(snapshot: RegistrySnapshot, builtins: BuiltinTable)
   const models = new Shelf<ModelRoute>();
   const budgets: SharedBudget[] = [];
   const prices = [...LIST_PRICES];
-  const isCurrent = (kind: ManifestKind, item: RegistryItem) => item.kind === kind && snapshot.current.get(`${kind}/${item.name}`) === item.version;
+  const isCurrent = (kind: ManifestKind, item: RegistryItem) =>
+    item.kind === kind && snapshot.current.get(`${kind}/${item.name}`) === item.version;
   const prompt = (name: string): string => {
     const found = snapshot.items.find((item) => item.name === name && isCurrent("Prompt", item));
     return found ? (found.spec as PromptManifest).text : "";
@@ -292,7 +356,8 @@ export function buildCatalog(snapshot: RegistrySnapshot, builtins: BuiltinTable)
     const current = isCurrent(item.kind, item) && item.state !== "archived";
     if (item.kind === "Agent") agents.add(item.name, item.version, current, agentSpec(item, prompt));
     if (item.kind === "Workflow") workflows.add(item.name, item.version, current, workflowSpec(item));
-    if (item.kind === "Tool") for (const tool of toolsOf(item, builtins)) tools.add(tool.name, tool.version, current, tool);
+    if (item.kind === "Tool")
+      for (const tool of toolsOf(item, builtins)) tools.add(tool.name, tool.version, current, tool);
     if (item.kind === "Model") {
       models.add(item.name, item.version, current, modelRoute(item));
       if (current) prices.push(...priceRows(item));
@@ -313,8 +378,12 @@ function priceRows(item: RegistryItem): PriceRow[] {
 }
 
 function catalogOf(parts: {
-  agents: Shelf<AgentSpec>; workflows: Shelf<WorkflowSpec>; tools: Shelf<ToolDefinition>; models: Shelf<ModelRoute>;
-  budgets: readonly SharedBudget[]; prices: readonly PriceRow[];
+  agents: Shelf<AgentSpec>;
+  workflows: Shelf<WorkflowSpec>;
+  tools: Shelf<ToolDefinition>;
+  models: Shelf<ModelRoute>;
+  budgets: readonly SharedBudget[];
+  prices: readonly PriceRow[];
 }): Catalog {
   const all = parts.tools.current().sort((a, b) => (a.name < b.name ? -1 : 1));
   const matching = new Map<string, readonly ToolDefinition[]>();
@@ -334,7 +403,10 @@ function catalogOf(parts: {
       const day = new Date(now_us / 1000).toISOString().slice(0, 10);
       // Later rows win: manifests come after the list prices.
       const rows = parts.prices.filter((price) => price.model === model && price.from <= day);
-      return rows.reduce<PriceRow | null>((best, price) => (best === null || price.from >= best.from ? price : best), null);
+      return rows.reduce<PriceRow | null>(
+        (best, price) => (best === null || price.from >= best.from ? price : best),
+        null,
+      );
     },
   };
 }

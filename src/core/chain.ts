@@ -37,12 +37,11 @@ export function encodeEvent(draft: EventDraft, seq: number, at_us: number): stri
 }
 
 /** Encodes drafts that follow (seq, chain): the body of one append and the chain after it. */
-export function encodeAppend(options: {
-  drafts: readonly EventDraft[];
-  seq: number;
+export function encodeAppend(options: { drafts: readonly EventDraft[]; seq: number; chain: Buffer; at_us: number }): {
+  body: Buffer;
   chain: Buffer;
-  at_us: number;
-}): { body: Buffer; chain: Buffer; last_seq: number } {
+  last_seq: number;
+} {
   assert(options.drafts.length > 0, "an append holds at least one event");
   let { seq, chain } = options;
   const lines: string[] = [];

@@ -119,7 +119,10 @@ function onApproval(decision: Decision, command: Extract<Command, { type: "appro
     });
   }
   if (approval.approved_by.includes(by)) {
-    throw new AppError("APPROVAL_RESOLVED", `${by} has approved this already; ${approval.approvals_min} people are needed`);
+    throw new AppError(
+      "APPROVAL_RESOLVED",
+      `${by} has approved this already; ${approval.approvals_min} people are needed`,
+    );
   }
   // The timer may be late; the clock decides, not who comes first.
   if (approval.expires_us <= decision.ctx.now_us) return expire(decision, step);
@@ -132,7 +135,13 @@ function onApproval(decision: Decision, command: Extract<Command, { type: "appro
       decision_seq: step.decision_seq,
       expires_us: approval.expires_us,
     });
-  } else if (final) denyStep(decision, step, "approval_rejected", `A person rejected this call${command.note ? `: ${command.note}` : "."}`);
+  } else if (final)
+    denyStep(
+      decision,
+      step,
+      "approval_rejected",
+      `A person rejected this call${command.note ? `: ${command.note}` : "."}`,
+    );
 }
 
 function resolveApproval(
@@ -219,7 +228,7 @@ export function splitTarget(target: string): [string, number] {
 
 /** The grace is over: what has not reported is charged at its bound; a late report is recorded and changes nothing. */
 function abandonInFlight(decision: Decision): void {
-  for (const step of [...decision.run.steps.values()]) {
+  for (const step of decision.run.steps.values()) {
     if (step.status === "running") lost(decision, step, "abandoned", "The call did not report before the run ended.");
   }
 }
@@ -228,7 +237,7 @@ function abandonInFlight(decision: Decision): void {
 function onRecover(decision: Decision): void {
   const { run, ctx } = decision;
   if (run.stopping) return abandonInFlight(decision);
-  for (const step of [...run.steps.values()]) {
+  for (const step of run.steps.values()) {
     if (step.status !== "running") continue;
     const [name, version] = splitTarget(step.target);
     const repeatable = step.kind === "model" || ctx.catalog.tool(name, version)?.idempotent === true;
@@ -249,7 +258,12 @@ function lost(decision: Decision, step: StepState, code: string, message: string
   const data: JsonObject = { class: "unknown_outcome", code };
   if (step.kind === "model" && step.reserved_micro > 0) data["cost_micro_usd"] = step.reserved_micro;
   data["message"] = message;
-  decision.push({ type: step.kind === "tool" ? "tool.failed" : "model.failed", step: step.n, ...attemptOf(step), data });
+  decision.push({
+    type: step.kind === "tool" ? "tool.failed" : "model.failed",
+    step: step.n,
+    ...attemptOf(step),
+    data,
+  });
 }
 
 function attemptOf(step: { attempt: number }): { attempt?: number } {
@@ -273,9 +287,13 @@ function onResult(decision: Decision, result: JobResult): void {
 function lateResult(decision: Decision, result: JobResult): void {
   const { run } = decision;
   if (!run.abandoned.has(`${result.step}/${result.attempt}`)) {
-    throw new AppError("STALE_RESULT", `Step ${result.step} attempt ${result.attempt} of ${run.run_id} is not in flight`, {
-      details: { run_id: run.run_id, step: result.step, attempt: result.attempt },
-    });
+    throw new AppError(
+      "STALE_RESULT",
+      `Step ${result.step} attempt ${result.attempt} of ${run.run_id} is not in flight`,
+      {
+        details: { run_id: run.run_id, step: result.step, attempt: result.attempt },
+      },
+    );
   }
   const data: JsonObject = { attempt: result.attempt, ok: result.outcome.ok, reason: "cancel_raced" };
   decision.push({ type: "journal.late", step: result.step, data });
@@ -321,11 +339,21 @@ function modelCompleted(decision: Decision, step: StepState, result: JobResult):
   data["usage"] = { ...outcome.usage };
   decision.push({ type: "model.completed", step: step.n, ...attemptOf(step), data });
   if (outcome.tool_calls.length > LIMITS.tool_calls_per_turn_max) {
-    return decision.stop("failed", "too_many_tool_calls", `More than ${LIMITS.tool_calls_per_turn_max} tool calls in one turn.`, 0);
+    return decision.stop(
+      "failed",
+      "too_many_tool_calls",
+      `More than ${LIMITS.tool_calls_per_turn_max} tool calls in one turn.`,
+      0,
+    );
   }
   if (over > 0) {
     decision.push({ type: "budget.overrun", step: step.n, data: { over_micro_usd: over } });
-    decision.stop("budget_exceeded", "overrun", "The provider charged more than the bound of the call.", LIMITS.stop_grace_ms * 1000);
+    decision.stop(
+      "budget_exceeded",
+      "overrun",
+      "The provider charged more than the bound of the call.",
+      LIMITS.stop_grace_ms * 1000,
+    );
   }
 }
 
@@ -343,10 +371,16 @@ function onFailure(decision: Decision, step: StepState, result: JobResult, failu
   if (cost > 0) data["cost_micro_usd"] = cost;
   data["message"] = failure.message;
   if (usage) data["usage"] = { ...usage };
-  decision.push({ type: step.kind === "tool" ? "tool.failed" : "model.failed", step: step.n, ...attemptOf(step), data });
+  decision.push({
+    type: step.kind === "tool" ? "tool.failed" : "model.failed",
+    step: step.n,
+    ...attemptOf(step),
+    data,
+  });
   if (run.stopping) return;
   const attempts_max = tool?.attempts_max ?? ctx.catalog.model(name, version)?.attempts_max ?? 1;
-  const retryable = failure.class === "transient" || failure.class === "rate_limited" || failure.class === "unknown_outcome";
+  const retryable =
+    failure.class === "transient" || failure.class === "rate_limited" || failure.class === "unknown_outcome";
   if (retryable && result.attempt < attempts_max) return scheduleRetry(decision, step, failure);
   endStep(decision, step, failure);
 }

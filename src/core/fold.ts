@@ -75,7 +75,8 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
       if (run.program?.kind === "agent") agent.input(run.program, data["content"] ?? "");
       return;
     case "validation.decided":
-      if (run.program?.kind === "agent" && data["pass"] === false) agent.invalidAnswer(run.program, str(data, "errors"));
+      if (run.program?.kind === "agent" && data["pass"] === false)
+        agent.invalidAnswer(run.program, str(data, "errors"));
       return;
     case "journal.late":
       run.abandoned.delete(`${event.step ?? 0}/${num(data, "attempt")}`);
@@ -242,7 +243,11 @@ function completed(run: RunState, event: EventDraft): void {
   const program = run.program;
   if (!program) return;
   if (program.kind === "workflow") {
-    return workflow.done(program, step.slot, step.kind === "model" ? (data["content"] ?? null) : (data["result"] ?? null));
+    return workflow.done(
+      program,
+      step.slot,
+      step.kind === "model" ? (data["content"] ?? null) : (data["result"] ?? null),
+    );
   }
   if (step.kind === "tool") {
     const ref = data["result_ref"] as unknown as ArtifactRef | undefined;
@@ -277,7 +282,8 @@ function denied(run: RunState, event: EventDraft): void {
 /** The step ended without a result: after its last attempt, or by a person's word. */
 function ended(run: RunState, event: EventDraft, data: Data): void {
   const step = close(run, event);
-  if (run.program?.kind === "workflow") workflow.failed(run.program, step.slot, str(data, "code"), str(data, "message"));
+  if (run.program?.kind === "workflow")
+    workflow.failed(run.program, step.slot, str(data, "code"), str(data, "message"));
   if (run.program?.kind === "agent" && step.kind === "tool") {
     agent.toolResult(run.program, step.slot, str(data, "message"), { is_error: true });
   }

@@ -30,7 +30,12 @@ export interface ToolIntent {
 }
 
 const UNDECIDED: Omit<Verdict, "reason"> = {
-  effect: "deny", rules: [], shadow: [], approvals_min: 1, approval_ttl_ms: 0, block_run: false,
+  effect: "deny",
+  rules: [],
+  shadow: [],
+  approvals_min: 1,
+  approval_ttl_ms: 0,
+  block_run: false,
 };
 
 function verdictOf(decision: Decision, call: PolicyCall): Verdict {
@@ -93,7 +98,7 @@ function parsedArgs(args: JsonObject | string): JsonObject | null {
   if (typeof args !== "string") return args;
   try {
     const value: Json = args.trim() === "" ? {} : parseJson(args, LIMITS.json_depth_max);
-    return isObject(value) ? (value as JsonObject) : null;
+    return isObject(value) ? value : null;
   } catch {
     return null;
   }
@@ -106,12 +111,14 @@ export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
   const tool = resolveTool(run, decision, intent.tool);
   const n = run.step_count + 1;
   const open = (): void => propose(decision, intent, args, tool);
-  if (typeof tool === "string") return deny(decision, n, open, tool, `The tool ${intent.tool} is not available: ${tool}.`);
+  if (typeof tool === "string")
+    return deny(decision, n, open, tool, `The tool ${intent.tool} is not available: ${tool}.`);
   const call = toolCall(decision, tool, args ?? {});
   const verdict = verdictOf(decision, call);
   if (verdict.effect === "deny") return denyByPolicy(decision, n, open, verdict, tool.name);
   const faults = args === null ? "/ is no JSON object" : faultText(schemaFaults(tool.input_schema, args));
-  if (faults !== "") return deny(decision, n, open, "invalid_arguments", `Invalid arguments for ${tool.name}: ${faults}`);
+  if (faults !== "")
+    return deny(decision, n, open, "invalid_arguments", `Invalid arguments for ${tool.name}: ${faults}`);
   const bound = { micro: tool.cost_micro_usd, tokens: 0 };
   const refusal = overBudget(decision, "tool", bound);
   if (refusal) return refuse(decision, n, open, refusal);
@@ -248,7 +255,11 @@ function askApproval(decision: Decision, n: number, verdict: Verdict, tool: Tool
 }
 
 /** Runs an approved call: the bytes must still be those that were shown, the policy decides again, a deny wins. */
-export function gateApproved(decision: Decision, step: StepState, asked: { binding: string; decision_seq: number; expires_us: number }): GateResult {
+export function gateApproved(
+  decision: Decision,
+  step: StepState,
+  asked: { binding: string; decision_seq: number; expires_us: number },
+): GateResult {
   const name = step.target.slice(0, step.target.lastIndexOf("@"));
   const tool = resolveTool(decision.run, decision, name);
   const refuseWith = (reason: string, message: string): GateResult => {
@@ -259,7 +270,12 @@ export function gateApproved(decision: Decision, step: StepState, asked: { bindi
   if (typeof tool === "string") return refuseWith(tool, `The tool ${name} is not available any more.`);
   const { decision_seq, expires_us } = asked;
   const binding = approvalBinding({
-    run_id: decision.run.run_id, step: step.n, decision_seq, definition: tool.digest, args: step.args, expires_us,
+    run_id: decision.run.run_id,
+    step: step.n,
+    decision_seq,
+    definition: tool.digest,
+    args: step.args,
+    expires_us,
   });
   if (binding !== asked.binding) return refuseWith("approval_void", "What was approved has changed since; ask again.");
   const verdict = verdictOf(decision, toolCall(decision, tool, step.args));
@@ -281,7 +297,12 @@ export function gateApproved(decision: Decision, step: StepState, asked: { bindi
 }
 
 /** Takes another attempt of an open step through the gate: policy and budget may have changed since the last one. */
-export function gateAgain(decision: Decision, step: StepState, bound: Bound, effect: ToolDefinition | null): GateResult {
+export function gateAgain(
+  decision: Decision,
+  step: StepState,
+  bound: Bound,
+  effect: ToolDefinition | null,
+): GateResult {
   const name = step.target.slice(0, step.target.lastIndexOf("@"));
   const call = policyCall(decision.run, {
     kind: step.kind === "tool" ? "tool" : "model",
@@ -297,7 +318,11 @@ export function gateAgain(decision: Decision, step: StepState, bound: Bound, eff
   const allowed = verdict.effect === "allow" || (verdict.effect === "require_approval" && step.granted);
   if (!allowed) {
     decided(decision, step.n, { ...verdict, effect: "deny" }, null);
-    decision.push({ type: "step.ended", step: step.n, data: { code: verdict.reason, message: "Denied by policy at a retry." } });
+    decision.push({
+      type: "step.ended",
+      step: step.n,
+      data: { code: verdict.reason, message: "Denied by policy at a retry." },
+    });
     return "denied";
   }
   const over = overBudget(decision, step.kind === "tool" ? "tool" : "model", bound);
@@ -309,7 +334,10 @@ export function gateAgain(decision: Decision, step: StepState, bound: Bound, eff
     step: step.n,
     attempt: step.attempt + 1,
     ...(step.call === undefined ? {} : { call: step.call }),
-    data: kind === "tool" ? { args: step.args, tool: step.target } : { max_output_tokens: step.max_output_tokens, model: step.target },
+    data:
+      kind === "tool"
+        ? { args: step.args, tool: step.target }
+        : { max_output_tokens: step.max_output_tokens, model: step.target },
   });
   return "running";
 }
@@ -328,15 +356,25 @@ export function gateModel(decision: Decision, intent: ModelIntent): GateResult {
   const { route } = intent;
   const blocked = (reason: string, verdict: Verdict): GateResult => {
     decided(decision, n, verdict, null);
-    decision.stop("policy_blocked", reason, `The model ${route.name} was denied: ${reason}`, LIMITS.stop_grace_ms * 1000);
+    decision.stop(
+      "policy_blocked",
+      reason,
+      `The model ${route.name} was denied: ${reason}`,
+      LIMITS.stop_grace_ms * 1000,
+    );
     return "stopped";
   };
   if (!intent.bound) return blocked("no_price", { ...UNDECIDED, reason: "no_price" });
   const verdict = verdictOf(
     decision,
     policyCall(decision.run, {
-      kind: "model", name: route.name, args: {}, effect_class: "external", idempotent: true,
-      call_micro_usd: intent.bound.micro, now_us: decision.ctx.now_us,
+      kind: "model",
+      name: route.name,
+      args: {},
+      effect_class: "external",
+      idempotent: true,
+      call_micro_usd: intent.bound.micro,
+      now_us: decision.ctx.now_us,
     }),
   );
   // Nobody can be asked about a model call yet: what would need a person is not allowed.

@@ -121,7 +121,8 @@ const ENVIRONMENT = new Environment({
 export function compileCondition(expression: string): (context: Record<string, unknown>) => unknown {
   const fail = (message: string) =>
     new AppError("EXPRESSION_INVALID", `${JSON.stringify(expression)}: ${message}`, { details: { expression } });
-  if (expression.length > LIMITS.expression_chars_max) throw fail(`longer than ${LIMITS.expression_chars_max} characters`);
+  if (expression.length > LIMITS.expression_chars_max)
+    throw fail(`longer than ${LIMITS.expression_chars_max} characters`);
   try {
     const check = ENVIRONMENT.check(expression);
     if (!check.valid) throw fail(check.error?.message ?? "not valid");
@@ -137,7 +138,7 @@ function celValue(value: Json): unknown {
   if (typeof value === "number") return Number.isSafeInteger(value) ? BigInt(value) : value;
   if (Array.isArray(value)) return value.map(celValue);
   if (!isObject(value)) return value;
-  return new Map(Object.entries(value as JsonObject).map(([key, item]) => [key, celValue(item)]));
+  return new Map(Object.entries(value).map(([key, item]) => [key, celValue(item)]));
 }
 
 function contextOf(call: PolicyCall): Record<string, unknown> {
@@ -198,7 +199,7 @@ export class Policy {
   private readonly candidates = new Map<string, readonly CompiledRule[]>();
 
   constructor(set: PolicySet) {
-    this.digest = digestOf(canonicalJson(set as unknown as Json)).slice("sha256:".length);
+    this.digest = digestOf(canonicalJson(set)).slice("sha256:".length);
     this.rules = set.policies
       .flatMap((policy) => policy.rules.map((rule) => ({ id: `${policy.name}/${rule.id}`, rule })))
       .map(({ id, rule }) => ({ id, rule, test: rule.when === undefined ? null : compileCondition(rule.when) }))
@@ -245,7 +246,9 @@ export class Policy {
         selected: isSelected,
         condition: rule.rule.when ?? null,
       };
-      return typeof outcome === "object" ? { ...common, outcome: "error", error: outcome.error } : { ...common, outcome };
+      return typeof outcome === "object"
+        ? { ...common, outcome: "error", error: outcome.error }
+        : { ...common, outcome };
     });
   }
 

@@ -1,7 +1,7 @@
 // The state of one run: what fold builds from the journal and decide reads. Plain data, no behaviour.
 // Closed steps are dropped; what a run needs of them later (messages, workflow outputs, totals) is kept apart.
 import type { AgentSpec, RunBudget, WorkflowSpec } from "../contract/catalog.ts";
-import type { RunKind, RunStateName, TerminalState, WaitReason } from "../contract/events.ts";
+import type { RunKind, RunStateName, TerminalState } from "../contract/events.ts";
 import type { Message, ToolCall } from "../contract/jobs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 
@@ -96,7 +96,8 @@ export interface RunState {
   updated_us: number;
   deadline_us: number;
   state: RunStateName;
-  reason: WaitReason | string | null;
+  /** Why it waits (WaitReason), or the code of its end. */
+  reason: string | null;
   paused: boolean;
   stopping: { to: TerminalState; code: string; message: string; until_us: number } | null;
   program: AgentState | WorkflowState | null;
@@ -117,15 +118,44 @@ export interface RunState {
 
 export function emptyRun(tenant_id: string, run_id: string): RunState {
   return {
-    run_id, tenant_id, project: "", env: "dev", kind: "agent", target: "", requester: "", retry_of: null,
-    labels: {}, input: null, budget: {}, created_us: 0, updated_us: 0, deadline_us: 0,
-    state: "queued", reason: null, paused: false, stopping: null, program: null,
-    steps: new Map(), step_count: 0, approval_count: 0,
+    run_id,
+    tenant_id,
+    project: "",
+    env: "dev",
+    kind: "agent",
+    target: "",
+    requester: "",
+    retry_of: null,
+    labels: {},
+    input: null,
+    budget: {},
+    created_us: 0,
+    updated_us: 0,
+    deadline_us: 0,
+    state: "queued",
+    reason: null,
+    paused: false,
+    stopping: null,
+    program: null,
+    steps: new Map(),
+    step_count: 0,
+    approval_count: 0,
     totals: {
-      spent_micro: 0, reserved_micro: 0, spent_tokens: 0, reserved_tokens: 0,
-      input_tokens: 0, output_tokens: 0, tool_calls: 0, model_calls: 0,
+      spent_micro: 0,
+      reserved_micro: 0,
+      spent_tokens: 0,
+      reserved_tokens: 0,
+      input_tokens: 0,
+      output_tokens: 0,
+      tool_calls: 0,
+      model_calls: 0,
     },
-    active_us: 0, active_since_us: 0, seq: 0, output: null, abandoned: new Set(), grant: null,
+    active_us: 0,
+    active_since_us: 0,
+    seq: 0,
+    output: null,
+    abandoned: new Set(),
+    grant: null,
   };
 }
 

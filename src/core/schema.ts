@@ -16,7 +16,9 @@ export function schemaFaults(schema: JsonObject, value: unknown): FieldError[] {
     if (faults.length === 0) return [{ pointer: "", message: "does not fit its schema" }];
     return faults.map((e) => ({ pointer: e.instancePath, message: describe(e.message, e.params) }));
   } catch (error) {
-    return [{ pointer: "", message: `its schema cannot be evaluated: ${error instanceof Error ? error.message : "?"}` }];
+    return [
+      { pointer: "", message: `its schema cannot be evaluated: ${error instanceof Error ? error.message : "?"}` },
+    ];
   }
 }
 
@@ -35,7 +37,7 @@ export function faultText(faults: readonly FieldError[]): string {
 export function hasRemoteReference(schema: Json): boolean {
   if (Array.isArray(schema)) return schema.some(hasRemoteReference);
   if (!isObject(schema)) return false;
-  return Object.entries(schema as JsonObject).some(
+  return Object.entries(schema).some(
     ([key, value]) =>
       (key === "$ref" && typeof value === "string" && /^[a-z][a-z0-9+.-]*:/i.test(value)) || hasRemoteReference(value),
   );

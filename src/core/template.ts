@@ -1,6 +1,6 @@
 // References inside workflow arguments: "${input.city}", "${steps.fetch.output.items.0}". A string that is one
 // reference takes the referred value with its type; inside other text the value is printed. Nothing is evaluated.
-import type { Json, JsonObject } from "../kit/json.ts";
+import type { Json } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { isObject } from "../kit/json.ts";
 
@@ -21,7 +21,7 @@ export class UnresolvedReference extends Error {
 export function references(value: Json): string[] {
   if (typeof value === "string") return [...value.matchAll(REFERENCE)].map((match) => match[1] ?? "");
   if (Array.isArray(value)) return value.flatMap(references);
-  return isObject(value) ? Object.values(value as JsonObject).flatMap(references) : [];
+  return isObject(value) ? Object.values(value).flatMap(references) : [];
 }
 
 function lookUp(path: string, scope: TemplateScope): Json {
@@ -35,7 +35,7 @@ function lookUp(path: string, scope: TemplateScope): Json {
   }
   for (const key of keys) {
     if (Array.isArray(value)) value = value[Number(key)];
-    else if (isObject(value) && Object.hasOwn(value, key)) value = (value as JsonObject)[key];
+    else if (isObject(value) && Object.hasOwn(value, key)) value = value[key];
     else value = undefined;
   }
   if (value === undefined) throw new UnresolvedReference(`\${${path}} refers to nothing`);
@@ -55,5 +55,5 @@ export function resolveTemplate(value: Json, scope: TemplateScope): Json {
   }
   if (Array.isArray(value)) return value.map((item) => resolveTemplate(item, scope));
   if (!isObject(value)) return value;
-  return Object.fromEntries(Object.entries(value as JsonObject).map(([key, item]) => [key, resolveTemplate(item, scope)]));
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, resolveTemplate(item, scope)]));
 }

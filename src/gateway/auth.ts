@@ -50,8 +50,11 @@ export class Authenticator {
 
 /** Throws AUTH_FORBIDDEN. */
 export function authorise(principal: Principal, permission: Permission): void {
-  if (permission === "public" || principal.permissions.includes("*") || principal.permissions.includes(permission)) return;
-  throw new AppError("AUTH_FORBIDDEN", `${principal.id} lacks the permission ${permission}`, { details: { permission } });
+  if (permission === "public" || principal.permissions.includes("*") || principal.permissions.includes(permission))
+    return;
+  throw new AppError("AUTH_FORBIDDEN", `${principal.id} lacks the permission ${permission}`, {
+    details: { permission },
+  });
 }
 
 const LOOPBACK = new Set(["127.0.0.1", "localhost", "[::1]", "::1"]);
@@ -61,11 +64,19 @@ export function isLoopback(host: string): boolean {
 }
 
 /** Refuses requests that a web page made through a name of its own (DNS rebinding): Host and Origin must be ours. */
-export function checkOrigin(headers: { host?: string | undefined; origin?: string | undefined }, allowed: readonly string[]): void {
+export function checkOrigin(
+  headers: { host?: string | undefined; origin?: string | undefined },
+  allowed: readonly string[],
+): void {
   const host = (headers.host ?? "").replace(/:\d+$/, "");
   const good = (name: string) => isLoopback(name) || allowed.includes(name);
-  if (!good(host)) throw new AppError("ORIGIN_FORBIDDEN", `The Host ${JSON.stringify(headers.host ?? "")} is not a name of this server`);
+  if (!good(host))
+    throw new AppError(
+      "ORIGIN_FORBIDDEN",
+      `The Host ${JSON.stringify(headers.host ?? "")} is not a name of this server`,
+    );
   if (headers.origin === undefined) return;
   const origin = URL.canParse(headers.origin) ? new URL(headers.origin).hostname : "";
-  if (!good(origin)) throw new AppError("ORIGIN_FORBIDDEN", `The Origin ${JSON.stringify(headers.origin)} may not call this server`);
+  if (!good(origin))
+    throw new AppError("ORIGIN_FORBIDDEN", `The Origin ${JSON.stringify(headers.origin)} may not call this server`);
 }

@@ -81,7 +81,10 @@ class RouteRunner {
     const isPublic = this.route.permission === "public";
     const principal = isPublic
       ? { id: "anonymous", permissions: [] }
-      : authenticator.authenticate({ authorization: req.headers.authorization, principal: typeof header === "string" ? header : undefined });
+      : authenticator.authenticate({
+          authorization: req.headers.authorization,
+          principal: typeof header === "string" ? header : undefined,
+        });
     authorise(principal, this.route.permission);
     const request = this.checked(req, principal.id);
     if (this.id in STREAMS) return STREAMS[this.id as StreamId](services, request, { req, reply });
@@ -90,8 +93,16 @@ class RouteRunner {
     if (!this.route.idempotent || typeof key !== "string") {
       return this.answer(reply, this.route.status, await handler({ services, request }), false);
     }
-    const keyed = { tenant_id: request.caller.tenant_id, principal: principal.id, route: this.id, key, body: [request.params, request.body] as Json };
-    const done = await this.gateway.idempotency.run(keyed, this.route.status, (seed) => handler({ services, request, seed }));
+    const keyed = {
+      tenant_id: request.caller.tenant_id,
+      principal: principal.id,
+      route: this.id,
+      key,
+      body: [request.params, request.body] as Json,
+    };
+    const done = await this.gateway.idempotency.run(keyed, this.route.status, (seed) =>
+      handler({ services, request, seed }),
+    );
     return this.answer(reply, done.status, done.body, done.replayed);
   }
 
@@ -119,7 +130,10 @@ class RouteRunner {
       return parseJson(new TextDecoder("utf-8", { fatal: true }).decode(raw), LIMITS.json_depth_max);
     } catch (error) {
       const message = error instanceof JsonSyntaxError ? error.message : "the body is not UTF-8";
-      throw new AppError("VALIDATION_ERROR", `The body is no acceptable JSON: ${message}`, { errors: [{ pointer: "", message }], cause: error });
+      throw new AppError("VALIDATION_ERROR", `The body is no acceptable JSON: ${message}`, {
+        errors: [{ pointer: "", message }],
+        cause: error,
+      });
     }
   }
 
@@ -175,7 +189,8 @@ export class Gateway {
     if (!route.body || !Buffer.isBuffer(req.body) || req.body.length === 0) return;
     const type = (req.headers["content-type"] ?? "").split(";")[0]?.trim().toLowerCase();
     const wanted = route.accepts ?? "application/json";
-    if (type !== wanted) throw new AppError("UNSUPPORTED_MEDIA_TYPE", `The content type is ${type}; this route takes ${wanted}`);
+    if (type !== wanted)
+      throw new AppError("UNSUPPORTED_MEDIA_TYPE", `The content type is ${type}; this route takes ${wanted}`);
   }
 
   private parsers(): void {
@@ -189,13 +204,25 @@ export class Gateway {
       const known = toAppError(error);
       if (known.code === "INTERNAL_ERROR") {
         const cause = known.cause instanceof Error ? known.cause : null;
-        this.services.log.error("request.failed", { request_id: req.id, route: req.routeOptions.url, error: cause?.message, stack: cause?.stack });
+        this.services.log.error("request.failed", {
+          request_id: req.id,
+          route: req.routeOptions.url,
+          error: cause?.message,
+          stack: cause?.stack,
+        });
       }
       const problem = problemOf(known, req.id);
-      await reply.code(problem.status).headers(problem.headers).type("application/problem+json").send(JSON.stringify(problem.body));
+      await reply
+        .code(problem.status)
+        .headers(problem.headers)
+        .type("application/problem+json")
+        .send(JSON.stringify(problem.body));
     });
     this.app.setNotFoundHandler(async (req, reply) => {
-      const problem = problemOf(new AppError("NOT_FOUND", `There is no ${req.method} ${req.url.split("?")[0]}`), req.id);
+      const problem = problemOf(
+        new AppError("NOT_FOUND", `There is no ${req.method} ${req.url.split("?")[0]}`),
+        req.id,
+      );
       await reply.code(problem.status).type("application/problem+json").send(JSON.stringify(problem.body));
     });
   }

@@ -37,9 +37,13 @@ export class Idempotency {
   async run(request: KeyedRequest, status: number, work: (seed: RunSeed) => Promise<unknown>): Promise<KeyedAnswer> {
     const { tenant_id, key } = request;
     if (key.length === 0 || key.length > LIMITS.idempotency_key_chars_max) {
-      throw new AppError("VALIDATION_ERROR", `Idempotency-Key has 1 to ${LIMITS.idempotency_key_chars_max} characters`, {
-        errors: [{ pointer: "", message: "Idempotency-Key" }],
-      });
+      throw new AppError(
+        "VALIDATION_ERROR",
+        `Idempotency-Key has 1 to ${LIMITS.idempotency_key_chars_max} characters`,
+        {
+          errors: [{ pointer: "", message: "Idempotency-Key" }],
+        },
+      );
     }
     const seedBytes = sha256(canonicalJson([request.route, request.principal, key]));
     const key_hash = seedBytes.toString("hex");
@@ -53,9 +57,13 @@ export class Idempotency {
       const claimed = await this.db.transaction(scope, (tx) => claimKey(tx, key_hash, body_hash, created_us));
       const known = claimed ? null : await this.db.transaction(scope, (tx) => findKey(tx, key_hash));
       if (known && known.body_hash !== body_hash) {
-        throw new AppError("IDEMPOTENCY_MISMATCH", `The Idempotency-Key ${JSON.stringify(key)} was used with another body`);
+        throw new AppError(
+          "IDEMPOTENCY_MISMATCH",
+          `The Idempotency-Key ${JSON.stringify(key)} was used with another body`,
+        );
       }
-      if (known && known.status !== null) return { status: known.status, body: JSON.parse(known.response ?? "null") as unknown, replayed: true };
+      if (known && known.status !== null)
+        return { status: known.status, body: JSON.parse(known.response ?? "null") as unknown, replayed: true };
       const seed = { created_us: known?.created_at_us ?? created_us, bytes: seedBytes };
       const body = await this.answered(scope, key_hash, status, () => work(seed));
       return { status, body, replayed: false };

@@ -16,9 +16,21 @@ const PROBLEM: JsonObject = {
   type: "object",
   required: ["type", "title", "status", "code", "detail", "request_id", "retryable"],
   properties: {
-    type: { type: "string" }, title: { type: "string" }, status: { type: "integer" }, code: { type: "string", enum: Object.keys(ERRORS) },
-    detail: { type: "string" }, remedy: { type: "string" }, request_id: { type: "string" }, retryable: { type: "boolean" },
-    errors: { type: "array", items: { type: "object", properties: { pointer: { type: "string" }, message: { type: "string" }, line: { type: "integer" } } } },
+    type: { type: "string" },
+    title: { type: "string" },
+    status: { type: "integer" },
+    code: { type: "string", enum: Object.keys(ERRORS) },
+    detail: { type: "string" },
+    remedy: { type: "string" },
+    request_id: { type: "string" },
+    retryable: { type: "boolean" },
+    errors: {
+      type: "array",
+      items: {
+        type: "object",
+        properties: { pointer: { type: "string" }, message: { type: "string" }, line: { type: "integer" } },
+      },
+    },
     details: { type: "object" },
   },
 };
@@ -38,18 +50,29 @@ function parameters(route: Route): JsonObject[] {
 
 function errorResponses(codes: readonly ErrorCode[]): JsonObject {
   const byStatus = new Map<number, ErrorCode[]>();
-  for (const code of new Set(codes)) byStatus.set(ERRORS[code].status, [...(byStatus.get(ERRORS[code].status) ?? []), code]);
+  for (const code of new Set(codes))
+    byStatus.set(ERRORS[code].status, [...(byStatus.get(ERRORS[code].status) ?? []), code]);
   return Object.fromEntries(
-    [...byStatus].sort(([a], [b]) => a - b).map(([status, list]) => [
-      String(status),
-      { description: list.map((code) => `${code}: ${ERRORS[code].title}.`).join(" "), content: { "application/problem+json": { schema: { $ref: "#/components/schemas/Problem" } } } },
-    ]),
+    [...byStatus]
+      .sort(([a], [b]) => a - b)
+      .map(([status, list]) => [
+        String(status),
+        {
+          description: list.map((code) => `${code}: ${ERRORS[code].title}.`).join(" "),
+          content: { "application/problem+json": { schema: { $ref: "#/components/schemas/Problem" } } },
+        },
+      ]),
   );
 }
 
 function operation(id: string, route: Route): JsonObject {
   const body: JsonObject = route.body
-    ? { requestBody: { required: true, content: { [route.accepts ?? "application/json"]: { schema: plain(route.body) } } } }
+    ? {
+        requestBody: {
+          required: true,
+          content: { [route.accepts ?? "application/json"]: { schema: plain(route.body) } },
+        },
+      }
     : {};
   return {
     operationId: id,
@@ -59,7 +82,10 @@ function operation(id: string, route: Route): JsonObject {
     parameters: parameters(route),
     ...body,
     responses: {
-      [String(route.status)]: { description: "Done.", content: { [route.produces ?? "application/json"]: { schema: plain(route.response) } } },
+      [String(route.status)]: {
+        description: "Done.",
+        content: { [route.produces ?? "application/json"]: { schema: plain(route.response) } },
+      },
       ...errorResponses(route.errors),
     },
   };

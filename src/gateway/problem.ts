@@ -17,7 +17,8 @@ const FOREIGN: Record<string, ErrorCode> = {
 
 export function toAppError(error: unknown): AppError {
   if (isAppError(error)) return error;
-  if (error instanceof DbError && error.connection) return new AppError("DATABASE_UNAVAILABLE", "The database does not answer", { cause: error });
+  if (error instanceof DbError && error.connection)
+    return new AppError("DATABASE_UNAVAILABLE", "The database does not answer", { cause: error });
   const foreign = isObject(error) && typeof error["code"] === "string" ? FOREIGN[error["code"]] : undefined;
   if (foreign) return new AppError(foreign, messageOf(error), { cause: error });
   return new AppError("INTERNAL_ERROR", "Something failed inside", { cause: error });

@@ -6,7 +6,11 @@ import { LIMITS } from "../contract/limits.ts";
 import type { Request, Services } from "./services.ts";
 import type { StreamId } from "./handlers.ts";
 
-type StreamHandler = (services: Services, request: Request, http: { req: FastifyRequest; reply: FastifyReply }) => Promise<void>;
+type StreamHandler = (
+  services: Services,
+  request: Request,
+  http: { req: FastifyRequest; reply: FastifyReply },
+) => Promise<void>;
 
 let clients = 0;
 const KEEP_ALIVE_MS = 15_000;
@@ -17,7 +21,8 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
   const run = await services.runs.get(request.caller, run_id);
   if (clients >= LIMITS.sse_clients_max) throw new AppError("OVERLOADED", `There are ${clients} streams open`);
   const last = Number(req.headers["last-event-id"] ?? 0);
-  if (!Number.isSafeInteger(last) || last < 0) throw new AppError("VALIDATION_ERROR", "Last-Event-ID is the seq of an event");
+  if (!Number.isSafeInteger(last) || last < 0)
+    throw new AppError("VALIDATION_ERROR", "Last-Event-ID is the seq of an event");
   clients += 1;
   reply.hijack();
   const out = reply.raw;
@@ -37,7 +42,9 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
     if (events === null) break;
     for (const event of events) {
       seq = event.seq;
-      ended = /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/.test(event.type) ? event.type : ended;
+      ended = /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/.test(event.type)
+        ? event.type
+        : ended;
       out.write(`id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`);
     }
     if (events.length === LIMITS.events_page_max) continue;
@@ -62,7 +69,11 @@ const exportJournal: StreamHandler = async (services, request, { reply }) => {
 const getArtifact: StreamHandler = async (services, request, { reply }) => {
   const digest = decodeURIComponent(request.params["digest"] ?? "");
   const bytes = await services.blobs.get(request.caller.tenant_id, digest);
-  await reply.type("application/octet-stream").header("content-disposition", "attachment").header("x-content-type-options", "nosniff").send(bytes);
+  await reply
+    .type("application/octet-stream")
+    .header("content-disposition", "attachment")
+    .header("x-content-type-options", "nosniff")
+    .send(bytes);
 };
 
 export const STREAMS: Record<StreamId, StreamHandler> = { streamEvents, exportJournal, getArtifact };

@@ -25,7 +25,7 @@ const CHECKPOINTS_MAX = 1_000_000;
 
 export async function readWholeRun(store: JournalStore, tenant_id: string, run_id: string): Promise<CommittedRow[]> {
   const rows: CommittedRow[] = [];
-  for (let from = 1; ; ) {
+  for (let from = 1; ;) {
     const page = await store.readRun(tenant_id, run_id, from, PAGE_ROWS);
     rows.push(...page);
     if (page.length < PAGE_ROWS) return rows;
@@ -64,7 +64,8 @@ class Auditor {
     const list = this.leaves.get(row.tenant_id) ?? [];
     if (list.length === 0) this.leaves.set(row.tenant_id, list);
     list.push(appendLeaf(row));
-    const before = this.runs.get(row.run_id) ?? (this.runs.has(row.run_id) ? null : startOfChain(row.tenant_id, row.run_id));
+    const before =
+      this.runs.get(row.run_id) ?? (this.runs.has(row.run_id) ? null : startOfChain(row.tenant_id, row.run_id));
     if (before === null) return;
     const next = verifyRow(before, row);
     if ("fault" in next) {
@@ -83,7 +84,9 @@ class Auditor {
       const checkpoint = list.shift() as Checkpoint;
       const leaves = this.leaves.get(tenant_id) ?? [];
       if (leaves.length !== checkpoint.leaves || merkleRoot(leaves).toString("hex") !== checkpoint.root) {
-        this.faults.push(`the appends up to offset ${checkpoint.to_off} are not those that checkpoint ${checkpoint.n} of ${tenant_id} signed`);
+        this.faults.push(
+          `the appends up to offset ${checkpoint.to_off} are not those that checkpoint ${checkpoint.n} of ${tenant_id} signed`,
+        );
       }
       this.leaves.set(tenant_id, []);
     }
@@ -114,7 +117,10 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
     }
     if (!isObject(seen)) continue;
     const found = known.get(`${String(seen["tenant_id"])}/${String(seen["n"])}`);
-    if (!found) faults.push(`checkpoint ${String(seen["n"])} of ${String(seen["tenant_id"])} is in the witness and not in the database`);
+    if (!found)
+      faults.push(
+        `checkpoint ${String(seen["n"])} of ${String(seen["tenant_id"])} is in the witness and not in the database`,
+      );
     else if (found.root !== seen["root"] || found.signature !== seen["signature"]) {
       faults.push(`checkpoint ${found.n} of ${found.tenant_id} is not the one the witness saw`);
     }
@@ -123,7 +129,13 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
 }
 
 /** Verifies everything. */
-export async function verifyAll(options: { store: JournalStore; db: Db; signer: Signer; witness: Witness; group: number }): Promise<Verified> {
+export async function verifyAll(options: {
+  store: JournalStore;
+  db: Db;
+  signer: Signer;
+  witness: Witness;
+  group: number;
+}): Promise<Verified> {
   const { store, db, signer, witness, group } = options;
   const checkpoints = await db.transaction({ role: "qd_system" }, (tx) => listCheckpoints(tx, 0, CHECKPOINTS_MAX));
   const tenants = perTenant(checkpoints);
@@ -134,7 +146,7 @@ export async function verifyAll(options: { store: JournalStore; db: Db; signer: 
   }
   auditor.faults.push(...(await witnessFaults(witness, checkpoints)));
   const { head } = await store.groupHead(group);
-  for (let after = 0; after < head; ) {
+  for (let after = 0; after < head;) {
     const rows = await store.readGroup(group, after, PAGE_ROWS);
     for (const row of rows) auditor.row(row);
     if (rows.length === 0) {
@@ -145,7 +157,10 @@ export async function verifyAll(options: { store: JournalStore; db: Db; signer: 
   }
   auditor.finish();
   return {
-    runs: auditor.runs.size, events: auditor.events, appends: auditor.appends, checkpoints: checkpoints.length,
+    runs: auditor.runs.size,
+    events: auditor.events,
+    appends: auditor.appends,
+    checkpoints: checkpoints.length,
     faults: auditor.faults.slice(0, FAULTS_MAX),
   };
 }

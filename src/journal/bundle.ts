@@ -71,7 +71,8 @@ export function readBundle(text: string): Bundle {
   }
   const [header] = lines;
   const end = lines.at(-1);
-  if (header?.["type"] !== "header" || header["format"] !== EXPORT_FORMAT) throw invalid(1, `this is no export file of format ${EXPORT_FORMAT}`);
+  if (header?.["type"] !== "header" || header["format"] !== EXPORT_FORMAT)
+    throw invalid(1, `this is no export file of format ${EXPORT_FORMAT}`);
   if (end?.["type"] !== "end") throw invalid(parts.length, "the file ends too early");
   const rows = new Map<string, AppendRow[]>();
   for (const line of lines) {
@@ -82,11 +83,16 @@ export function readBundle(text: string): Bundle {
   let events = 0;
   for (const list of rows.values()) {
     const result = verifyRun(list);
-    if ("fault" in result) throw invalid(lineOf(lines, result.run_id, result.seq), `run ${result.run_id}, seq ${result.seq}: ${result.fault}`);
+    if ("fault" in result)
+      throw invalid(
+        lineOf(lines, result.run_id, result.seq),
+        `run ${result.run_id}, seq ${result.seq}: ${result.fault}`,
+      );
     events += result.events;
   }
   checkArtifacts(lines);
-  if (end["digest"] !== `sha256:${hash.digest("hex")}`) throw invalid(parts.length, "the digest does not fit the lines before it");
+  if (end["digest"] !== `sha256:${hash.digest("hex")}`)
+    throw invalid(parts.length, "the digest does not fit the lines before it");
   return { header, rows, lines: lines.slice(1, -1), events };
 }
 
@@ -99,18 +105,22 @@ function parsed(text: string, line: number): JsonObject {
   }
   if (!isObject(value)) throw invalid(line, "a line is a JSON object");
   if (canonicalJson(value) !== text) throw invalid(line, "the line is not in its canonical form");
-  return value as JsonObject;
+  return value;
 }
 
 function lineOf(lines: readonly JsonObject[], run_id: string, seq: number): number {
-  const at = lines.findIndex((line) => line["type"] === "row" && line["run_id"] === run_id && Number(line["last_seq"]) >= seq);
+  const at = lines.findIndex(
+    (line) => line["type"] === "row" && line["run_id"] === run_id && Number(line["last_seq"]) >= seq,
+  );
   return at + 1;
 }
 
 function checkArtifacts(lines: readonly JsonObject[]): void {
   for (const [index, line] of lines.entries()) {
     if (line["type"] !== "artifact") continue;
-    const digest = `sha256:${createHash("sha256").update(Buffer.from(String(line["bytes"]), "base64")).digest("hex")}`;
+    const digest = `sha256:${createHash("sha256")
+      .update(Buffer.from(String(line["bytes"]), "base64"))
+      .digest("hex")}`;
     if (digest !== line["digest"]) throw invalid(index + 1, `artifact ${String(line["digest"])} holds other bytes`);
   }
 }

@@ -105,14 +105,30 @@ async function insertCheckpoint(tx: DbTx, c: Checkpoint): Promise<void> {
     text: `insert into qd.checkpoints (tenant_id, n, grp, from_off, to_off, leaves, root, previous, key_id, signature, at_us)
       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
     values: [
-      uuidText(present(decodeId("ten", c.tenant_id), "a tenant id is well formed")), c.n, c.group, c.from_off, c.to_off, c.leaves,
-      Buffer.from(c.root, "hex"), Buffer.from(c.previous, "hex"), c.key_id, Buffer.from(c.signature, "hex"), c.at_us,
+      uuidText(present(decodeId("ten", c.tenant_id), "a tenant id is well formed")),
+      c.n,
+      c.group,
+      c.from_off,
+      c.to_off,
+      c.leaves,
+      Buffer.from(c.root, "hex"),
+      Buffer.from(c.previous, "hex"),
+      c.key_id,
+      Buffer.from(c.signature, "hex"),
+      c.at_us,
     ],
   });
 }
 
 export class Checkpointer {
-  private readonly options: { store: JournalStore; db: Db; signer: Signer; witness: Witness; clock: Clock; group: number };
+  private readonly options: {
+    store: JournalStore;
+    db: Db;
+    signer: Signer;
+    witness: Witness;
+    clock: Clock;
+    group: number;
+  };
   private last = new Map<string, Checkpoint>();
   /** Everything up to here is covered for every tenant that wrote. */
   private covered = 0;
@@ -185,7 +201,8 @@ export function checkpointFault(checkpoints: readonly Checkpoint[], signer: Sign
     const at = `checkpoint ${c.n} of ${c.tenant_id}`;
     if (c.n !== (previous?.n ?? 0) + 1) return `${at}: number ${(previous?.n ?? 0) + 1} is missing`;
     if (c.from_off !== (previous?.to_off ?? 0)) return `${at} does not begin where the one before ends`;
-    if (c.previous !== (previous ? sha256(checkpointText(previous)).toString("hex") : NONE)) return `${at} does not name the one before`;
+    if (c.previous !== (previous ? sha256(checkpointText(previous)).toString("hex") : NONE))
+      return `${at} does not name the one before`;
     if (c.key_id !== signer.key_id) return `${at} was signed by another key (${c.key_id})`;
     if (!signer.verify(checkpointText(c), Buffer.from(c.signature, "hex"))) return `${at}: the signature is wrong`;
     previous = c;

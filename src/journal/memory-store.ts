@@ -2,7 +2,14 @@
 // `fault` lets a simulation make a flush fail before or after it took effect, as a broken connection would.
 import { FencedError, UnknownCommitError } from "../contract/journal.ts";
 import type {
-  ApprovalRow, BudgetUse, CommittedRow, Flush, FlushResult, GroupLease, JournalStore, RunSummary,
+  ApprovalRow,
+  BudgetUse,
+  CommittedRow,
+  Flush,
+  FlushResult,
+  GroupLease,
+  JournalStore,
+  RunSummary,
 } from "../contract/journal.ts";
 import { isTerminal } from "../contract/events.ts";
 
@@ -58,7 +65,12 @@ export class MemoryJournalStore implements JournalStore {
     return { shard_epoch: current?.shard_epoch ?? 0, head: current?.head ?? 0 };
   }
 
-  async readRun(tenant_id: string | null, run_id: string, from_seq: number, limit_rows: number): Promise<CommittedRow[]> {
+  async readRun(
+    tenant_id: string | null,
+    run_id: string,
+    from_seq: number,
+    limit_rows: number,
+  ): Promise<CommittedRow[]> {
     return (this.byRun.get(run_id) ?? [])
       .filter((row) => row.last_seq >= from_seq && (tenant_id === null || row.tenant_id === tenant_id))
       .slice(0, limit_rows);

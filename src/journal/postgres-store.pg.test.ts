@@ -46,7 +46,13 @@ describe("the journal in Postgres", () => {
   const write = async (lengths: readonly number[]) => {
     const lease = await store.acquireGroup(0, "w");
     const run_id = newId("run", seams);
-    await store.flush(lease, { rows: rowsOf(tenant, run_id, lengths), runs: [], approvals: [], budgets: [], at_us: systemClock.now_us() });
+    await store.flush(lease, {
+      rows: rowsOf(tenant, run_id, lengths),
+      runs: [],
+      approvals: [],
+      budgets: [],
+      at_us: systemClock.now_us(),
+    });
     return run_id;
   };
   const auditor = async () => {
@@ -58,16 +64,20 @@ describe("the journal in Postgres", () => {
   /** As somebody with full rights over the database. */
   const tamper = (text: string) =>
     withClient(database.owner, async (tx) => {
-      for (const trigger of ["journal_append_only", "journal_no_truncate"]) await tx.query({ text: `alter table qd.journal disable trigger ${trigger}` });
+      for (const trigger of ["journal_append_only", "journal_no_truncate"])
+        await tx.query({ text: `alter table qd.journal disable trigger ${trigger}` });
       await tx.query({ text });
-      for (const trigger of ["journal_append_only", "journal_no_truncate"]) await tx.query({ text: `alter table qd.journal enable trigger ${trigger}` });
+      for (const trigger of ["journal_append_only", "journal_no_truncate"])
+        await tx.query({ text: `alter table qd.journal enable trigger ${trigger}` });
     });
 
   test("no role can change or delete an event, not even the owner", async () => {
     await write([2]);
     for (const role of ["qd_app", "qd_append", "qd_system"] as const) {
       for (const text of ["update qd.journal set last_seq = 9", "delete from qd.journal"]) {
-        await expect(database.db.transaction({ role, tenant_id: tenant }, (tx) => tx.query({ text }))).rejects.toThrow(DbError);
+        await expect(database.db.transaction({ role, tenant_id: tenant }, (tx) => tx.query({ text }))).rejects.toThrow(
+          DbError,
+        );
       }
     }
     for (const text of ["update qd.journal set last_seq = 9", "delete from qd.journal", "truncate qd.journal"]) {
@@ -78,7 +88,10 @@ describe("the journal in Postgres", () => {
   test("without a tenant nothing is visible, and with one only its own", async () => {
     const run_id = await write([1]);
     const count = (scope: Parameters<typeof database.db.transaction>[0]) =>
-      database.db.transaction(scope, async (tx) => (await tx.query<{ n: number }>({ text: "select count(*)::int as n from qd.journal" })).rows[0]?.n);
+      database.db.transaction(
+        scope,
+        async (tx) => (await tx.query<{ n: number }>({ text: "select count(*)::int as n from qd.journal" })).rows[0]?.n,
+      );
     expect(await count({ role: "qd_app" })).toBe(0);
     expect(await count({ role: "qd_app", tenant_id: newId("tenant", seams) })).toBe(0);
     expect(await count({ role: "qd_app", tenant_id: tenant })).toBeGreaterThan(0);
@@ -100,8 +113,15 @@ describe("the journal in Postgres", () => {
   test("the row-per-event view shows each event with its seq", async () => {
     const run_id = await write([2, 3]);
     const rows = await store.readRun(tenant, run_id, 1, 10);
-    const view = await database.db.transaction({ role: "qd_app", tenant_id: tenant }, async (tx) =>
-      (await tx.query<{ seq: number; body: string }>({ text: "select seq, body from qd.events where off >= $1 order by off, seq", values: [rows[0]?.offset] })).rows,
+    const view = await database.db.transaction(
+      { role: "qd_app", tenant_id: tenant },
+      async (tx) =>
+        (
+          await tx.query<{ seq: number; body: string }>({
+            text: "select seq, body from qd.events where off >= $1 order by off, seq",
+            values: [rows[0]?.offset],
+          })
+        ).rows,
     );
     expect(view.map((row) => row.seq)).toEqual([1, 2, 3, 4, 5]);
     expect(view.map((row) => row.body)).toEqual(rows.flatMap((row) => row.body.toString().split("\n")));
@@ -114,7 +134,9 @@ describe("the journal in Postgres", () => {
     expect((await verify()).faults).toEqual([]);
     const [row] = await store.readRun(null, run_id, 1, 1);
     const body = row?.body.toString("hex");
-    await tamper(`update qd.journal set body = overlay(body placing '\\x20'::bytea from 10) where off = ${row?.offset}`);
+    await tamper(
+      `update qd.journal set body = overlay(body placing '\\x20'::bytea from 10) where off = ${row?.offset}`,
+    );
     expect((await verify()).faults.join()).toContain(run_id);
     await tamper(`update qd.journal set body = '\\x${body}' where off = ${row?.offset}`);
     expect((await verify()).faults).toEqual([]);
@@ -122,7 +144,11 @@ describe("the journal in Postgres", () => {
     expect((await verify()).faults.length).toBeGreaterThan(0);
     await tamper(`update qd.groups set head = (select max(off) from qd.journal)`);
     expect((await verify()).faults.join()).toContain("checkpoint");
-    await withClient(database.owner, (tx) => tx.query({ text: "alter table qd.checkpoints disable trigger checkpoints_append_only; delete from qd.checkpoints" }));
+    await withClient(database.owner, (tx) =>
+      tx.query({
+        text: "alter table qd.checkpoints disable trigger checkpoints_append_only; delete from qd.checkpoints",
+      }),
+    );
     expect((await verify()).faults.join()).toContain("witness");
   });
 
@@ -136,15 +162,27 @@ describe("the journal in Postgres", () => {
     const { GroupWriter } = await import("./writer.ts");
     const fresh = new PostgresJournalStore(own.db);
     const lease = await fresh.acquireGroup(0, "w");
-    const writer = new GroupWriter({ store: fresh, clock: systemClock, lease, budgets: [], onFailure: () => undefined });
+    const writer = new GroupWriter({
+      store: fresh,
+      clock: systemClock,
+      lease,
+      budgets: [],
+      onFailure: () => undefined,
+    });
     const ids: string[] = [];
     const appends: Promise<number>[] = [];
     for (let i = 0; i < 60; i++) {
       const run_id = newId("run", seams);
       ids.push(run_id);
-      appends.push(writer.append({ row: rowsOf(tenant, run_id, [1])[0] as never, run: null, approvals: [], budgets: [] }));
+      appends.push(
+        writer.append({ row: rowsOf(tenant, run_id, [1])[0] as never, run: null, approvals: [], budgets: [] }),
+      );
       if (i % 10 === 5) {
-        await withClient(own.owner, (tx) => tx.query({ text: "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'quarterdeck' and datname = current_database()" }));
+        await withClient(own.owner, (tx) =>
+          tx.query({
+            text: "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'quarterdeck' and datname = current_database()",
+          }),
+        );
       }
       await systemClock.sleep(2);
     }

@@ -4,7 +4,14 @@ import { decodeId, encodeId, uuidBytes, uuidText } from "../kit/ids.ts";
 import { present } from "../kit/assert.ts";
 import { FencedError, UnknownCommitError } from "../contract/journal.ts";
 import type {
-  ApprovalRow, BudgetUse, CommittedRow, Flush, FlushResult, GroupLease, JournalStore, RunSummary,
+  ApprovalRow,
+  BudgetUse,
+  CommittedRow,
+  Flush,
+  FlushResult,
+  GroupLease,
+  JournalStore,
+  RunSummary,
 } from "../contract/journal.ts";
 import { DbError } from "../contract/ports.ts";
 import type { Db, DbSession } from "../contract/ports.ts";
@@ -93,7 +100,8 @@ interface JournalRow {
   chain: Buffer;
 }
 
-const COLUMNS = "grp, off, run_id, tenant_id, first_seq, last_seq, (extract(epoch from at) * 1000000)::bigint as at_us, body, chain";
+const COLUMNS =
+  "grp, off, run_id, tenant_id, first_seq, last_seq, (extract(epoch from at) * 1000000)::bigint as at_us, body, chain";
 
 function committed(row: JournalRow): CommittedRow {
   return {
@@ -149,7 +157,11 @@ export class PostgresJournalStore implements JournalStore {
     const { rows } = flush;
     const budgets = JSON.stringify(flush.budgets.map(budgetJson));
     const values: unknown[] = [
-      lease.group, lease.shard_epoch, new Date(Math.floor(flush.at_us / 1000)), lease.head, rows.length,
+      lease.group,
+      lease.shard_epoch,
+      new Date(Math.floor(flush.at_us / 1000)),
+      lease.head,
+      rows.length,
       uuidArray(rows.map((row) => runBytes(row.run_id))),
       uuidArray(rows.map((row) => tenantBytes(row.tenant_id))),
       int4Array(rows.map((row) => row.first_seq)),
@@ -158,13 +170,20 @@ export class PostgresJournalStore implements JournalStore {
       byteaArray(rows.map((row) => row.chain)),
       int4Array(rows.map((_row, index) => index + 1)),
     ];
-    if (flush.runs.length === 0 && flush.approvals.length === 0 && flush.budgets.length === 0) return { ...STATEMENTS.bare, values };
-    if (flush.runs.length === 0 && flush.approvals.length === 0) return { ...STATEMENTS.hot, values: [...values, budgets] };
+    if (flush.runs.length === 0 && flush.approvals.length === 0 && flush.budgets.length === 0)
+      return { ...STATEMENTS.bare, values };
+    if (flush.runs.length === 0 && flush.approvals.length === 0)
+      return { ...STATEMENTS.hot, values: [...values, budgets] };
     const runs = new Map(flush.runs.map((run) => [run.run_id, run]));
     const approvals = new Map(flush.approvals.map((row) => [row.approval_id, row]));
     return {
       ...STATEMENTS.full,
-      values: [...values, JSON.stringify([...runs.values()].map(runJson)), JSON.stringify([...approvals.values()].map(approvalJson)), budgets],
+      values: [
+        ...values,
+        JSON.stringify([...runs.values()].map(runJson)),
+        JSON.stringify([...approvals.values()].map(approvalJson)),
+        budgets,
+      ],
     };
   }
 

@@ -14,23 +14,56 @@ export function rowsOf(tenant_id: string, run_id: string, lengths: readonly numb
   let chain = chainStart(tenant_id, run_id);
   let seq = 0;
   return lengths.map((length) => {
-    const drafts = Array.from({ length }, (_, i) => ({ type: seq + i === 0 ? ("run.started" as const) : ("step.ended" as const), data: { text: "é\u{1f600}", n: i } }));
+    const drafts = Array.from({ length }, (_, i) => ({
+      type: seq + i === 0 ? ("run.started" as const) : ("step.ended" as const),
+      data: { text: "é\u{1f600}", n: i },
+    }));
     const encoded = encodeAppend({ drafts, seq, chain, at_us: 1_700_000_000_000_000 });
-    const row = { tenant_id, run_id, first_seq: seq + 1, last_seq: encoded.last_seq, body: encoded.body, chain: encoded.chain };
+    const row = {
+      tenant_id,
+      run_id,
+      first_seq: seq + 1,
+      last_seq: encoded.last_seq,
+      body: encoded.body,
+      chain: encoded.chain,
+    };
     ({ chain, last_seq: seq } = encoded);
     return row;
   });
 }
 
-const flushOf = (rows: readonly AppendRow[], more: Partial<Flush> = {}): Flush => ({ rows, runs: [], approvals: [], budgets: [], at_us: 1_700_000_000_000_000, ...more });
+const flushOf = (rows: readonly AppendRow[], more: Partial<Flush> = {}): Flush => ({
+  rows,
+  runs: [],
+  approvals: [],
+  budgets: [],
+  at_us: 1_700_000_000_000_000,
+  ...more,
+});
 
 const summary = (tenant_id: string, run_id: string, state: RunSummary["state"]): RunSummary => ({
-  tenant_id, run_id, project_id: "default", kind: "agent", target: "a@1", env: "dev", state, reason: null, requester: "ada",
-  created_at_us: 1, updated_at_us: 2, steps: 0, cost_micro_usd: 0, tokens: 0, retry_of: null,
+  tenant_id,
+  run_id,
+  project_id: "default",
+  kind: "agent",
+  target: "a@1",
+  env: "dev",
+  state,
+  reason: null,
+  requester: "ada",
+  created_at_us: 1,
+  updated_at_us: 2,
+  steps: 0,
+  cost_micro_usd: 0,
+  tokens: 0,
+  retry_of: null,
 });
 
 /** `open` gives the same journal each time it is called: what was committed must be there. */
-export function journalStoreSuite(name: string, open: () => Promise<{ store: JournalStore; close: () => Promise<void> }>): void {
+export function journalStoreSuite(
+  name: string,
+  open: () => Promise<{ store: JournalStore; close: () => Promise<void> }>,
+): void {
   describe(`journal store: ${name}`, () => {
     let store: JournalStore;
     let close: () => Promise<void>;
@@ -87,7 +120,12 @@ export function journalStoreSuite(name: string, open: () => Promise<{ store: Jou
     test("open runs are those whose last summary is not terminal", async () => {
       const lease = await store.acquireGroup(0, "a");
       const [a, b] = [run(), run()];
-      await store.flush(lease, flushOf([...rowsOf(tenant, a, [1]), ...rowsOf(tenant, b, [1])], { runs: [summary(tenant, a, "running"), summary(tenant, b, "succeeded")] }));
+      await store.flush(
+        lease,
+        flushOf([...rowsOf(tenant, a, [1]), ...rowsOf(tenant, b, [1])], {
+          runs: [summary(tenant, a, "running"), summary(tenant, b, "succeeded")],
+        }),
+      );
       const open_runs = await store.openRuns(0, null, 10_000);
       expect(open_runs).toContain(a);
       expect(open_runs).not.toContain(b);
@@ -96,10 +134,24 @@ export function journalStoreSuite(name: string, open: () => Promise<{ store: Jou
 
     test("budget use is kept as the last flush said it", async () => {
       const lease = await store.acquireGroup(0, "a");
-      const use = { tenant_id: tenant, budget: "b", period_start_us: 0, spent_micro_usd: 5, reserved_micro_usd: 7, spent_tokens: 1, reserved_tokens: 0 };
+      const use = {
+        tenant_id: tenant,
+        budget: "b",
+        period_start_us: 0,
+        spent_micro_usd: 5,
+        reserved_micro_usd: 7,
+        spent_tokens: 1,
+        reserved_tokens: 0,
+      };
       await store.flush(lease, flushOf(rowsOf(tenant, run(), [1]), { budgets: [use] }));
-      await store.flush({ ...lease, head: lease.head + 1 }, flushOf(rowsOf(tenant, run(), [1]), { budgets: [{ ...use, reserved_micro_usd: 0 }] }));
-      expect((await store.budgetUse()).find((row) => row.budget === "b" && row.tenant_id === tenant)).toEqual({ ...use, reserved_micro_usd: 0 });
+      await store.flush(
+        { ...lease, head: lease.head + 1 },
+        flushOf(rowsOf(tenant, run(), [1]), { budgets: [{ ...use, reserved_micro_usd: 0 }] }),
+      );
+      expect((await store.budgetUse()).find((row) => row.budget === "b" && row.tenant_id === tenant)).toEqual({
+        ...use,
+        reserved_micro_usd: 0,
+      });
     });
 
     test("the writer commits many runs at once, and a refused row fails one of them", async () => {
@@ -107,12 +159,18 @@ export function journalStoreSuite(name: string, open: () => Promise<{ store: Jou
       const writer = new GroupWriter({ store, clock: systemClock, lease, budgets: [], onFailure: () => undefined });
       const runs = Array.from({ length: 40 }, run);
       const poisoned = rowsOf(tenant, runs[7] ?? "", [1]).map((row) => ({ ...row, first_seq: 0 }));
-      const rows = runs.map((id, i) => (i === 7 ? (poisoned[0] as AppendRow) : (rowsOf(tenant, id, [2])[0] as AppendRow)));
-      const results = await Promise.allSettled(rows.map((row) => writer.append({ row, run: null, approvals: [], budgets: [] })));
+      const rows = runs.map((id, i) =>
+        i === 7 ? (poisoned[0] as AppendRow) : (rowsOf(tenant, id, [2])[0] as AppendRow),
+      );
+      const results = await Promise.allSettled(
+        rows.map((row) => writer.append({ row, run: null, approvals: [], budgets: [] })),
+      );
       expect(results.map((r, i) => (r.status === "rejected" ? i : -1)).filter((i) => i >= 0)).toEqual([7]);
       const offsets = results.flatMap((r) => (r.status === "fulfilled" ? [r.value] : []));
       expect([...offsets].sort((a, b) => a - b)).toEqual(Array.from({ length: 39 }, (_, i) => lease.head + 1 + i));
-      expect((await store.readGroup(0, lease.head, 100)).map((row) => row.offset)).toEqual(Array.from({ length: 39 }, (_, i) => lease.head + 1 + i));
+      expect((await store.readGroup(0, lease.head, 100)).map((row) => row.offset)).toEqual(
+        Array.from({ length: 39 }, (_, i) => lease.head + 1 + i),
+      );
     });
   });
 }

@@ -70,8 +70,10 @@ export function verifyRun(rows: readonly AppendRow[]): { events: number; chain: 
     if ("fault" in next) return next;
     for (const line of bodyLines(row.body)) {
       const event = JSON.parse(line) as StoredEvent;
-      if (event.seq === 1 && event.type !== "run.started") return { run_id: row.run_id, seq: 1, fault: "the first event is not run.started" };
-      if (ended && !AFTER_TERMINAL.test(event.type)) return { run_id: row.run_id, seq: event.seq, fault: `${event.type} after the end of the run` };
+      if (event.seq === 1 && event.type !== "run.started")
+        return { run_id: row.run_id, seq: 1, fault: "the first event is not run.started" };
+      if (ended && !AFTER_TERMINAL.test(event.type))
+        return { run_id: row.run_id, seq: event.seq, fault: `${event.type} after the end of the run` };
       if (TERMINAL.test(event.type)) ended = true;
     }
     progress = next;

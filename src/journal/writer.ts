@@ -5,7 +5,16 @@
 import { assert } from "../kit/assert.ts";
 import type { Clock } from "../kit/clock.ts";
 import { FencedError, UnknownCommitError } from "../contract/journal.ts";
-import type { AppendRow, ApprovalRow, BudgetDelta, BudgetUse, Flush, GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
+import type {
+  AppendRow,
+  ApprovalRow,
+  BudgetDelta,
+  BudgetUse,
+  Flush,
+  GroupLease,
+  JournalStore,
+  RunSummary,
+} from "../contract/journal.ts";
 import { AppError } from "../contract/errors.ts";
 
 /** One run's append with the rows that change in its transaction. */
@@ -160,7 +169,8 @@ export class GroupWriter {
   private async isolate(batch: readonly Waiting[], rejected: readonly string[]): Promise<void> {
     const refused = new Set(rejected);
     for (const waiting of batch) {
-      if (refused.has(waiting.append.row.run_id)) waiting.reject(new AppendRejected(`the database refused an append of ${waiting.append.row.run_id}`));
+      if (refused.has(waiting.append.row.run_id))
+        waiting.reject(new AppendRejected(`the database refused an append of ${waiting.append.row.run_id}`));
     }
     const rest = batch.filter((waiting) => !refused.has(waiting.append.row.run_id));
     assert(rest.length < batch.length, "a rejection names a run of the batch");
@@ -210,7 +220,15 @@ export function budgetKey(use: Pick<BudgetUse, "tenant_id" | "budget" | "period_
 
 export function emptyUse(id: Pick<BudgetUse, "tenant_id" | "budget" | "period_start_us">): BudgetUse {
   const { tenant_id, budget, period_start_us } = id;
-  return { tenant_id, budget, period_start_us, spent_micro_usd: 0, reserved_micro_usd: 0, spent_tokens: 0, reserved_tokens: 0 };
+  return {
+    tenant_id,
+    budget,
+    period_start_us,
+    spent_micro_usd: 0,
+    reserved_micro_usd: 0,
+    spent_tokens: 0,
+    reserved_tokens: 0,
+  };
 }
 
 /** Adds a change in place. */

@@ -6,7 +6,7 @@ import { assert } from "./assert.ts";
 const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz";
 const PATTERN = /^([a-z]{2,8})_([0-7][0-9a-hjkmnp-tv-z]{25})$/;
 
-const VALUE = new Map([...ALPHABET].map((c, i) => [c, i]));
+const VALUE = new Map(Array.from(ALPHABET, (c, i) => [c, i]));
 
 /** Text of a 16-byte id with its prefix. */
 export function encodeId(prefix: string, uuid: Uint8Array): string {

@@ -13,7 +13,9 @@ export function formatUsd(micro: number): string {
   assert(Number.isSafeInteger(micro), "money is a safe integer", { micro });
   const sign = micro < 0 ? "-" : "";
   const abs = Math.abs(micro);
-  const cents = String(abs % 1_000_000).padStart(6, "0").replace(/0{1,4}$/, "");
+  const cents = String(abs % 1_000_000)
+    .padStart(6, "0")
+    .replace(/0{1,4}$/, "");
   return `${sign}$${Math.floor(abs / 1_000_000)}.${cents}`;
 }
 

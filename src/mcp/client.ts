@@ -53,12 +53,19 @@ export class McpClients implements McpTools {
 
   async call(call: McpCall): Promise<McpResult> {
     const session = await this.session(call.server).catch((cause) => {
-      throw new McpCallError("mcp_unavailable", `The MCP server cannot be reached: ${messageOf(cause)}`, { sent: false, cause });
+      throw new McpCallError("mcp_unavailable", `The MCP server cannot be reached: ${messageOf(cause)}`, {
+        sent: false,
+        cause,
+      });
     });
     const known = session.tools.get(call.tool);
     if (!known) throw new McpCallError("mcp_unknown_tool", `The server has no tool ${call.tool}`, { sent: false });
     if (known.digest !== call.digest) {
-      throw new McpCallError("definition_changed", `The definition of ${call.tool} differs from the one that was applied; review it and apply again`, { sent: false });
+      throw new McpCallError(
+        "definition_changed",
+        `The definition of ${call.tool} differs from the one that was applied; review it and apply again`,
+        { sent: false },
+      );
     }
     try {
       const result = await session.client.callTool(
@@ -75,16 +82,19 @@ export class McpClients implements McpTools {
   async close(): Promise<void> {
     const slots = [...this.slots.values()];
     this.slots.clear();
-    await Promise.all(slots.map(async (slot) => (await slot.session?.catch(() => null))?.client.close().catch(() => undefined)));
+    await Promise.all(
+      slots.map(async (slot) => (await slot.session?.catch(() => null))?.client.close().catch(() => undefined)),
+    );
   }
 
   private async session(server: McpServer): Promise<Session> {
-    const key = canonicalJson(server as unknown as Json);
+    const key = canonicalJson(server);
     let slot = this.slots.get(key);
     if (!slot) this.slots.set(key, (slot = { session: null, failures: 0, retry_at_ms: 0 }));
     if (slot.session) return slot.session;
     const now = this.options.clock.monotonic_ms();
-    if (now < slot.retry_at_ms) throw new AppError("DEPENDENCY_UNAVAILABLE", "The MCP server failed just now; it will be tried again");
+    if (now < slot.retry_at_ms)
+      throw new AppError("DEPENDENCY_UNAVAILABLE", "The MCP server failed just now; it will be tried again");
     const current = slot;
     slot.session = this.connect(server, () => (current.session = null));
     try {
@@ -124,7 +134,13 @@ export class McpClients implements McpTools {
       const env: Record<string, string> = {};
       for (const [name, value] of Object.entries(server.env)) env[name] = await this.secretOr(value);
       const executable = command === "node" ? process.execPath : command;
-      return new StdioClientTransport({ command: executable, args, env, stderr: "ignore", ...(server.cwd === null ? {} : { cwd: server.cwd }) });
+      return new StdioClientTransport({
+        command: executable,
+        args,
+        env,
+        stderr: "ignore",
+        ...(server.cwd === null ? {} : { cwd: server.cwd }),
+      });
     }
     const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/sdk/client/streamableHttp.js");
     const headers: Record<string, string> = {};
@@ -134,7 +150,7 @@ export class McpClients implements McpTools {
     return new StreamableHTTPClientTransport(new URL(server.url), {
       fetch: (url, init) => this.options.net.fetch(String(url), init ?? {}, policy),
       requestInit: { headers },
-    }) as unknown as Transport;
+    });
   }
 
   /** A value that is `{{env:NAME}}` or `{{file:NAME}}`, possibly after a prefix, is a reference; anything else is itself. */
@@ -144,7 +160,12 @@ export class McpClients implements McpTools {
   }
 }
 
-function definition(tool: { name: string; description?: string | undefined; inputSchema: unknown; outputSchema?: unknown }): DiscoveredTool {
+function definition(tool: {
+  name: string;
+  description?: string | undefined;
+  inputSchema: unknown;
+  outputSchema?: unknown;
+}): DiscoveredTool {
   const parts = {
     name: tool.name,
     description: tool.description ?? "",
@@ -163,12 +184,12 @@ function resultOf(raw: unknown): McpResult {
   const value = plain(raw);
   const is_error = isObject(value) && value["isError"] === true;
   if (!isObject(value)) return { is_error, result: value };
-  if (value["structuredContent"] !== undefined) return { is_error, result: value["structuredContent"] as Json };
+  if (value["structuredContent"] !== undefined) return { is_error, result: value["structuredContent"] };
   const content = value["content"];
   if (Array.isArray(content) && content.every((block) => isObject(block) && block["type"] === "text")) {
     return { is_error, result: content.map((block) => String((block as JsonObject)["text"])).join("\n") };
   }
-  return { is_error, result: (content ?? null) as Json };
+  return { is_error, result: content ?? null };
 }
 
 function callError(cause: unknown): McpCallError {

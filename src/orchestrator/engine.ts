@@ -112,18 +112,20 @@ export class Engine {
     const use = await store.budgetUse();
     this.ledgerOrNull = new Ledger({
       use,
-      budgetsOf: (run) => governance.of({ tenant_id: run.tenant_id, project: run.project, env: run.env }).catalog.budgets(),
+      budgetsOf: (run) =>
+        governance.of({ tenant_id: run.tenant_id, project: run.project, env: run.env }).catalog.budgets(),
     });
     this.writerOrNull = new GroupWriter({ store, clock, lease, budgets: use, onFailure: (error) => this.lost(error) });
     const recovered: Actor[] = [];
-    for (let after: string | null = null; ; ) {
+    for (let after: string | null = null; ;) {
       const ids: string[] = await store.openRuns(group, after, RECOVERY_PAGE);
       for (const id of ids) recovered.push(await this.load(id));
       if (ids.length < RECOVERY_PAGE) break;
       after = ids.at(-1) ?? null;
     }
     for (const actor of recovered) this.ledger.restore(actor.run);
-    for (const actor of recovered) this.submit(actor, { type: "recover" }).catch((error) => this.complain(actor, error));
+    for (const actor of recovered)
+      this.submit(actor, { type: "recover" }).catch((error) => this.complain(actor, error));
     return recovered.length;
   }
 
@@ -135,8 +137,13 @@ export class Engine {
   }
 
   /** Creates a run. The data is what `run.started` holds. */
-  async start(run: { tenant_id: string; run_id: string; command: Extract<Command, { type: "start" }> }): Promise<RunSummary> {
-    if (this.actors.size >= LIMITS.open_runs_max) throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
+  async start(run: {
+    tenant_id: string;
+    run_id: string;
+    command: Extract<Command, { type: "start" }>;
+  }): Promise<RunSummary> {
+    if (this.actors.size >= LIMITS.open_runs_max)
+      throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
     if (this.actors.has(run.run_id)) throw new AppError("RUN_EXISTS", `Run ${run.run_id} exists`);
     const actor = this.newActor(run.tenant_id, run.run_id);
     this.actors.set(run.run_id, actor);
@@ -176,14 +183,26 @@ export class Engine {
    * Commits rows as they are (an import). Their chain was verified; the run must be new here. An open run is then taken
    * over like after a crash.
    */
-  async importRun(options: { rows: readonly AppendRow[]; summary: RunSummary; approvals: readonly ApprovalRow[] }): Promise<void> {
+  async importRun(options: {
+    rows: readonly AppendRow[];
+    summary: RunSummary;
+    approvals: readonly ApprovalRow[];
+  }): Promise<void> {
     if (this.closed) throw this.closed;
     const { rows, summary } = options;
     const existing = await this.options.store.readRun(null, summary.run_id, 1, 1);
-    if (existing.length > 0) throw new AppError("RUN_EXISTS", `Run ${summary.run_id} is in the journal already`, { details: { run_id: summary.run_id } });
+    if (existing.length > 0)
+      throw new AppError("RUN_EXISTS", `Run ${summary.run_id} is in the journal already`, {
+        details: { run_id: summary.run_id },
+      });
     for (const [index, row] of rows.entries()) {
       const last = index === rows.length - 1;
-      await this.writer.append({ row, run: last ? summary : null, approvals: last ? options.approvals : [], budgets: [] });
+      await this.writer.append({
+        row,
+        run: last ? summary : null,
+        approvals: last ? options.approvals : [],
+        budgets: [],
+      });
     }
     if (isTerminal(summary.state) || summary.kind === "captured") return;
     const actor = await this.load(summary.run_id);
@@ -217,14 +236,20 @@ export class Engine {
   /** Reads a run from the journal into a fresh actor. */
   private async load(run_id: string): Promise<Actor> {
     let actor: Actor | null = null;
-    for (let from = 1; ; ) {
+    for (let from = 1; ;) {
       const rows = await this.options.store.readRun(null, run_id, from, ROWS_PAGE);
       for (const row of rows) {
         actor ??= this.newActor(row.tenant_id, run_id);
         const before = actor.approvals;
         for (const event of decodeBody(row.body)) {
           fold(actor.run, event, event.at, this.catalogFor(actor.run, event));
-          approvalRows({ run: actor.run, run_bytes: actor.run_bytes, drafts: [event], pending: before, now_us: event.at });
+          approvalRows({
+            run: actor.run,
+            run_bytes: actor.run_bytes,
+            drafts: [event],
+            pending: before,
+            now_us: event.at,
+          });
         }
         actor.chain = row.chain;
         from = row.last_seq + 1;
@@ -264,7 +289,11 @@ export class Engine {
         const start = pending.command.type === "start" ? { ...pending.command, type: "run.started" as const } : null;
         const { catalog, policy } = this.governance(actor.run, start);
         const events = decide(actor.run, pending.command, {
-          now_us, catalog, policy, ledger: this.ledger, random: () => this.options.random.float(),
+          now_us,
+          catalog,
+          policy,
+          ledger: this.ledger,
+          random: () => this.options.random.float(),
         });
         for (const event of events) drafts.push(event);
         accepted.push(pending);
@@ -282,7 +311,10 @@ export class Engine {
     this.stage(actor, drafts, accepted, now_us);
   }
 
-  private governance(run: RunState, start: { data: EventDraft["data"] } | null): { catalog: Catalog; policy: Policy | null } {
+  private governance(
+    run: RunState,
+    start: { data: EventDraft["data"] } | null,
+  ): { catalog: Catalog; policy: Policy | null } {
     const project = start ? String(start.data["project"] ?? "") : run.project;
     const env = start ? String(start.data["env"] ?? "dev") : run.env;
     return this.options.governance.of({ tenant_id: run.tenant_id, project, env });
@@ -296,7 +328,10 @@ export class Engine {
     try {
       encoded = encodeAppend({ drafts, seq: first_seq - 1, chain: actor.chain, at_us: now_us });
       if (encoded.body.length > LIMITS.append_bytes_max || drafts.length > LIMITS.append_events_max) {
-        throw new AppError("PAYLOAD_TOO_LARGE", `An append of ${drafts.length} events and ${encoded.body.length} bytes is over its limit`);
+        throw new AppError(
+          "PAYLOAD_TOO_LARGE",
+          `An append of ${drafts.length} events and ${encoded.body.length} bytes is over its limit`,
+        );
       }
     } catch (error) {
       return void this.abandonTurn(actor, accepted, budgets, error);
@@ -306,7 +341,14 @@ export class Engine {
     actor.inFlight = true;
     const summary = summaryOf(run);
     const approvals = approvalRows({ run, run_bytes: actor.run_bytes, drafts, pending: actor.approvals, now_us });
-    const row = { tenant_id: run.tenant_id, run_id: run.run_id, first_seq, last_seq: encoded.last_seq, body: encoded.body, chain: encoded.chain };
+    const row = {
+      tenant_id: run.tenant_id,
+      run_id: run.run_id,
+      first_seq,
+      last_seq: encoded.last_seq,
+      body: encoded.body,
+      chain: encoded.chain,
+    };
     this.writer.append({ row, run: changesSummary(drafts) ? summary : null, approvals, budgets }).then(
       (offset) => this.committed(actor, { drafts, accepted, summary, offset }),
       (error) => this.refused(actor, accepted, budgets, error),
@@ -323,8 +365,12 @@ export class Engine {
     if (this.closed === null) this.dispatch(actor, done.drafts);
     for (const pending of done.accepted) pending.resolve(done.summary);
     this.options.onCommit?.({
-      run_id: run.run_id, tenant_id: run.tenant_id, last_seq: run.seq, offset: done.offset,
-      drafts: done.drafts, summary: done.summary,
+      run_id: run.run_id,
+      tenant_id: run.tenant_id,
+      last_seq: run.seq,
+      offset: done.offset,
+      drafts: done.drafts,
+      summary: done.summary,
     });
     if (isTerminal(run.state)) this.ended(actor);
     else this.arm(actor);
@@ -380,7 +426,12 @@ export class Engine {
     for (const pending of [...accepted, ...actor.queue.splice(0)]) pending.reject(this.closed ?? error);
   }
 
-  private async abandonTurn(actor: Actor, accepted: readonly Pending[], budgets: readonly BudgetDelta[], error: unknown): Promise<void> {
+  private async abandonTurn(
+    actor: Actor,
+    accepted: readonly Pending[],
+    budgets: readonly BudgetDelta[],
+    error: unknown,
+  ): Promise<void> {
     const { run_id } = actor.run;
     for (const pending of accepted) pending.reject(error);
     this.ledger.revert(run_id, budgets);
@@ -411,7 +462,10 @@ export class Engine {
 
   private lost(error: Error): void {
     if (this.closed) return;
-    this.closed = error instanceof AppError ? error : new AppError("FENCED", "This process does not own the runs any more", { cause: error });
+    this.closed =
+      error instanceof AppError
+        ? error
+        : new AppError("FENCED", "This process does not own the runs any more", { cause: error });
     for (const actor of this.actors.values()) {
       actor.timer?.cancel();
       for (const pending of actor.queue.splice(0)) pending.reject(this.closed);

@@ -125,12 +125,20 @@ export class Ledger implements LedgerView {
       part.tokens -= t;
       micro -= m;
       tokens -= t;
-      this.apply(run.tenant_id, account.key, part.period_us, { spent: 0, reserved: -m, spent_tokens: 0, reserved_tokens: -t });
+      this.apply(run.tenant_id, account.key, part.period_us, {
+        spent: 0,
+        reserved: -m,
+        spent_tokens: 0,
+        reserved_tokens: -t,
+      });
     }
     while (account.held[0]?.micro === 0 && account.held[0].tokens === 0) account.held.shift();
     // A budget that was declared after the reservation holds nothing of it.
     const late = account.held.length === 0 && micro === -change.reserved && tokens === -change.reserved_tokens;
-    assert(late || (micro === 0 && tokens === 0), "no more is released than was reserved", { run_id: run.run_id, key: account.key });
+    assert(late || (micro === 0 && tokens === 0), "no more is released than was reserved", {
+      run_id: run.run_id,
+      key: account.key,
+    });
   }
 
   private apply(tenant_id: string, key: string, period_us: number, change: Change): void {
@@ -195,7 +203,12 @@ export class Ledger implements LedgerView {
       account.held.length = 0;
       for (const step of run.steps.values()) {
         if (step.reserved_micro === 0 && step.reserved_tokens === 0) continue;
-        hold(account.held, periodStart(account.budget.period, step.reserved_at_us), step.reserved_micro, step.reserved_tokens);
+        hold(
+          account.held,
+          periodStart(account.budget.period, step.reserved_at_us),
+          step.reserved_micro,
+          step.reserved_tokens,
+        );
       }
     }
   }

@@ -24,9 +24,10 @@ export interface Manifest {
   readonly line: number;
 }
 
-const validators = Object.fromEntries(
-  MANIFEST_KINDS.map((kind) => [kind, Compile(MANIFEST_SPECS[kind])]),
-) as Record<ManifestKind, ReturnType<typeof Compile>>;
+const validators = Object.fromEntries(MANIFEST_KINDS.map((kind) => [kind, Compile(MANIFEST_SPECS[kind])])) as Record<
+  ManifestKind,
+  ReturnType<typeof Compile>
+>;
 
 const NAME = new RegExp(NAME_PATTERN);
 
@@ -50,7 +51,11 @@ class Reader {
 
   private document(document: Document): Manifest[] {
     for (const error of document.errors) {
-      this.errors.push({ pointer: "", line: error.linePos?.[0].line ?? 1, message: error.message.split("\n")[0] ?? "not YAML" });
+      this.errors.push({
+        pointer: "",
+        line: error.linePos?.[0].line ?? 1,
+        message: error.message.split("\n")[0] ?? "not YAML",
+      });
     }
     if (document.errors.length > 0) return [];
     // Aliases are expanded at most this often: a file of a few lines must not become a gigabyte.
@@ -61,7 +66,11 @@ class Reader {
     if (extra !== undefined) return this.fault(document, [extra], `unknown field ${extra}`);
     const kind = value["kind"];
     if (!MANIFEST_KINDS.includes(kind as ManifestKind)) {
-      return this.fault(document, ["kind"], `kind is ${JSON.stringify(kind)}; it must be one of ${MANIFEST_KINDS.join(", ")}`);
+      return this.fault(
+        document,
+        ["kind"],
+        `kind is ${JSON.stringify(kind)}; it must be one of ${MANIFEST_KINDS.join(", ")}`,
+      );
     }
     const metadata = isObject(value["metadata"]) ? value["metadata"] : {};
     const name = metadata["name"];
@@ -87,7 +96,7 @@ class Reader {
     }
     try {
       checkMeaning(kind, spec);
-      canonicalJson(spec as Json);
+      canonicalJson(spec);
     } catch (error) {
       return this.fault(document, ["spec"], isAppError(error) ? error.message : messageOf(error));
     }
@@ -136,7 +145,8 @@ function checkMeaning(kind: ManifestKind, spec: unknown): void {
     refuseRemote(tool.input_schema, "input_schema");
     refuseRemote(tool.output_schema, "output_schema");
     const url = new URL(tool.url.replaceAll(/[{}]/g, "x"));
-    if (/[{}]/.test(new URL(tool.url).host)) throw new AppError("MANIFEST_INVALID", `the origin ${url.origin} must be fixed`);
+    if (/[{}]/.test(new URL(tool.url).host))
+      throw new AppError("MANIFEST_INVALID", `the origin ${url.origin} must be fixed`);
   }
 }
 
@@ -153,7 +163,8 @@ function checkWorkflow(spec: WorkflowManifest): void {
   for (const path of values.flatMap((value) => references(value))) {
     const [root, step, output] = path.split(".");
     const good = root === "input" || (root === "steps" && ids.has(step ?? "") && output === "output");
-    if (!good) throw new AppError("MANIFEST_INVALID", `\${${path}} refers to nothing; write input... or steps.ID.output...`);
+    if (!good)
+      throw new AppError("MANIFEST_INVALID", `\${${path}} refers to nothing; write input... or steps.ID.output...`);
   }
 }
 
@@ -166,7 +177,8 @@ export function readManifests(text: string): Manifest[] {
   const manifests = reader.read();
   const seen = new Set<string>();
   for (const { kind, name, line } of manifests) {
-    if (seen.has(`${kind}/${name}`)) reader.errors.push({ pointer: "/metadata/name", line, message: `${kind} ${name} is in the file twice` });
+    if (seen.has(`${kind}/${name}`))
+      reader.errors.push({ pointer: "/metadata/name", line, message: `${kind} ${name} is in the file twice` });
     seen.add(`${kind}/${name}`);
   }
   if (reader.errors.length > 0) {

@@ -2,7 +2,6 @@
 // environment; a decision only reads them.
 import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
-import type { Json } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import { encodeId, uuidBytes } from "../kit/ids.ts";
 import type { Catalog } from "../contract/catalog.ts";
@@ -14,7 +13,15 @@ import { buildCatalog, policySet } from "../core/catalog.ts";
 import type { BuiltinTable, RegistrySnapshot } from "../core/catalog.ts";
 import { Policy } from "../core/policy.ts";
 import {
-  currentAlias, findVersion, insertItem, latestVersion, listAliases, listItems, listScopes, lockRegistry, setAlias,
+  currentAlias,
+  findVersion,
+  insertItem,
+  latestVersion,
+  listAliases,
+  listItems,
+  listScopes,
+  lockRegistry,
+  setAlias,
 } from "../store/registry.ts";
 import type { Alias } from "../store/registry.ts";
 import type { Governance } from "./engine.ts";
@@ -59,7 +66,11 @@ export class Registry implements Governance {
   }
 
   private build(loaded: Loaded, env: string): { catalog: Catalog; policy: Policy | null } {
-    const current = new Map(loaded.aliases.filter((alias) => alias.env === env).map((alias) => [`${alias.kind}/${alias.name}`, alias.version]));
+    const current = new Map(
+      loaded.aliases
+        .filter((alias) => alias.env === env)
+        .map((alias) => [`${alias.kind}/${alias.name}`, alias.version]),
+    );
     const snapshot: RegistrySnapshot = { items: loaded.items, current };
     const catalog = buildCatalog(snapshot, this.options.builtins);
     try {
@@ -93,7 +104,7 @@ export class Registry implements Governance {
     const manifests = readManifests(request.text);
     const prepared: { manifest: Manifest; spec: string; digest: string }[] = [];
     for (const manifest of manifests) {
-      const spec = canonicalJson((await this.complete(manifest)) as Json);
+      const spec = canonicalJson(await this.complete(manifest));
       prepared.push({ manifest, spec, digest: digestOf(spec) });
     }
     const applied = await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => {
@@ -111,35 +122,58 @@ export class Registry implements Governance {
     const spec = manifest.spec as ToolManifest;
     if (manifest.kind !== "Tool") return spec;
     if (spec.kind === "builtin" && !this.options.builtins[spec.builtin]) {
-      throw new AppError("MANIFEST_INVALID", `line ${manifest.line}, /spec/builtin: there is no built-in ${spec.builtin}; there are ${Object.keys(this.options.builtins).join(", ")}`);
+      throw new AppError(
+        "MANIFEST_INVALID",
+        `line ${manifest.line}, /spec/builtin: there is no built-in ${spec.builtin}; there are ${Object.keys(this.options.builtins).join(", ")}`,
+      );
     }
     if (spec.kind !== "mcp") return spec;
-    const server: McpServer = spec.transport === "stdio"
-      ? { transport: "stdio", command: spec.command, cwd: spec.cwd ?? null, env: { ...spec.env } }
-      : { transport: "http", url: spec.url, headers: { ...spec.headers } };
+    const server: McpServer =
+      spec.transport === "stdio"
+        ? { transport: "stdio", command: spec.command, cwd: spec.cwd ?? null, env: { ...spec.env } }
+        : { transport: "http", url: spec.url, headers: { ...spec.headers } };
     const found = await this.options.mcp.discover(server).catch((cause) => {
-      throw new AppError("DEPENDENCY_UNAVAILABLE", `Tool ${manifest.name}: its MCP server cannot be reached: ${messageOf(cause)}`, { cause });
+      throw new AppError(
+        "DEPENDENCY_UNAVAILABLE",
+        `Tool ${manifest.name}: its MCP server cannot be reached: ${messageOf(cause)}`,
+        { cause },
+      );
     });
     const byName = new Map(found.map((tool) => [tool.name, tool]));
     const definitions = spec.tools.map((entry) => {
       const tool = byName.get(entry.name);
       if (!tool) {
         const names = [...byName.keys()].join(", ");
-        throw new AppError("MANIFEST_INVALID", `line ${manifest.line}, /spec/tools: the server has no tool ${entry.name}; it has ${names}`);
+        throw new AppError(
+          "MANIFEST_INVALID",
+          `line ${manifest.line}, /spec/tools: the server has no tool ${entry.name}; it has ${names}`,
+        );
       }
       return tool;
     });
     return { ...spec, definitions };
   }
 
-  private async applyOne(tx: DbTx, project: string, principal: string, item: { manifest: Manifest; spec: string; digest: string }): Promise<Applied> {
+  private async applyOne(
+    tx: DbTx,
+    project: string,
+    principal: string,
+    item: { manifest: Manifest; spec: string; digest: string },
+  ): Promise<Applied> {
     const { kind, name } = item.manifest;
     const latest = await latestVersion(tx, project, kind, name);
     const existing = await findVersion(tx, project, kind, name, item.digest);
     const version = existing ?? (latest?.version ?? 0) + 1;
     if (existing === null) {
       await insertItem(tx, project, {
-        kind, name, version, digest: item.digest, state: "released", spec: item.spec, created_by: principal, created_at_us: this.options.clock.now_us(),
+        kind,
+        name,
+        version,
+        digest: item.digest,
+        state: "released",
+        spec: item.spec,
+        created_by: principal,
+        created_at_us: this.options.clock.now_us(),
       });
     }
     const current = await currentAlias(tx, project, kind, name, APPLY_ENV);
@@ -149,12 +183,17 @@ export class Registry implements Governance {
   }
 
   /** Restores items of an export as they were. Items that are there already stay. */
-  async restore(tenant_id: string, project: string, items: readonly RegistryItem[], aliases: readonly Alias[]): Promise<void> {
+  async restore(
+    tenant_id: string,
+    project: string,
+    items: readonly RegistryItem[],
+    aliases: readonly Alias[],
+  ): Promise<void> {
     await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => {
       await lockRegistry(tx, project);
       for (const item of items) {
         const known = await findVersion(tx, project, item.kind, item.name, item.digest);
-        if (known === null) await insertItem(tx, project, { ...item, spec: canonicalJson(item.spec as Json) });
+        if (known === null) await insertItem(tx, project, { ...item, spec: canonicalJson(item.spec) });
       }
       for (const alias of aliases) await setAlias(tx, project, alias);
     });
@@ -162,8 +201,14 @@ export class Registry implements Governance {
   }
 
   /** Makes another environment use a version. */
-  async promote(tenant_id: string, project: string, alias: { kind: ManifestKind; name: string; env: string; version: number }): Promise<void> {
-    const exists = this.items(tenant_id, project).some((item) => item.kind === alias.kind && item.name === alias.name && item.version === alias.version);
+  async promote(
+    tenant_id: string,
+    project: string,
+    alias: { kind: ManifestKind; name: string; env: string; version: number },
+  ): Promise<void> {
+    const exists = this.items(tenant_id, project).some(
+      (item) => item.kind === alias.kind && item.name === alias.name && item.version === alias.version,
+    );
     if (!exists) throw new AppError("NOT_FOUND", `There is no ${alias.kind} ${alias.name} version ${alias.version}`);
     await this.options.db.transaction({ role: "qd_app", tenant_id }, (tx) => setAlias(tx, project, alias));
     await this.reload(tenant_id, project);

@@ -35,7 +35,13 @@ export function changesSummary(drafts: readonly EventDraft[]): boolean {
 /** What an approver is shown: rendered from the arguments that will run, never from an agent's words about them. */
 function asked(run: RunState, run_bytes: Uint8Array, step: StepState, draft: EventDraft, now_us: number): ApprovalRow {
   const { data } = draft;
-  const shown = { agent: run.target, args: step.args, definition: String(data["definition"]), reason: String(data["reason"]), tool: step.target };
+  const shown = {
+    agent: run.target,
+    args: step.args,
+    definition: String(data["definition"]),
+    reason: String(data["reason"]),
+    tool: step.target,
+  };
   return {
     tenant_id: run.tenant_id,
     approval_id: derivedId(PREFIXES.approval, run_bytes, Number(data["number"])),
@@ -76,7 +82,16 @@ export function approvalRows(options: {
       const number = Number(draft.data["number"]);
       const row = pending.get(number);
       pending.delete(number);
-      if (row) changed.push(resolved(row, String(draft.data["decision"]), String(draft.data["by"]), String(draft.data["note"] ?? ""), now_us));
+      if (row)
+        changed.push(
+          resolved(
+            row,
+            String(draft.data["decision"]),
+            String(draft.data["by"]),
+            String(draft.data["note"] ?? ""),
+            now_us,
+          ),
+        );
     }
   }
   if (!isTerminal(run.state)) return changed;

@@ -82,7 +82,9 @@ export class Runs {
       if (existing) return runView(existing);
     }
     const data = this.startData(caller, request, extra.retry_of ?? null);
-    return runView(await this.options.engine().start({ tenant_id: caller.tenant_id, run_id, command: { type: "start", data } }));
+    return runView(
+      await this.options.engine().start({ tenant_id: caller.tenant_id, run_id, command: { type: "start", data } }),
+    );
   }
 
   private startData(caller: Caller, request: StartRun, retry_of: string | null): JsonObject {
@@ -136,7 +138,9 @@ export class Runs {
   }
 
   async list(caller: Caller, filter: RunFilter): Promise<Run[]> {
-    const rows = await this.options.db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, (tx) => listRuns(tx, filter));
+    const rows = await this.options.db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, (tx) =>
+      listRuns(tx, filter),
+    );
     return rows.map((row) => runView(this.options.engine().peek(row.run_id) ?? row));
   }
 
@@ -145,13 +149,17 @@ export class Runs {
     await this.need(caller, run_id);
     // Envelopes hold chain values, so the expansion begins at the first event.
     const rows = await readWholeRun(this.options.store, caller.tenant_id, run_id);
-    return expandRun(rows).filter((event) => event.seq > after_seq).slice(0, limit);
+    return expandRun(rows)
+      .filter((event) => event.seq > after_seq)
+      .slice(0, limit);
   }
 
   private async steer(caller: Caller, run_id: string, command: Command): Promise<Run> {
     const run = await this.need(caller, run_id);
     if (isTerminal(run.state)) {
-      throw new AppError("RUN_TERMINAL", `Run ${run_id} is ${run.state}; it cannot be changed`, { details: { run_id, state: run.state } });
+      throw new AppError("RUN_TERMINAL", `Run ${run_id} is ${run.state}; it cannot be changed`, {
+        details: { run_id, state: run.state },
+      });
     }
     return runView(await this.options.engine().command(caller.tenant_id, run_id, command));
   }
@@ -178,11 +186,12 @@ export class Runs {
 
   resolve(caller: Caller, run_id: string, step: number, resolution: ResolveStep): Promise<Run> {
     const note = resolution.note ?? "";
-    const ours = resolution.outcome === "completed"
-      ? { outcome: "completed" as const, result: (resolution.result ?? null) as Json, note }
-      : resolution.outcome === "failed"
-        ? { outcome: "failed" as const, message: resolution.message, note }
-        : { outcome: "retry" as const, note };
+    const ours =
+      resolution.outcome === "completed"
+        ? { outcome: "completed" as const, result: (resolution.result ?? null) as Json, note }
+        : resolution.outcome === "failed"
+          ? { outcome: "failed" as const, message: resolution.message, note }
+          : { outcome: "retry" as const, note };
     return this.steer(caller, run_id, { type: "resolve", step, resolution: ours, actor: this.actor(caller) });
   }
 
@@ -192,7 +201,8 @@ export class Runs {
     if (!isTerminal(run.state)) throw new AppError("CONFLICT", `Run ${run_id} is still ${run.state}; cancel it first`);
     const [first] = await this.options.store.readRun(caller.tenant_id, run_id, 1, 1);
     const started = first ? decodeBody(first.body)[0] : undefined;
-    if (!started || run.kind === "captured") throw new AppError("RUN_REFUSED", `Run ${run_id} was not started here and cannot be retried`);
+    if (!started || run.kind === "captured")
+      throw new AppError("RUN_REFUSED", `Run ${run_id} was not started here and cannot be retried`);
     const [name, version] = splitTarget(run.target);
     const { data } = started;
     const request: StartRun = {
@@ -207,7 +217,9 @@ export class Runs {
   }
 
   async approvals(caller: Caller, filter: ApprovalFilter): Promise<Approval[]> {
-    const rows = await this.options.db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, (tx) => listApprovals(tx, filter));
+    const rows = await this.options.db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, (tx) =>
+      listApprovals(tx, filter),
+    );
     return rows.map(approvalView);
   }
 
@@ -216,24 +228,39 @@ export class Runs {
   }
 
   private async needApproval(caller: Caller, approval_id: string): Promise<ApprovalRow> {
-    const row = await this.options.db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, (tx) => getApproval(tx, approval_id));
+    const row = await this.options.db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, (tx) =>
+      getApproval(tx, approval_id),
+    );
     if (!row) throw new AppError("NOT_FOUND", `There is no approval ${approval_id}`, { details: { approval_id } });
     return row;
   }
 
-  async decideApproval(caller: Caller, approval_id: string, decision: "approved" | "rejected", note: string): Promise<Approval> {
+  async decideApproval(
+    caller: Caller,
+    approval_id: string,
+    decision: "approved" | "rejected",
+    note: string,
+  ): Promise<Approval> {
     const row = await this.needApproval(caller, approval_id);
     if (row.state !== "pending") {
-      throw new AppError("APPROVAL_RESOLVED", `Approval ${approval_id} is ${row.state}${row.resolved_by ? ` by ${row.resolved_by}` : ""}`, {
-        details: { approval_id, state: row.state },
-      });
+      throw new AppError(
+        "APPROVAL_RESOLVED",
+        `Approval ${approval_id} is ${row.state}${row.resolved_by ? ` by ${row.resolved_by}` : ""}`,
+        {
+          details: { approval_id, state: row.state },
+        },
+      );
     }
     const number = derivedOrdinal(PREFIXES.approval, idBytes("run", row.run_id), approval_id) ?? 0;
     const actor: Actor = { id: caller.principal, kind: "human_reviewer" };
-    await this.options.engine().command(caller.tenant_id, row.run_id, { type: "approve", number, decision, note, actor });
+    await this.options
+      .engine()
+      .command(caller.tenant_id, row.run_id, { type: "approve", number, decision, note, actor });
     const after = await this.approval(caller, approval_id);
     if (after.state !== "expired") return after;
-    throw new AppError("APPROVAL_RESOLVED", `Approval ${approval_id} expired at ${after.expires_at}`, { details: { approval_id, state: after.state } });
+    throw new AppError("APPROVAL_RESOLVED", `Approval ${approval_id} expired at ${after.expires_at}`, {
+      details: { approval_id, state: after.state },
+    });
   }
 
   /** Why a step was allowed, denied or held: the recorded decision, and each rule's say on the same call. */
@@ -243,8 +270,15 @@ export class Runs {
     const events = rows.flatMap((row) => decodeBody(row.body));
     const at = events.findLastIndex((event) => event.type === "policy.decided" && event.step === step);
     const decided = events[at];
-    if (!decided) throw new AppError("NOT_FOUND", `Step ${step} of ${run_id} has no policy decision`, { details: { run_id, step } });
-    const { catalog, policy } = this.options.governance.of({ tenant_id: caller.tenant_id, project: run.project_id, env: run.env });
+    if (!decided)
+      throw new AppError("NOT_FOUND", `Step ${step} of ${run_id} has no policy decision`, {
+        details: { run_id, step },
+      });
+    const { catalog, policy } = this.options.governance.of({
+      tenant_id: caller.tenant_id,
+      project: run.project_id,
+      env: run.env,
+    });
     const state = emptyRun(caller.tenant_id, run_id);
     for (const event of events.slice(0, at)) fold(state, event, event.at, catalog);
     const call = callOf(state, events, decided, catalog);
@@ -257,17 +291,35 @@ export class Runs {
       rules: (data["rules"] ?? []) as string[],
       policy_digest: String(data["policy"]),
       same_policy: policy?.digest === data["policy"],
-      call: { kind: call.kind, name: call.name, args: call.args, effect_class: call.effect_class, run: call.run, call_micro_usd: call.call_micro_usd },
+      call: {
+        kind: call.kind,
+        name: call.name,
+        args: call.args,
+        effect_class: call.effect_class,
+        run: call.run,
+        call_micro_usd: call.call_micro_usd,
+      },
       trace: (policy?.explain(call) ?? []).map(({ rule, effect, outcome, condition, error }) => ({
-        rule, effect, outcome, condition, ...(error === undefined ? {} : { error }),
+        rule,
+        effect,
+        outcome,
+        condition,
+        ...(error === undefined ? {} : { error }),
       })),
     };
   }
 }
 
 /** The call as the policy saw it, from the events around its decision. */
-function callOf(state: RunState, events: readonly StoredEvent[], decided: StoredEvent, catalog: ReturnType<Governance["of"]>["catalog"]): PolicyCall {
-  const about = events.find((event) => event.step === decided.step && (event.type === "tool.proposed" || event.type.endsWith(".requested")));
+function callOf(
+  state: RunState,
+  events: readonly StoredEvent[],
+  decided: StoredEvent,
+  catalog: ReturnType<Governance["of"]>["catalog"],
+): PolicyCall {
+  const about = events.find(
+    (event) => event.step === decided.step && (event.type === "tool.proposed" || event.type.endsWith(".requested")),
+  );
   const data: Record<string, Json | undefined> = about?.data ?? {};
   const isModel = about?.type === "model.requested";
   const [name, version] = splitTarget(String(data["tool"] ?? data["model"] ?? ""));
@@ -288,6 +340,7 @@ export function stepNumber(run_id: string, step: string): number {
   if (/^\d{1,6}$/.test(step)) return Number(step);
   const bytes = decodeId(PREFIXES.run, run_id);
   const ordinal = bytes ? derivedOrdinal(PREFIXES.step, bytes, step) : null;
-  if (ordinal === null) throw new AppError("NOT_FOUND", `${step} is no step of ${run_id}`, { details: { run_id, step } });
+  if (ordinal === null)
+    throw new AppError("NOT_FOUND", `${step} is no step of ${run_id}`, { details: { run_id, step } });
   return ordinal;
 }

@@ -42,7 +42,8 @@ export function conversationOf(messages: readonly JsonObject[]): Conversation {
     const { role } = message;
     if (role === "system") instructions = text(message["content"]);
     if (role === "user") user.push(text(message["content"]));
-    if (role === "assistant") answers.push({ content: (message["content"] ?? null) as string | null, tool_calls: callsOf(message) });
+    if (role === "assistant")
+      answers.push({ content: (message["content"] ?? null) as string | null, tool_calls: callsOf(message) });
     if (role === "tool") {
       const id = String(message["tool_call_id"]);
       results.set(id, [...(results.get(id) ?? []), text(message["content"])]);
@@ -55,26 +56,57 @@ export function conversationOf(messages: readonly JsonObject[]): Conversation {
 }
 
 const ROUTE: ModelRoute = {
-  name: "recorded", version: 1, provider: "recorded", model: "recorded", base_url: null, api_key: null, recording: null,
-  concurrency_max: 1, timeout_ms: LIMITS.model_timeout_ms_default, attempts_max: 1,
+  name: "recorded",
+  version: 1,
+  provider: "recorded",
+  model: "recorded",
+  base_url: null,
+  api_key: null,
+  recording: null,
+  concurrency_max: 1,
+  timeout_ms: LIMITS.model_timeout_ms_default,
+  attempts_max: 1,
 };
 
 function toolOf(name: string): ToolDefinition {
   const definition = { name, input_schema: { type: "object" } };
   return {
-    ...definition, version: 1, digest: digestOf(canonicalJson(definition)), kind: "builtin", description: "", output_schema: null,
-    effect_class: "write", idempotent: false, timeout_ms: LIMITS.tool_timeout_ms_default, attempts_max: 1, cost_micro_usd: 0, config: {},
+    ...definition,
+    version: 1,
+    digest: digestOf(canonicalJson(definition)),
+    kind: "builtin",
+    description: "",
+    output_schema: null,
+    effect_class: "write",
+    idempotent: false,
+    timeout_ms: LIMITS.tool_timeout_ms_default,
+    attempts_max: 1,
+    cost_micro_usd: 0,
+    config: {},
   };
 }
 
 /** A registry that holds exactly what the recording used. */
 export function recordedCatalog(conversation: Conversation): Catalog {
-  const names = [...new Set(conversation.answers.flatMap((answer) => answer.tool_calls.map((call) => call.name)))].sort();
+  const names = [
+    ...new Set(conversation.answers.flatMap((answer) => answer.tool_calls.map((call) => call.name))),
+  ].sort();
   const tools = new Map(names.map((name) => [name, toolOf(name)]));
   const agent: AgentSpec = {
-    name: "recorded", version: 1, digest: digestOf(canonicalJson(names)), model: ROUTE.name, instructions: conversation.instructions,
-    tools: names, final_tools: conversation.final_tool === null ? [] : [conversation.final_tool], turns_max: conversation.cut_off ? conversation.answers.length : LIMITS.model_turns_max,
-    max_output_tokens: LIMITS.max_output_tokens_default, params: {}, output_schema: null, mode: "chat", budget: {}, deadline_ms: null,
+    name: "recorded",
+    version: 1,
+    digest: digestOf(canonicalJson(names)),
+    model: ROUTE.name,
+    instructions: conversation.instructions,
+    tools: names,
+    final_tools: conversation.final_tool === null ? [] : [conversation.final_tool],
+    turns_max: conversation.cut_off ? conversation.answers.length : LIMITS.model_turns_max,
+    max_output_tokens: LIMITS.max_output_tokens_default,
+    params: {},
+    output_schema: null,
+    mode: "chat",
+    budget: {},
+    deadline_ms: null,
     on_denied: "continue",
   };
   return {
@@ -122,7 +154,15 @@ export class RecordedQueue implements JobQueue {
       const answer = answers[index];
       if (!answer) return missing(`answer ${index + 1}`);
       const usage = { input_tokens: 0, output_tokens: 0 };
-      return { ok: true, kind: "model", content: answer.content, tool_calls: [...answer.tool_calls], finish_reason: "recorded", usage, response_model: "recorded" };
+      return {
+        ok: true,
+        kind: "model",
+        content: answer.content,
+        tool_calls: [...answer.tool_calls],
+        finish_reason: "recorded",
+        usage,
+        response_model: "recorded",
+      };
     }
     const call = this.callOf(job.tool.name, job.args);
     const list = call === null ? undefined : results.get(call);

@@ -47,9 +47,15 @@ export class Client {
     }
     let response: Response;
     try {
-      response = await fetch(`${url}${API_PREFIX}${path}`, { method: sent.method ?? "GET", headers, ...(body === undefined ? {} : { body: body as string }) });
+      response = await fetch(`${url}${API_PREFIX}${path}`, {
+        method: sent.method ?? "GET",
+        headers,
+        ...(body === undefined ? {} : { body: body as string }),
+      });
     } catch (cause) {
-      throw new AppError("DEPENDENCY_UNAVAILABLE", `No server answers at ${url}. Start one with: quarterdeck up`, { cause });
+      throw new AppError("DEPENDENCY_UNAVAILABLE", `No server answers at ${url}. Start one with: quarterdeck up`, {
+        cause,
+      });
     }
     if (response.ok) return response;
     throw problemError(await response.text(), response.status);
@@ -81,7 +87,10 @@ export class Client {
   }
 
   decide(approval_id: string, verb: "approve" | "reject", note?: string): Promise<Approval> {
-    return this.json(`/approvals/${encodeURIComponent(approval_id)}/${verb}`, { method: "POST", body: note === undefined ? {} : { note } });
+    return this.json(`/approvals/${encodeURIComponent(approval_id)}/${verb}`, {
+      method: "POST",
+      body: note === undefined ? {} : { note },
+    });
   }
 
   explain(run_id: string, step: string): Promise<Explanation> {
@@ -94,14 +103,19 @@ export class Client {
 
   /** Events as they are committed, from after a seq until the run ends. Reconnects where it left off. */
   async *watch(run_id: string, after_seq = 0): AsyncIterable<Event> {
-    const response = await this.fetch(`/runs/${encodeURIComponent(run_id)}/stream`, { headers: { "last-event-id": String(after_seq) } });
+    const response = await this.fetch(`/runs/${encodeURIComponent(run_id)}/stream`, {
+      headers: { "last-event-id": String(after_seq) },
+    });
     if (!response.body) return;
     let buffer = "";
     const decoder = new TextDecoder();
     for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
       buffer += decoder.decode(chunk, { stream: true });
       for (let end = buffer.indexOf("\n\n"); end >= 0; end = buffer.indexOf("\n\n")) {
-        const data = buffer.slice(0, end).split("\n").find((line) => line.startsWith("data: "));
+        const data = buffer
+          .slice(0, end)
+          .split("\n")
+          .find((line) => line.startsWith("data: "));
         buffer = buffer.slice(end + 2);
         if (data) yield JSON.parse(data.slice("data: ".length)) as Event;
       }

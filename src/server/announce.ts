@@ -35,10 +35,18 @@ export function announceApprovals(
 ): void {
   const { webhook, net, log } = options;
   if (webhook === null) return;
-  const policy = { private_origins: [...options.private_origins, new URL(webhook).origin], response_bytes_max: 64 * 1024 };
+  const policy = {
+    private_origins: [...options.private_origins, new URL(webhook).origin],
+    response_bytes_max: 64 * 1024,
+  };
   for (const approval of announcementsOf(commit)) {
     const body = JSON.stringify({ type: "approval.requested", ...approval });
-    const init = { method: "POST", body, headers: { "content-type": "application/json" }, signal: AbortSignal.timeout(WEBHOOK_TIMEOUT_MS) };
+    const init = {
+      method: "POST",
+      body,
+      headers: { "content-type": "application/json" },
+      signal: AbortSignal.timeout(WEBHOOK_TIMEOUT_MS),
+    };
     net.fetch(webhook, init, policy).then(
       (response) => {
         if (!response.ok) log.warn("approval.webhook", { approval_id: approval.approval_id, status: response.status });

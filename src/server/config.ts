@@ -93,20 +93,27 @@ function fromFile(file: string | undefined): Record<string, unknown> {
 
 /** Reads the configuration. Throws CONFIG_INVALID naming each setting that is wrong. */
 export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.ProcessEnv = process.env): Config {
-  const given = Object.fromEntries(Object.entries(flags).filter(([key, value]) => value !== undefined && key !== "config"));
+  const given = Object.fromEntries(
+    Object.entries(flags).filter(([key, value]) => value !== undefined && key !== "config"),
+  );
   const merged = { ...DEFAULTS, ...fromFile(flags["config"] as string | undefined), ...fromEnv(env), ...given };
   const errors: FieldError[] = [];
   if (!validator.Check(merged)) {
     for (const error of validator.Errors(merged)) {
       if (error.keyword === "boolean" || error.keyword === "anyOf") continue;
       const params = error.params as Record<string, unknown>;
-      const names = Array.isArray(params["additionalProperties"]) ? `: ${params["additionalProperties"].join(", ")}` : "";
+      const names = Array.isArray(params["additionalProperties"])
+        ? `: ${params["additionalProperties"].join(", ")}`
+        : "";
       errors.push({ pointer: error.instancePath, message: `${error.message}${names}` });
     }
   }
-  const config = merged as Config;
+  const config = merged;
   if (errors.length === 0 && !isLoopback(config.host) && config.credentials.length === 0) {
-    errors.push({ pointer: "/host", message: `${config.host} is not loopback; configure credentials first, or use 127.0.0.1` });
+    errors.push({
+      pointer: "/host",
+      message: `${config.host} is not loopback; configure credentials first, or use 127.0.0.1`,
+    });
   }
   if (errors.length > 0) {
     throw new AppError("CONFIG_INVALID", errors.map((e) => `${e.pointer || "/"} ${e.message}`).join("; "), { errors });

@@ -6,7 +6,13 @@ import type { Signer, Witness } from "../journal/checkpoint.ts";
 import type { Execute } from "../worker/pool.ts";
 
 export const CRASH_POINTS = [
-  "flush.before", "flush.after", "effect.before", "effect.after", "acquire.after", "checkpoint.signed", "witness.after",
+  "flush.before",
+  "flush.after",
+  "effect.before",
+  "effect.after",
+  "acquire.after",
+  "checkpoint.signed",
+  "witness.after",
 ] as const;
 type CrashPoint = (typeof CRASH_POINTS)[number];
 

@@ -44,7 +44,8 @@ export async function openDatabase(config: Config, clock: Clock): Promise<Databa
 async function openExternal(url: string, admin_url: string | null): Promise<Database> {
   const login: PostgresOptions = { url };
   const name = decodeURIComponent(new URL(url).username);
-  if (name === "") throw new AppError("CONFIG_INVALID", "DATABASE_URL must name a login: postgresql://LOGIN@HOST/DATABASE");
+  if (name === "")
+    throw new AppError("CONFIG_INVALID", "DATABASE_URL must name a login: postgresql://LOGIN@HOST/DATABASE");
   const owner: PostgresOptions = { url: admin_url ?? url };
   if (admin_url !== null) await migrate(owner, name);
   await checkLogin(login);

@@ -29,7 +29,8 @@ export class EngineHost {
 
   /** The engine. Throws DATABASE_UNAVAILABLE while there is none. */
   current(): Engine {
-    if (!this.engine) throw new AppError("DATABASE_UNAVAILABLE", "The journal cannot be written right now; it is being recovered");
+    if (!this.engine)
+      throw new AppError("DATABASE_UNAVAILABLE", "The journal cannot be written right now; it is being recovered");
     return this.engine;
   }
 

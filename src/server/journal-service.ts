@@ -54,9 +54,16 @@ export class LocalJournalService implements JournalService {
   private async *lines(caller: Caller, run_id: string | null): AsyncIterable<JsonObject> {
     const { registry, db, store } = this.options;
     const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
-    yield { type: "header", format: EXPORT_FORMAT, scope: run_id === null ? "all" : "run", tenant_id: caller.tenant_id, project: caller.project };
+    yield {
+      type: "header",
+      format: EXPORT_FORMAT,
+      scope: run_id === null ? "all" : "run",
+      tenant_id: caller.tenant_id,
+      project: caller.project,
+    };
     for (const item of registry.items(caller.tenant_id, caller.project)) yield { type: "item", item: plain(item) };
-    for (const alias of registry.aliases(caller.tenant_id, caller.project)) yield { type: "alias", alias: plain(alias) };
+    for (const alias of registry.aliases(caller.tenant_id, caller.project))
+      yield { type: "alias", alias: plain(alias) };
     const digests = new Set<string>();
     for await (const run of this.runs(caller, run_id)) {
       for (const row of await readWholeRun(store, caller.tenant_id, run.run_id)) {
@@ -86,7 +93,7 @@ export class LocalJournalService implements JournalService {
       if (run) yield run;
       return;
     }
-    for (let before: string | undefined; ; ) {
+    for (let before: string | undefined; ;) {
       const filter = { limit: PAGE, ...(before === undefined ? {} : { before }) };
       const page = await this.options.db.transaction(scope, (tx) => listRuns(tx, filter));
       yield* page;
@@ -95,13 +102,25 @@ export class LocalJournalService implements JournalService {
     }
   }
 
-  async import(caller: Caller, text: string): Promise<{ runs: number; events: number; artifacts: number; skipped: number }> {
+  async import(
+    caller: Caller,
+    text: string,
+  ): Promise<{ runs: number; events: number; artifacts: number; skipped: number }> {
     const bundle = readBundle(text);
     if (bundle.header["tenant_id"] !== caller.tenant_id) {
-      throw new AppError("IMPORT_INVALID", `The file belongs to tenant ${String(bundle.header["tenant_id"])}; its chains name that tenant`);
+      throw new AppError(
+        "IMPORT_INVALID",
+        `The file belongs to tenant ${String(bundle.header["tenant_id"])}; its chains name that tenant`,
+      );
     }
-    const of = <T>(type: string, key: string): T[] => bundle.lines.filter((line) => line["type"] === type).map((line) => line[key] as T);
-    await this.options.registry.restore(caller.tenant_id, caller.project, of<RegistryItem>("item", "item"), of<Alias>("alias", "alias"));
+    const of = <T>(type: string, key: string): T[] =>
+      bundle.lines.filter((line) => line["type"] === type).map((line) => line[key] as T);
+    await this.options.registry.restore(
+      caller.tenant_id,
+      caller.project,
+      of<RegistryItem>("item", "item"),
+      of<Alias>("alias", "alias"),
+    );
     let artifacts = 0;
     for (const line of bundle.lines) {
       if (line["type"] !== "artifact") continue;
@@ -115,7 +134,12 @@ export class LocalJournalService implements JournalService {
     for (const [run_id, rows] of [...bundle.rows].sort(([a], [b]) => (a < b ? -1 : 1))) {
       const summary = summaries.get(run_id);
       if (!summary) throw new AppError("IMPORT_INVALID", `The file has rows of run ${run_id} and no summary`);
-      const done = await this.importRun(caller, rows, summary, approvals.filter((approval) => approval.run_id === run_id));
+      const done = await this.importRun(
+        caller,
+        rows,
+        summary,
+        approvals.filter((approval) => approval.run_id === run_id),
+      );
       if (done) runs += 1;
       else skipped += 1;
     }
@@ -124,7 +148,12 @@ export class LocalJournalService implements JournalService {
   }
 
   /** False when the run is here already with the same end: importing twice changes nothing. */
-  private async importRun(caller: Caller, rows: readonly AppendRow[], summary: RunSummary, approvals: readonly ApprovalRow[]): Promise<boolean> {
+  private async importRun(
+    caller: Caller,
+    rows: readonly AppendRow[],
+    summary: RunSummary,
+    approvals: readonly ApprovalRow[],
+  ): Promise<boolean> {
     const existing = await readWholeRun(this.options.store, caller.tenant_id, summary.run_id);
     const last = existing.at(-1);
     if (last) {
@@ -140,7 +169,12 @@ export class LocalJournalService implements JournalService {
     const results: ImportedRun[] = [];
     for (const run of imported) {
       await this.options.engine().importRun({ rows: run.rows, summary: run.summary, approvals: [] });
-      results.push({ run_id: run.summary.run_id, key: run.key, events: run.rows.at(-1)?.last_seq ?? 0, fidelity: run.fidelity });
+      results.push({
+        run_id: run.summary.run_id,
+        key: run.key,
+        events: run.rows.at(-1)?.last_seq ?? 0,
+        fidelity: run.fidelity,
+      });
     }
     return results;
   }
@@ -149,4 +183,3 @@ export class LocalJournalService implements JournalService {
 function plain(value: unknown): Json {
   return JSON.parse(JSON.stringify(value)) as Json;
 }
-

@@ -3,7 +3,6 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { EventEmitter } from "node:events";
 import path from "node:path";
 import { encodeId, uuidBytes } from "../kit/ids.ts";
-import type { JsonObject } from "../kit/json.ts";
 import { parseJson } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import { FileBlobStore } from "../adapters/files/blob-store.ts";
@@ -14,6 +13,7 @@ import { systemClock, systemRandom } from "../adapters/system/system.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
+import type { JobResult } from "../contract/jobs.ts";
 import type { Log } from "../contract/ports.ts";
 import { Gateway } from "../gateway/gateway.ts";
 import type { Services } from "../gateway/services.ts";
@@ -75,7 +75,8 @@ interface Parts {
 function recordings(folder: string | null): (name: string) => Promise<RecordedAnswers> {
   const known = new Map<string, Promise<RecordedAnswers>>();
   const read = async (name: string) => {
-    if (folder === null || path.basename(name) !== name) throw new AppError("NOT_FOUND", `There is no recording ${name}`);
+    if (folder === null || path.basename(name) !== name)
+      throw new AppError("NOT_FOUND", `There is no recording ${name}`);
     const text = await readFile(path.join(folder, `${name}.json`), "utf8").catch((cause) => {
       throw new AppError("NOT_FOUND", `There is no recording ${name} in ${folder}`, { cause });
     });
@@ -88,45 +89,96 @@ function recordings(folder: string | null): (name: string) => Promise<RecordedAn
   };
 }
 
-async function assemble(options: StartOptions, database: Database): Promise<Parts> {
-  const { config, log } = options;
-  const clock = options.clock ?? systemClock;
-  const { db } = database;
+/** Everything that touches the world outside: keys, files, network, MCP servers. */
+async function outsideOf(config: Config, log: Log, clock: Clock) {
   const crash = new CrashPoints(crashSetting());
-  const signer = crash.signer(await loadSigner(path.join(config.data, "keys")));
-  const tenantKey = await loadTenantKeys(path.join(config.data, "keys"));
+  const keys = path.join(config.data, "keys");
+  const signer = crash.signer(await loadSigner(keys));
+  const tenantKey = await loadTenantKeys(keys);
   const witness = crash.witness(new FileWitness(path.join(config.data, "witness.jsonl")));
   const blobs = new FileBlobStore(path.join(config.data, "artifacts"));
   const secrets = new LocalSecrets({ env: secretEnvironment(), folder: path.join(config.data, "secrets") });
   const net = new EgressNet();
   const { private_origins } = config;
   const mcp = new McpClients({ net, secrets, clock, log, private_origins, version: VERSION });
-  const store = crash.store(new PostgresJournalStore(db));
+  const recording = recordings(config.recordings);
+  const execute = crash.execute(createExecutor({ net, secrets, blobs, clock, mcp, private_origins, recording }));
+  return { crash, signer, tenantKey, witness, blobs, net, mcp, execute };
+}
+
+async function assemble(options: StartOptions, database: Database): Promise<Parts> {
+  const { config, log } = options;
+  const clock = options.clock ?? systemClock;
+  const { db } = database;
+  const outside = await outsideOf(config, log, clock);
+  const { signer, witness, blobs, net, mcp, execute, tenantKey } = outside;
+  const store = outside.crash.store(new PostgresJournalStore(db));
   const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS });
   const commits = new EventEmitter().setMaxListeners(0);
-  const execute = crash.execute(createExecutor({ net, secrets, blobs, clock, mcp, private_origins, recording: recordings(config.recordings) }));
-  const pool: WorkerPool = new WorkerPool({ clock, log, concurrency_max: config.concurrency, execute, report: (results) => host.report(results) });
+  const report = (results: readonly JobResult[]) => host.report(results);
+  const pool = new WorkerPool({ clock, log, concurrency_max: config.concurrency, execute, report });
   const onCommit = (commit: Commit) => {
     commits.emit(commit.run_id, commit);
     options.onCommit?.(commit);
-    announceApprovals(commit, { net, log, webhook: config.approval_webhook, private_origins });
+    announceApprovals(commit, { net, log, webhook: config.approval_webhook, private_origins: config.private_origins });
   };
-  const host: EngineHost = new EngineHost({
+  const engineOptions = {
+    store,
+    clock,
+    random: systemRandom,
+    governance: registry,
+    queue: pool,
+    tenantKey,
+    log,
+    group: GROUP,
+    onCommit,
+  };
+  const host = new EngineHost({
     clock,
     log,
-    create: (onLost) =>
-      new Engine({ store, clock, random: systemRandom, governance: registry, queue: pool, tenantKey, log, group: GROUP, owner: newId("node", { clock, random: systemRandom }), onCommit, onLost }),
+    create: (onLost) => new Engine({ ...engineOptions, owner: newId("node", { clock, random: systemRandom }), onLost }),
     reviveDatabase: async () => database.embedded?.revive(),
     onFenced: () => options.onFenced?.(),
   });
   const engine = () => host.current();
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
-  const runs = new Runs({ engine, store, db, governance: registry, clock, random: systemRandom });
+  const seams = { clock, random: systemRandom };
+  const runs = new Runs({ engine, store, db, governance: registry, ...seams });
   const journal = new LocalJournalService({
-    store, db, blobs, registry, signer, witness, checkpointer, engine, seams: { clock, random: systemRandom }, group: GROUP,
+    store,
+    db,
+    blobs,
+    registry,
+    signer,
+    witness,
+    checkpointer,
+    engine,
+    seams,
+    group: GROUP,
   });
-  const services: Services = {
-    runs, registry, journal, blobs, db, clock, log,
+  const services = servicesOf(
+    { runs, registry, journal, blobs, db, clock, log },
+    { commits, host, pool, store, database, config },
+  );
+  return { host, pool, mcp, store, checkpointer, services };
+}
+
+/** What the gateway may use. */
+function servicesOf(
+  given: Pick<Services, "runs" | "registry" | "journal" | "blobs" | "db" | "clock" | "log">,
+  own: {
+    commits: EventEmitter;
+    host: EngineHost;
+    pool: WorkerPool;
+    store: PostgresJournalStore;
+    database: Database;
+    config: Config;
+  },
+): Services {
+  const { clock, db } = given;
+  const { commits, host, pool, store, database, config } = own;
+  return {
+    ...given,
     version: VERSION,
     tenant_id: DEFAULT_TENANT,
     project: config.project,
@@ -135,13 +187,12 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
       commits.on(run_id, listener);
       return () => commits.off(run_id, listener);
     },
-    status: (caller): Promise<JsonObject> => statusOf(caller, { db, clock, host, pool, config, embedded: database.embedded }),
+    status: (caller) => statusOf(caller, { db, clock, host, pool, config, embedded: database.embedded }),
     ready: async () => {
       const { head } = await store.groupHead(GROUP);
       return { journal: `head ${head}`, engine: `${host.current().openRuns} open runs` };
     },
   };
-  return { host, pool, mcp, store, checkpointer, services };
 }
 
 /** Repeats a task until stopped; a failure is logged and the next time is tried as planned. */
@@ -170,25 +221,32 @@ export async function startServer(options: StartOptions): Promise<Server> {
   const database = await openDatabase(config, clock);
   const closers: (() => Promise<void> | void)[] = [() => database.close()];
   const close = async () => {
-    for (const closer of closers.splice(0).reverse()) await Promise.resolve(closer()).catch((error: unknown) => log.warn("close.failed", { error: messageOf(error) }));
+    for (const closer of closers.splice(0).toReversed())
+      await Promise.resolve(closer()).catch((error: unknown) => log.warn("close.failed", { error: messageOf(error) }));
   };
   try {
     const parts = await assemble(options, database);
     const { host, pool, mcp, store, checkpointer, services } = parts;
-    closers.push(() => store.close(), () => mcp.close(), () => pool.stop());
+    closers.push(
+      () => store.close(),
+      () => mcp.close(),
+      () => pool.stop(),
+    );
     await services.registry.open();
     const recovered = await host.open();
     closers.push(() => host.close());
     const stopCheckpoints = every(clock, LIMITS.checkpoint_interval_ms, log, "checkpoint", () => checkpointer.tick());
     const stopExpiry = every(clock, 3_600_000, log, "idempotency", () =>
-      services.db.transaction({ role: "qd_system" }, (tx) => expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000)),
+      services.db.transaction({ role: "qd_system" }, (tx) =>
+        expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000),
+      ),
     );
     closers.push(async () => {
       stopCheckpoints();
       stopExpiry();
       await checkpointer.tick();
     });
-    const gateway = new Gateway(services, { credentials: config.credentials as never, host_names: config.host_names });
+    const gateway = new Gateway(services, { credentials: config.credentials, host_names: config.host_names });
     const { port } = await gateway.listen(config.host, config.port);
     closers.push(() => gateway.close());
     const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`;

@@ -15,14 +15,24 @@ const STUCK_AFTER_US = 600_000_000;
 
 export async function statusOf(
   caller: Caller,
-  parts: { db: Db; clock: Clock; host: EngineHost; pool: WorkerPool; config: Config; embedded: EmbeddedPostgres | null },
+  parts: {
+    db: Db;
+    clock: Clock;
+    host: EngineHost;
+    pool: WorkerPool;
+    config: Config;
+    embedded: EmbeddedPostgres | null;
+  },
 ): Promise<JsonObject> {
   const { db, clock, host, pool, config, embedded } = parts;
   const [counts, stuck] = await db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, async (tx) => [
     await countRuns(tx),
     await stuckRuns(tx, clock.now_us() - STUCK_AFTER_US, 20),
   ]);
-  const [postgres, growth] = await db.transaction({ role: "qd_system" }, async (tx) => [await serverVersion(tx), await journalGrowth(tx)]);
+  const [postgres, growth] = await db.transaction({ role: "qd_system" }, async (tx) => [
+    await serverVersion(tx),
+    await journalGrowth(tx),
+  ]);
   const engine = host.current();
   return {
     version: VERSION,
@@ -36,10 +46,16 @@ export async function statusOf(
     open_runs: engine.openRuns,
     queue_depth: pool.depth,
     stuck: stuck.map((run) => run.run_id),
-    budgets: engine.ledger.snapshot().filter((use) => use.tenant_id === caller.tenant_id).map((use) => ({
-      budget: use.budget, period_start_us: use.period_start_us, spent_micro_usd: use.spent_micro_usd,
-      reserved_micro_usd: use.reserved_micro_usd, spent_tokens: use.spent_tokens,
-    })),
+    budgets: engine.ledger
+      .snapshot()
+      .filter((use) => use.tenant_id === caller.tenant_id)
+      .map((use) => ({
+        budget: use.budget,
+        period_start_us: use.period_start_us,
+        spent_micro_usd: use.spent_micro_usd,
+        reserved_micro_usd: use.reserved_micro_usd,
+        spent_tokens: use.spent_tokens,
+      })),
     memory_mb: Math.round(process.memoryUsage().rss / 1_048_576),
   };
 }

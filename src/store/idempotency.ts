@@ -39,6 +39,9 @@ export async function releaseKey(tx: DbTx, key_hash: string): Promise<void> {
 }
 
 export async function expireKeys(tx: DbTx, before_us: number): Promise<number> {
-  const { count } = await tx.query({ text: "delete from qd.idempotency where created_at_us < $1", values: [before_us] });
+  const { count } = await tx.query({
+    text: "delete from qd.idempotency where created_at_us < $1",
+    values: [before_us],
+  });
   return count;
 }

@@ -48,7 +48,12 @@ export async function lockRegistry(tx: DbTx, project_id: string): Promise<void> 
   await tx.query({ text: "select pg_advisory_xact_lock(hashtext(qd.tenant()::text || $1))", values: [project_id] });
 }
 
-export async function latestVersion(tx: DbTx, project_id: string, kind: ManifestKind, name: string): Promise<{ version: number; digest: string } | null> {
+export async function latestVersion(
+  tx: DbTx,
+  project_id: string,
+  kind: ManifestKind,
+  name: string,
+): Promise<{ version: number; digest: string } | null> {
   const { rows } = await tx.query<{ version: number; digest: string }>({
     text: "select version, digest from qd.registry where project_id = $1 and kind = $2 and name = $3 order by version desc limit 1",
     values: [project_id, kind, name],
@@ -56,7 +61,13 @@ export async function latestVersion(tx: DbTx, project_id: string, kind: Manifest
   return rows[0] ?? null;
 }
 
-export async function findVersion(tx: DbTx, project_id: string, kind: ManifestKind, name: string, digest: string): Promise<number | null> {
+export async function findVersion(
+  tx: DbTx,
+  project_id: string,
+  kind: ManifestKind,
+  name: string,
+  digest: string,
+): Promise<number | null> {
   const { rows } = await tx.query<{ version: number }>({
     text: "select version from qd.registry where project_id = $1 and kind = $2 and name = $3 and digest = $4 order by version desc limit 1",
     values: [project_id, kind, name, digest],
@@ -67,7 +78,17 @@ export async function findVersion(tx: DbTx, project_id: string, kind: ManifestKi
 export async function insertItem(tx: DbTx, project_id: string, row: ItemRow): Promise<void> {
   await tx.query({
     text: `insert into qd.registry (tenant_id, project_id, ${COLUMNS}) values (qd.tenant(), $1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-    values: [project_id, row.kind, row.name, row.version, row.digest, row.state, row.spec, row.created_by, row.created_at_us],
+    values: [
+      project_id,
+      row.kind,
+      row.name,
+      row.version,
+      row.digest,
+      row.state,
+      row.spec,
+      row.created_by,
+      row.created_at_us,
+    ],
   });
 }
 
@@ -79,7 +100,13 @@ export async function setAlias(tx: DbTx, project_id: string, alias: Alias): Prom
   });
 }
 
-export async function currentAlias(tx: DbTx, project_id: string, kind: ManifestKind, name: string, env: string): Promise<number | null> {
+export async function currentAlias(
+  tx: DbTx,
+  project_id: string,
+  kind: ManifestKind,
+  name: string,
+  env: string,
+): Promise<number | null> {
   const { rows } = await tx.query<{ version: number }>({
     text: "select version from qd.aliases where project_id = $1 and kind = $2 and name = $3 and env = $4",
     values: [project_id, kind, name, env],

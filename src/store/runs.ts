@@ -39,8 +39,11 @@ export async function listRuns(tx: DbTx, filter: RunFilter): Promise<RunSummary[
       and ($3::text is null or target = $3 or target like $3 || '@%') and ($4::uuid is null or run_id < $4::uuid)
       order by run_id desc limit $5`,
     values: [
-      filter.state ?? null, filter.kind ?? null, filter.target ?? null,
-      filter.before === undefined ? null : uuidText(idBytes("run", filter.before)), filter.limit,
+      filter.state ?? null,
+      filter.kind ?? null,
+      filter.target ?? null,
+      filter.before === undefined ? null : uuidText(idBytes("run", filter.before)),
+      filter.limit,
     ],
   });
   return rows.map(summary);
@@ -52,7 +55,9 @@ export interface RunCounts {
 }
 
 export async function countRuns(tx: DbTx): Promise<RunCounts[]> {
-  const { rows } = await tx.query<RunCounts>({ text: "select state, count(*)::int as runs from qd.runs group by state order by state" });
+  const { rows } = await tx.query<RunCounts>({
+    text: "select state, count(*)::int as runs from qd.runs group by state order by state",
+  });
   return rows;
 }
 

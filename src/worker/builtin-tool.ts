@@ -9,24 +9,47 @@ import type { Clock } from "../kit/clock.ts";
 import { JobError } from "./pool.ts";
 
 const object = (properties: JsonObject, required: string[]): JsonObject => ({
-  type: "object", properties, required, additionalProperties: false,
+  type: "object",
+  properties,
+  required,
+  additionalProperties: false,
 });
 const PATH = { type: "string", minLength: 1, description: "Path below the tool's folder." };
 
 /** What each built-in takes and what it does to the world. */
-export const BUILTINS: Record<string, { description: string; input_schema: JsonObject; effect_class: "read" | "write"; idempotent: boolean }> = {
-  noop: { description: "Does nothing and returns a fixed text.", input_schema: { type: "object" }, effect_class: "read", idempotent: true },
+export const BUILTINS: Record<
+  string,
+  { description: string; input_schema: JsonObject; effect_class: "read" | "write"; idempotent: boolean }
+> = {
+  noop: {
+    description: "Does nothing and returns a fixed text.",
+    input_schema: { type: "object" },
+    effect_class: "read",
+    idempotent: true,
+  },
   sleep: {
     description: "Waits for some milliseconds.",
     input_schema: object({ ms: { type: "integer", minimum: 0, maximum: 60_000 } }, ["ms"]),
-    effect_class: "read", idempotent: true,
+    effect_class: "read",
+    idempotent: true,
   },
-  file_read: { description: "Reads a text file.", input_schema: object({ path: PATH }, ["path"]), effect_class: "read", idempotent: true },
-  file_list: { description: "Lists a folder.", input_schema: object({ path: PATH }, ["path"]), effect_class: "read", idempotent: true },
+  file_read: {
+    description: "Reads a text file.",
+    input_schema: object({ path: PATH }, ["path"]),
+    effect_class: "read",
+    idempotent: true,
+  },
+  file_list: {
+    description: "Lists a folder.",
+    input_schema: object({ path: PATH }, ["path"]),
+    effect_class: "read",
+    idempotent: true,
+  },
   file_write: {
     description: "Writes a text file, replacing what is there.",
     input_schema: object({ path: PATH, content: { type: "string" } }, ["path", "content"]),
-    effect_class: "write", idempotent: true,
+    effect_class: "write",
+    idempotent: true,
   },
 };
 
@@ -56,7 +79,8 @@ async function inside(root: string, target: string): Promise<string> {
 async function readText(file: string): Promise<string> {
   const facts = await stat(file).catch(() => null);
   if (!facts?.isFile()) return refuse("no_such_file", "There is no such file.");
-  if (facts.size > LIMITS.tool_result_bytes_max) return refuse("file_too_large", `The file is larger than ${LIMITS.tool_result_bytes_max} bytes.`);
+  if (facts.size > LIMITS.tool_result_bytes_max)
+    return refuse("file_too_large", `The file is larger than ${LIMITS.tool_result_bytes_max} bytes.`);
   return readFile(file, "utf8");
 }
 
@@ -88,7 +112,9 @@ export async function executeBuiltin(job: ToolJob, clock: Clock): Promise<JobOut
       result = await readText(await at());
       break;
     case "file_list": {
-      const entries = await readdir(await at(), { withFileTypes: true }).catch(() => refuse("no_such_folder", "There is no such folder."));
+      const entries = await readdir(await at(), { withFileTypes: true }).catch(() =>
+        refuse("no_such_folder", "There is no such folder."),
+      );
       result = entries.map((entry) => (entry.isDirectory() ? `${entry.name}/` : entry.name)).sort();
       break;
     }

@@ -40,7 +40,12 @@ async function runTool(job: ToolJob, context: JobContext, deps: ExecuteDeps): Pr
   if (output_schema && !outcome.is_error) {
     const faults = schemaFaults(output_schema, outcome.result);
     // The effect has happened; only its answer is not what was promised.
-    if (faults.length > 0) throw new JobError({ class: "permanent", code: "schema_mismatch", message: `The output of ${job.tool.name} does not fit its schema: ${faultText(faults)}` });
+    if (faults.length > 0)
+      throw new JobError({
+        class: "permanent",
+        code: "schema_mismatch",
+        message: `The output of ${job.tool.name} does not fit its schema: ${faultText(faults)}`,
+      });
   }
   return storeLarge(job, outcome, deps.blobs);
 }
@@ -57,7 +62,11 @@ function toolOutcome(job: ToolJob, context: JobContext, deps: ExecuteDeps): Prom
 }
 
 /** Text above the inline limit goes to an artifact; the event keeps its beginning and the digest. */
-async function storeLarge(job: Job, outcome: Extract<JobOutcome, { ok: true; kind: "tool" }>, blobs: BlobStore): Promise<JobOutcome> {
+async function storeLarge(
+  job: Job,
+  outcome: Extract<JobOutcome, { ok: true; kind: "tool" }>,
+  blobs: BlobStore,
+): Promise<JobOutcome> {
   const text = typeof outcome.result === "string" ? outcome.result : canonicalJson(outcome.result);
   if (Buffer.byteLength(text) <= LIMITS.inline_bytes_max) return outcome;
   return { ...outcome, result: preview(text), result_ref: await stored(job.tenant_id, text, blobs) };
@@ -73,7 +82,12 @@ function preview(text: string): string {
   return `${text.slice(0, PREVIEW_CHARS).toWellFormed()}... (${Buffer.byteLength(text)} bytes; the whole is an artifact)`;
 }
 
-async function runModel(job: ModelJob, context: JobContext, deps: ExecuteDeps, slots: Map<string, Semaphore>): Promise<JobOutcome> {
+async function runModel(
+  job: ModelJob,
+  context: JobContext,
+  deps: ExecuteDeps,
+  slots: Map<string, Semaphore>,
+): Promise<JobOutcome> {
   const { route } = job;
   if (route.provider === "recorded") return recordedAnswer(job, await deps.recording(route.recording ?? ""));
   const key = `${job.tenant_id}/${route.name}@${route.version}`;

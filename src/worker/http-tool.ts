@@ -23,7 +23,8 @@ function fillPath(template: string, args: JsonObject): { path: string; rest: Jso
     delete rest[name];
     const text = typeof value === "string" ? value : JSON.stringify(value ?? "");
     // A segment of dots would climb out of the path.
-    if (/^\.{1,2}$/.test(text)) throw new JobError({ class: "permanent", code: "invalid_arguments", message: `${name} may not be ${text}` });
+    if (/^\.{1,2}$/.test(text))
+      throw new JobError({ class: "permanent", code: "invalid_arguments", message: `${name} may not be ${text}` });
     return encodeURIComponent(text);
   });
   return { path, rest };
@@ -59,7 +60,12 @@ function statusFailure(status: number, response: Response, text: string): JobFai
   const message = `HTTP ${status}: ${text.slice(0, 500)}`;
   if (status === 429) {
     const after = Number(response.headers.get("retry-after"));
-    return { class: "rate_limited", code: "http_429", message, ...(Number.isFinite(after) && after > 0 ? { retry_after_ms: after * 1000 } : {}) };
+    return {
+      class: "rate_limited",
+      code: "http_429",
+      message,
+      ...(Number.isFinite(after) && after > 0 ? { retry_after_ms: after * 1000 } : {}),
+    };
   }
   // 502 and 504 come from a hop between: the server may have acted. 503 says that it did not.
   if (status === 503) return { class: "transient", code: "http_503", message };
@@ -73,7 +79,11 @@ function networkFailure(error: unknown): JobFailure {
   const code = isObject(cause) && typeof cause["code"] === "string" ? cause["code"] : "network";
   const unsent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"].includes(code);
   const timeout = error instanceof Error && error.name === "TimeoutError";
-  return { class: unsent ? "transient" : "unknown_outcome", code: timeout ? "timeout" : code.toLowerCase(), message: messageOf(cause) };
+  return {
+    class: unsent ? "transient" : "unknown_outcome",
+    code: timeout ? "timeout" : code.toLowerCase(),
+    message: messageOf(cause),
+  };
 }
 
 function resultOf(text: string, type: string): Json {
@@ -94,10 +104,15 @@ export async function executeHttp(job: ToolJob, deps: HttpToolDeps, signal: Abor
   let response: Response;
   let text: string;
   try {
-    response = await deps.net.fetch(url.href, { method, headers, signal: timeout, ...(body === null ? {} : { body }) }, policy);
+    response = await deps.net.fetch(
+      url.href,
+      { method, headers, signal: timeout, ...(body === null ? {} : { body }) },
+      policy,
+    );
     text = await response.text();
   } catch (error) {
-    if (signal.aborted) throw new JobError({ class: "unknown_outcome", code: "cancelled", message: "The call was cut off." }, error);
+    if (signal.aborted)
+      throw new JobError({ class: "unknown_outcome", code: "cancelled", message: "The call was cut off." }, error);
     throw new JobError(networkFailure(error), error);
   }
   if (!response.ok) throw new JobError(statusFailure(response.status, response, text));

@@ -8,7 +8,16 @@ import { LIMITS } from "../contract/limits.ts";
 import { messageOf } from "../contract/errors.ts";
 import { NetRefused } from "../contract/ports.ts";
 import type { BlobStore, Net, Secrets } from "../contract/ports.ts";
-import type { ContentPart, JobFailure, JobOutcome, Message, ModelJob, ModelRoute, ToolCall, Usage } from "../contract/jobs.ts";
+import type {
+  ContentPart,
+  JobFailure,
+  JobOutcome,
+  Message,
+  ModelJob,
+  ModelRoute,
+  ToolCall,
+  Usage,
+} from "../contract/jobs.ts";
 import { JobError } from "./pool.ts";
 
 export interface ModelDeps {
@@ -26,7 +35,11 @@ async function languageModel(route: ModelRoute, deps: ModelDeps): Promise<Langua
   const apiKey = route.api_key === null ? "unused" : await deps.secrets.resolve(route.api_key);
   const policy = { private_origins: deps.private_origins, response_bytes_max: LIMITS.artifact_bytes_max };
   const fetch = ((input: string | URL | Request, init?: RequestInit) =>
-    deps.net.fetch(input instanceof Request ? input.url : String(input), init ?? {}, policy)) as typeof globalThis.fetch;
+    deps.net.fetch(
+      input instanceof Request ? input.url : String(input),
+      init ?? {},
+      policy,
+    )) as typeof globalThis.fetch;
   const base = route.base_url === null ? {} : { baseURL: route.base_url };
   switch (route.provider) {
     case "openai":
@@ -37,7 +50,13 @@ async function languageModel(route: ModelRoute, deps: ModelDeps): Promise<Langua
       return (await import("@ai-sdk/google")).createGoogleGenerativeAI({ apiKey, fetch, ...base })(route.model);
     case "openai-compatible": {
       const { createOpenAICompatible } = await import("@ai-sdk/openai-compatible");
-      return createOpenAICompatible({ name: route.name, apiKey, fetch, baseURL: route.base_url ?? "", includeUsage: true })(route.model);
+      return createOpenAICompatible({
+        name: route.name,
+        apiKey,
+        fetch,
+        baseURL: route.base_url ?? "",
+        includeUsage: true,
+      })(route.model);
     }
     case "recorded":
       throw new JobError({ class: "permanent", code: "not_live", message: "A recorded model is not called live." });
@@ -48,7 +67,12 @@ async function mediaPart(part: Exclude<ContentPart, { type: "text" }>, tenant_id
   const data = await blobs.get(tenant_id, part.artifact);
   return part.type === "image"
     ? { type: "image" as const, image: data, mediaType: part.media_type }
-    : { type: "file" as const, data, mediaType: part.media_type, ...(part.filename === undefined ? {} : { filename: part.filename }) };
+    : {
+        type: "file" as const,
+        data,
+        mediaType: part.media_type,
+        ...(part.filename === undefined ? {} : { filename: part.filename }),
+      };
 }
 
 function parsedInput(text: string): unknown {
@@ -66,19 +90,30 @@ async function toModelMessage(message: Message, tenant_id: string, blobs: BlobSt
       return { role: "system", content: message.content };
     case "user": {
       if (typeof message.content === "string") return { role: "user", content: message.content };
-      const parts = message.content.map((part) => (part.type === "text" ? part : mediaPart(part, tenant_id, blobs)));
+      const parts = message.content.map(async (part) =>
+        part.type === "text" ? part : mediaPart(part, tenant_id, blobs),
+      );
       return { role: "user", content: await Promise.all(parts) };
     }
     case "assistant": {
-      const text = message.content === null || message.content === "" ? [] : [{ type: "text" as const, text: message.content }];
+      const text =
+        message.content === null || message.content === "" ? [] : [{ type: "text" as const, text: message.content }];
       const calls = (message.tool_calls ?? []).map((call) => ({
-        type: "tool-call" as const, toolCallId: call.id, toolName: wireName(call.name), input: parsedInput(call.arguments),
+        type: "tool-call" as const,
+        toolCallId: call.id,
+        toolName: wireName(call.name),
+        input: parsedInput(call.arguments),
       }));
       return { role: "assistant", content: [...text, ...calls] };
     }
     case "tool": {
-      const output = message.is_error ? { type: "error-text" as const, value: message.content } : { type: "text" as const, value: message.content };
-      return { role: "tool", content: [{ type: "tool-result", toolCallId: message.call_id, toolName: wireName(message.name), output }] };
+      const output = message.is_error
+        ? { type: "error-text" as const, value: message.content }
+        : { type: "text" as const, value: message.content };
+      return {
+        role: "tool",
+        content: [{ type: "tool-result", toolCallId: message.call_id, toolName: wireName(message.name), output }],
+      };
     }
   }
 }
@@ -123,7 +158,12 @@ async function stream(job: ModelJob, deps: ModelDeps, signal: AbortSignal): Prom
     ...job.params,
   });
   const out: Streamed = {
-    content: "", calls: [], usage: { input_tokens: 0, output_tokens: 0 }, finish: "stop", model: job.route.model, cut_off: false,
+    content: "",
+    calls: [],
+    usage: { input_tokens: 0, output_tokens: 0 },
+    finish: "stop",
+    model: job.route.model,
+    cut_off: false,
   };
   let deltas = 0;
   let bytes = 0;
@@ -137,7 +177,11 @@ async function stream(job: ModelJob, deps: ModelDeps, signal: AbortSignal): Prom
     }
     if (part.type === "tool-call") {
       const name = names.get(part.toolName) ?? part.toolName;
-      out.calls.push({ id: part.toolCallId, name, arguments: typeof part.input === "string" ? part.input : JSON.stringify(part.input ?? {}) });
+      out.calls.push({
+        id: part.toolCallId,
+        name,
+        arguments: typeof part.input === "string" ? part.input : JSON.stringify(part.input ?? {}),
+      });
     }
     if (part.type === "finish-step") {
       out.model = part.response.modelId;
@@ -147,13 +191,23 @@ async function stream(job: ModelJob, deps: ModelDeps, signal: AbortSignal): Prom
     if (passesReservation(deltas, bytes, job.reserved_output_tokens)) {
       cut.abort();
       // The provider will not tell usage any more: what was reserved is what is charged.
-      return { ...out, calls: [], finish: "cut_off", cut_off: true, usage: { input_tokens: 0, output_tokens: job.reserved_output_tokens } };
+      return {
+        ...out,
+        calls: [],
+        finish: "cut_off",
+        cut_off: true,
+        usage: { input_tokens: 0, output_tokens: job.reserved_output_tokens },
+      };
     }
   }
   return out;
 }
 
-function usageOf(usage: { inputTokens?: number | undefined; outputTokens?: number | undefined; cachedInputTokens?: number | undefined }): Usage {
+function usageOf(usage: {
+  inputTokens?: number | undefined;
+  outputTokens?: number | undefined;
+  cachedInputTokens?: number | undefined;
+}): Usage {
   const cached = usage.cachedInputTokens ?? 0;
   return {
     input_tokens: usage.inputTokens ?? 0,
@@ -178,12 +232,20 @@ export function modelFailure(error: unknown): JobFailure {
   const message = messageOf(cause).slice(0, 1_000);
   if (status === 429) {
     const after = isObject(cause) ? retryAfterMs(cause["responseHeaders"]) : undefined;
-    return { class: "rate_limited", code: "provider_429", message, ...(after === undefined ? {} : { retry_after_ms: after }) };
+    return {
+      class: "rate_limited",
+      code: "provider_429",
+      message,
+      ...(after === undefined ? {} : { retry_after_ms: after }),
+    };
   }
-  if (status >= 500 || status === 408 || status === 409) return { class: "transient", code: `provider_${status}`, message };
+  if (status >= 500 || status === 408 || status === 409)
+    return { class: "transient", code: `provider_${status}`, message };
   if (status >= 400) return { class: "permanent", code: `provider_${status}`, message };
-  if (error instanceof Error && error.name === "TimeoutError") return { class: "transient", code: "timeout", message: "The model did not answer in time." };
-  if (error instanceof Error && error.name === "AbortError") return { class: "cancelled", code: "cancelled", message: "The call was cut off." };
+  if (error instanceof Error && error.name === "TimeoutError")
+    return { class: "transient", code: "timeout", message: "The model did not answer in time." };
+  if (error instanceof Error && error.name === "AbortError")
+    return { class: "cancelled", code: "cancelled", message: "The call was cut off." };
   return { class: "transient", code: "provider_unreachable", message };
 }
 

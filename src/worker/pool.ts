@@ -72,7 +72,10 @@ export class WorkerPool implements JobQueue {
       if (job.run_id !== run_id) continue;
       this.waiting.splice(i, 1);
       i -= 1;
-      this.finish(job, 0, { ok: false, failure: { class: "cancelled", code: "cancelled", message: "The run was stopped." } });
+      this.finish(job, 0, {
+        ok: false,
+        failure: { class: "cancelled", code: "cancelled", message: "The run was stopped." },
+      });
     }
   }
 

@@ -17,7 +17,13 @@ export const Recording = Type.Object(
         {
           content: Type.Union([Type.String(), Type.Null()]),
           tool_calls: Type.Optional(
-            Type.Array(Type.Object({ id: Type.Optional(Type.String()), name: Type.String(), arguments: Type.Union([Type.String(), Type.Object({})]) })),
+            Type.Array(
+              Type.Object({
+                id: Type.Optional(Type.String()),
+                name: Type.String(),
+                arguments: Type.Union([Type.String(), Type.Object({})]),
+              }),
+            ),
           ),
           usage: Type.Optional(Type.Object({ input_tokens: Type.Integer(), output_tokens: Type.Integer() })),
         },
@@ -46,7 +52,11 @@ export function readRecording(value: Json): RecordedAnswers {
   if (!validator.Check(value)) {
     const [first] = validator.Errors(value);
     const where = first ? `${first.instancePath || "/"} ${first.message}` : "not a recording";
-    throw new JobError({ class: "permanent", code: "recording_invalid", message: `The recording is not valid: ${where}` });
+    throw new JobError({
+      class: "permanent",
+      code: "recording_invalid",
+      message: `The recording is not valid: ${where}`,
+    });
   }
   return value as unknown as RecordedAnswers;
 }
@@ -56,7 +66,8 @@ const BYTES_PER_TOKEN = 4;
 /** Plausible usage where a recording has none: four bytes a token, as a rule of thumb; labelled by provider `recorded`. */
 function usageOf(job: ModelJob, turn: RecordedTurn, calls: readonly ToolCall[]): Usage {
   if (turn.usage) return turn.usage;
-  const output = (turn.content ?? "").length + calls.reduce((sum, call) => sum + call.arguments.length + call.name.length, 0);
+  const output =
+    (turn.content ?? "").length + calls.reduce((sum, call) => sum + call.arguments.length + call.name.length, 0);
   return {
     input_tokens: Math.ceil(inputTokensBound(job.messages, 0) / BYTES_PER_TOKEN),
     output_tokens: Math.max(1, Math.ceil(output / BYTES_PER_TOKEN)),

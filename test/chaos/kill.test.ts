@@ -58,8 +58,10 @@ async function load(server: Running, clients: number): Promise<void> {
 
 async function allRuns(server: Running): Promise<Run[]> {
   const runs: Run[] = [];
-  for (let cursor: string | null = null; ; ) {
-    const page: { items: Run[]; next_cursor: string | null } = await server.client.json(`/runs?limit=200${cursor ? `&cursor=${cursor}` : ""}`);
+  for (let cursor: string | null = null; ;) {
+    const page: { items: Run[]; next_cursor: string | null } = await server.client.json(
+      `/runs?limit=200${cursor ? `&cursor=${cursor}` : ""}`,
+    );
     runs.push(...page.items);
     cursor = page.next_cursor;
     if (cursor === null) return runs;
@@ -68,32 +70,58 @@ async function allRuns(server: Running): Promise<Run[]> {
 
 /** Lets everything come to rest; a person resolves what is in doubt. */
 async function settle(server: Running): Promise<Run[]> {
-  return until("all runs end", async () => {
-    const open = (await allRuns(server)).filter((run) => ["running", "waiting", "queued"].includes(run.state));
-    for (const run of open.filter((candidate) => candidate.reason === "in_doubt").slice(0, 100)) {
-      const { items } = await server.client.events(run.run_id);
-      const doubts = new Set(items.filter((event) => event.type === "step.in_doubt").map((event) => event.step_id));
-      for (const step of doubts) {
-        await server.client.json(`/runs/${run.run_id}/steps/${step}/resolve`, { method: "POST", body: { outcome: "completed", result: "checked" } }).catch(() => null);
+  return until(
+    "all runs end",
+    async () => {
+      const open = (await allRuns(server)).filter((run) => ["running", "waiting", "queued"].includes(run.state));
+      for (const run of open.filter((candidate) => candidate.reason === "in_doubt").slice(0, 100)) {
+        const { items } = await server.client.events(run.run_id);
+        const doubts = new Set(items.filter((event) => event.type === "step.in_doubt").map((event) => event.step_id));
+        for (const step of doubts) {
+          await server.client
+            .json(`/runs/${run.run_id}/steps/${step}/resolve`, {
+              method: "POST",
+              body: { outcome: "completed", result: "checked" },
+            })
+            .catch(() => null);
+        }
       }
-    }
-    return open.length === 0 ? allRuns(server) : null;
-  }, 120_000);
+      return open.length === 0 ? allRuns(server) : null;
+    },
+    120_000,
+  );
 }
 
 async function invariants(server: Running): Promise<void> {
   const runs = await settle(server);
   const ids = new Set(runs.map((run) => run.run_id));
-  expect([...acknowledged].filter((id) => !ids.has(id)), "acknowledged and lost").toEqual([]);
+  expect(
+    [...acknowledged].filter((id) => !ids.has(id)),
+    "acknowledged and lost",
+  ).toEqual([]);
   expect(runs.filter((run) => run.state !== "succeeded").map((run) => `${run.run_id} ${run.state}`)).toEqual([]);
-  const verified = await server.client.json<{ ok: boolean; faults: string[] }>("/journal/verify", { method: "POST", body: {} });
+  const verified = await server.client.json<{ ok: boolean; faults: string[] }>("/journal/verify", {
+    method: "POST",
+    body: {},
+  });
   expect(verified.faults).toEqual([]);
   const counts = await ledger.counts();
-  expect(Object.entries(counts.once).filter(([, n]) => n > 1), "an effect that is not idempotent happened twice").toEqual([]);
-  const status = await server.client.json<{ budgets: { spent_micro_usd: number; reserved_micro_usd: number }[] }>("/status");
+  expect(
+    Object.entries(counts.once).filter(([, n]) => n > 1),
+    "an effect that is not idempotent happened twice",
+  ).toEqual([]);
+  const status = await server.client.json<{ budgets: { spent_micro_usd: number; reserved_micro_usd: number }[] }>(
+    "/status",
+  );
   const spent = runs.reduce((sum, run) => sum + run.cost_micro_usd, 0);
-  expect(status.budgets.reduce((sum, use) => sum + use.reserved_micro_usd, 0), "reserved at rest").toBe(0);
-  expect(status.budgets.reduce((sum, use) => sum + use.spent_micro_usd, 0), "spent").toBe(spent);
+  expect(
+    status.budgets.reduce((sum, use) => sum + use.reserved_micro_usd, 0),
+    "reserved at rest",
+  ).toBe(0);
+  expect(
+    status.budgets.reduce((sum, use) => sum + use.spent_micro_usd, 0),
+    "spent",
+  ).toBe(spent);
 }
 
 beforeAll(async () => {
@@ -130,7 +158,10 @@ test("a kill at every named durable step, the first three times it is passed, is
       if (server) {
         const loaded = load(server, 4);
         const gone = new Promise<void>((resolve) => server.child.once("exit", () => resolve()));
-        const asked = point.startsWith("checkpoint") || point.startsWith("witness") ? server.client.json("/journal/verify", { method: "POST", body: {} }).catch(() => null) : null;
+        const asked =
+          point.startsWith("checkpoint") || point.startsWith("witness")
+            ? server.client.json("/journal/verify", { method: "POST", body: {} }).catch(() => null)
+            : null;
         await Promise.race([gone, new Promise((resolve) => setTimeout(resolve, 1_500))]);
         await asked;
         await server.kill();

@@ -17,7 +17,10 @@ import { readManifests } from "../../src/orchestrator/manifests.ts";
 import { conversationOf, recordedCatalog, RecordedQueue } from "../../src/replay/drive.ts";
 import { freshRun, openEngine, seams, startData, TENANT } from "../support/engine.ts";
 
-const FOLDER = path.resolve(process.env["QUARTERDECK_SHARED_DATA"] ?? path.join(import.meta.dirname, "../../../shared/data"), "runs/tau-bench-airline");
+const FOLDER = path.resolve(
+  process.env["QUARTERDECK_SHARED_DATA"] ?? path.join(import.meta.dirname, "../../../shared/data"),
+  "runs/tau-bench-airline",
+);
 const present = existsSync(FOLDER);
 if (!present) console.warn(`SKIPPED: the recorded runs are not there (${FOLDER}); set QUARTERDECK_SHARED_DATA`);
 
@@ -29,7 +32,10 @@ const rulesOf = (name: string): PolicyRule[] => {
 };
 const policyOf = (name: string) => new Policy({ policies: [{ name: "airline", version: 1, rules: rulesOf(name) }] });
 
-async function drive(run: RecordedRun, policy: Policy): Promise<{ events: StoredEvent[]; waited: number; state: string }> {
+async function drive(
+  run: RecordedRun,
+  policy: Policy,
+): Promise<{ events: StoredEvent[]; waited: number; state: string }> {
   const conversation = conversationOf(run.messages);
   const turns = conversation.user.slice(1);
   let waited = 0;
@@ -40,21 +46,39 @@ async function drive(run: RecordedRun, policy: Policy): Promise<{ events: Stored
       if (draft.type === "human.approval_requested") {
         waited += 1;
         const number = Number(draft.data["number"]);
-        void engine.command(TENANT, commit.run_id, { type: "approve", number, decision: "approved", note: "", actor: { id: "grace", kind: "human_reviewer" } });
+        void engine.command(TENANT, commit.run_id, {
+          type: "approve",
+          number,
+          decision: "approved",
+          note: "",
+          actor: { id: "grace", kind: "human_reviewer" },
+        });
       }
       if (draft.type === "run.waiting" && draft.data["reason"] === "input") {
         const content = turns.shift();
         if (content === undefined) throw new Error("the run waits for input that was never given");
-        void engine.command(TENANT, commit.run_id, { type: "input", content, final: turns.length === 0 && conversation.final_tool === null && !conversation.cut_off, actor: { id: "user", kind: "user" } });
+        void engine.command(TENANT, commit.run_id, {
+          type: "input",
+          content,
+          final: turns.length === 0 && conversation.final_tool === null && !conversation.cut_off,
+          actor: { id: "user", kind: "user" },
+        });
       }
     }
     if (!["running", "waiting", "queued"].includes(commit.summary.state)) done(commit.summary.state);
   };
   const { engine, store } = await openEngine({
-    catalog: recordedCatalog(conversation), policy, queue: (report) => new RecordedQueue(conversation, report), onCommit,
+    catalog: recordedCatalog(conversation),
+    policy,
+    queue: (report) => new RecordedQueue(conversation, report),
+    onCommit,
   });
   const run_id = freshRun();
-  await engine.start({ tenant_id: TENANT, run_id, command: { type: "start", data: startData("agent", "recorded", conversation.user[0]) } });
+  await engine.start({
+    tenant_id: TENANT,
+    run_id,
+    command: { type: "start", data: startData("agent", "recorded", conversation.user[0]) },
+  });
   const state = await ended;
   const rows = await store.readRun(null, run_id, 1, 10_000);
   expect(verifyRun(rows)).toHaveProperty("events");
@@ -62,10 +86,16 @@ async function drive(run: RecordedRun, policy: Policy): Promise<{ events: Stored
 }
 
 const recordedCalls = (run: RecordedRun) =>
-  conversationOf(run.messages).answers.flatMap((answer) => answer.tool_calls.map((call) => [call.name, call.arguments]));
+  conversationOf(run.messages).answers.flatMap((answer) =>
+    answer.tool_calls.map((call) => [call.name, call.arguments]),
+  );
 /** What the model asked for, as its answers in the driven journal hold it. */
 const drivenCalls = (events: readonly StoredEvent[]) =>
-  events.filter((event) => event.type === "model.completed").flatMap((event) => (event.data["tool_calls"] as { name: string; arguments: string }[]).map((call) => [call.name, call.arguments]));
+  events
+    .filter((event) => event.type === "model.completed")
+    .flatMap((event) =>
+      (event.data["tool_calls"] as { name: string; arguments: string }[]).map((call) => [call.name, call.arguments]),
+    );
 const executed = (events: readonly StoredEvent[]) => events.filter((event) => event.type === "tool.completed").length;
 
 describe.skipIf(!present)("tau-bench airline runs", () => {
@@ -79,15 +109,26 @@ describe.skipIf(!present)("tau-bench airline runs", () => {
       const result = verifyRun(run.rows);
       expect(result, run.key).toHaveProperty("events");
       const events = expandRun(run.rows.map((row, i) => ({ ...row, group: 0, offset: i + 1, at_us: 1 })));
-      const said = events.filter((event) => event.type === "model.completed").map((event) => (event.data as Record<string, unknown>)["content"]);
-      expect(said).toEqual(recorded[index]?.messages.filter((m) => m["role"] === "assistant").map((m) => m["content"] ?? null));
-      expect(events.filter((event) => event.type === "tool.completed")).toHaveLength(recorded[index]?.messages.filter((m) => m["role"] === "tool").length ?? -1);
+      const said = events
+        .filter((event) => event.type === "model.completed")
+        .map((event) => (event.data as Record<string, unknown>)["content"]);
+      expect(said).toEqual(
+        recorded[index]?.messages.filter((m) => m["role"] === "assistant").map((m) => m["content"] ?? null),
+      );
+      expect(events.filter((event) => event.type === "tool.completed")).toHaveLength(
+        recorded[index]?.messages.filter((m) => m["role"] === "tool").length ?? -1,
+      );
     }
   });
 
   test("the few-shot transcripts import and verify, and say that they are displays", () => {
     for (const name of readdirSync(path.join(FOLDER, "few_shot"))) {
-      const few = importRecorded({ format: "tau-bench", text: readFileSync(path.join(FOLDER, "few_shot", name), "utf8"), caller, seams });
+      const few = importRecorded({
+        format: "tau-bench",
+        text: readFileSync(path.join(FOLDER, "few_shot", name), "utf8"),
+        caller,
+        seams,
+      });
       expect(few.length).toBeGreaterThan(0);
       for (const run of few) {
         expect(run.fidelity).toBe("display");
@@ -103,7 +144,11 @@ describe.skipIf(!present)("tau-bench airline runs", () => {
       expect(drivenCalls(events), run.key).toEqual(recordedCalls(run));
       expect(executed(events), run.key).toBe(recordedCalls(run).length);
       const last = events.findLast((event) => event.type === "model.completed" && event.data["content"] !== null);
-      expect(last?.data["content"], run.key).toBe(run.messages.findLast((m) => m["role"] === "assistant" && m["content"] !== null && m["content"] !== undefined)?.["content"]);
+      expect(last?.data["content"], run.key).toBe(
+        run.messages.findLast(
+          (m) => m["role"] === "assistant" && m["content"] !== null && m["content"] !== undefined,
+        )?.["content"],
+      );
       // A recording that a step limit cut off ends in the same place, and says so.
       expect([state, waited], run.key).toEqual([conversationOf(run.messages).cut_off ? "failed" : "succeeded", 0]);
     }

@@ -15,8 +15,13 @@ function effects(sim: Sim, run_id: string, events: readonly StoredEvent[], fault
   for (const [step, name] of requested) {
     const key = `${run_id}/${step}`;
     const count = sim.effects.count.get(key) ?? 0;
-    if (TOOLS.get(name)?.idempotent === false && count > 1 && !sim.personRetried.has(key)) faults.push(`${key}: ${name} had its effect ${count} times`);
-    const outcomes = events.filter((e) => e.step === step && (e.type === "tool.completed" || (e.type === "step.resolved" && e.data["resolution"] === "completed")));
+    if (TOOLS.get(name)?.idempotent === false && count > 1 && !sim.personRetried.has(key))
+      faults.push(`${key}: ${name} had its effect ${count} times`);
+    const outcomes = events.filter(
+      (e) =>
+        e.step === step &&
+        (e.type === "tool.completed" || (e.type === "step.resolved" && e.data["resolution"] === "completed")),
+    );
     if (outcomes.length > 1) faults.push(`${key}: ${outcomes.length} outcomes`);
   }
   for (const [key] of sim.effects.count) {
@@ -35,11 +40,21 @@ function mediation(run_id: string, events: readonly StoredEvent[], faults: strin
     const name = toolName(event);
     if (name === "forbidden") faults.push(`${run_id} seq ${event.seq}: a forbidden tool was requested`);
     if (name !== "approve_me") continue;
-    const asked = events.findLast((e) => e.type === "human.approval_requested" && e.step === event.step && e.seq < event.seq);
-    const granted = events.filter((e) => e.type === "human.approval_resolved" && e.step === event.step && e.data["decision"] === "approved" && e.seq < event.seq);
+    const asked = events.findLast(
+      (e) => e.type === "human.approval_requested" && e.step === event.step && e.seq < event.seq,
+    );
+    const granted = events.filter(
+      (e) =>
+        e.type === "human.approval_resolved" &&
+        e.step === event.step &&
+        e.data["decision"] === "approved" &&
+        e.seq < event.seq,
+    );
     if (!asked || granted.length !== 1) faults.push(`${run_id} seq ${event.seq}: ran without exactly one approval`);
-    if (granted.some((e) => e.data["by"] === "ada")) faults.push(`${run_id} seq ${event.seq}: approved by the one who asked`);
-    if (granted.some((e) => e.at > Number(asked?.data["expires"]))) faults.push(`${run_id} seq ${event.seq}: approved after it expired`);
+    if (granted.some((e) => e.data["by"] === "ada"))
+      faults.push(`${run_id} seq ${event.seq}: approved by the one who asked`);
+    if (granted.some((e) => e.at > Number(asked?.data["expires"])))
+      faults.push(`${run_id} seq ${event.seq}: approved after it expired`);
   }
 }
 
@@ -51,7 +66,8 @@ function money(sim: Sim, all: ReadonlyMap<string, StoredEvent[]>, faults: string
     for (const event of events) fold(run, event, event.at, sim.catalog);
     spent += run.totals.spent_micro;
     open += run.totals.reserved_micro;
-    if (isTerminal(run.state) && run.totals.reserved_micro !== 0) faults.push(`${run_id}: ended with ${run.totals.reserved_micro} reserved`);
+    if (isTerminal(run.state) && run.totals.reserved_micro !== 0)
+      faults.push(`${run_id}: ended with ${run.totals.reserved_micro} reserved`);
   }
   const rows = [...sim.store.budgets.values()];
   const kept = rows.reduce((sum, row) => sum + row.spent_micro_usd, 0);
@@ -66,12 +82,16 @@ function shape(sim: Sim, run_id: string, events: readonly StoredEvent[], faults:
   const rows = sim.store.rows.filter((row) => row.run_id === run_id);
   const result = verifyRun(rows);
   if ("fault" in result) faults.push(`${run_id} seq ${result.seq}: ${result.fault}`);
-  const ends = events.filter((e) => /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/.test(e.type));
+  const ends = events.filter((e) =>
+    /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/.test(e.type),
+  );
   if (ends.length > 1) faults.push(`${run_id}: ${ends.length} ends`);
   const summary = sim.store.runs.get(run_id);
-  if (ends.length === 1 && summary && `run.${summary.state}` !== ends[0]?.type) faults.push(`${run_id}: the summary says ${summary.state}, the journal ${ends[0]?.type}`);
+  if (ends.length === 1 && summary && `run.${summary.state}` !== ends[0]?.type)
+    faults.push(`${run_id}: the summary says ${summary.state}, the journal ${ends[0]?.type}`);
   // Once faults stop and people answer, nothing may be left hanging.
-  if (ends.length === 0) faults.push(`${run_id}: never ended (${summary?.state ?? "no summary"}, ${summary?.reason ?? ""})`);
+  if (ends.length === 0)
+    faults.push(`${run_id}: never ended (${summary?.state ?? "no summary"}, ${summary?.reason ?? ""})`);
 }
 
 /** Everything wrong with a finished simulation; empty when all holds. */
@@ -80,7 +100,8 @@ export function check(sim: Sim): string[] {
   const all = new Map<string, StoredEvent[]>();
   for (const row of sim.store.rows) all.set(row.run_id, [...(all.get(row.run_id) ?? []), ...decodeBody(row.body)]);
   for (const run_id of sim.acknowledged) if (!all.has(run_id)) faults.push(`${run_id}: acknowledged and lost`);
-  for (const [index, row] of sim.store.rows.entries()) if (row.offset !== index + 1) faults.push(`offset ${index + 1} is missing or doubled`);
+  for (const [index, row] of sim.store.rows.entries())
+    if (row.offset !== index + 1) faults.push(`offset ${index + 1} is missing or doubled`);
   for (const [run_id, events] of all) {
     shape(sim, run_id, events, faults);
     effects(sim, run_id, events, faults);

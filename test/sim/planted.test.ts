@@ -8,10 +8,12 @@ import type { Plant } from "./sim.ts";
 import { check } from "./oracles.ts";
 
 const SEEDS = 400;
-const policyThat = (change: (verdict: Verdict, name: string) => Verdict) => (policy: Policy): Policy =>
-  Object.assign(Object.create(Object.getPrototypeOf(policy) as object) as Policy, policy, {
-    decide: (call: Parameters<Policy["decide"]>[0]) => change(policy.decide(call), call.name),
-  });
+const policyThat =
+  (change: (verdict: Verdict, name: string) => Verdict) =>
+  (policy: Policy): Policy =>
+    Object.assign(Object.create(Object.getPrototypeOf(policy) as object) as Policy, policy, {
+      decide: (call: Parameters<Policy["decide"]>[0]) => change(policy.decide(call), call.name),
+    });
 
 const PLANTS: Record<string, Plant> = {
   "the epoch is not checked: a zombie owner may write": {
@@ -23,7 +25,8 @@ const PLANTS: Record<string, Plant> = {
   "a flush is acknowledged and lost": {
     store: (store, random) => {
       const flush = store.flush.bind(store);
-      store.flush = async (lease, batch): Promise<FlushResult> => (random.chance(0.02) ? { ok: true } : flush(lease, batch));
+      store.flush = async (lease, batch): Promise<FlushResult> =>
+        random.chance(0.02) ? { ok: true } : flush(lease, batch);
     },
   },
   "an unknown commit is sent again and kept twice": {
@@ -34,21 +37,36 @@ const PLANTS: Record<string, Plant> = {
           return await flush(lease, batch);
         } catch (error) {
           const { head } = await store.groupHead(lease.group);
-          if (head === lease.head + batch.rows.length) store.rows.push(...batch.rows.map((row, i) => ({ ...row, group: 0, offset: head + i + 1, at_us: batch.at_us })));
+          if (head === lease.head + batch.rows.length)
+            store.rows.push(
+              ...batch.rows.map((row, i) => ({ ...row, group: 0, offset: head + i + 1, at_us: batch.at_us })),
+            );
           throw error;
         }
       };
     },
   },
   "an effect that is not idempotent is repeated after a crash": {
-    catalog: (catalog) => ({ ...catalog, tool: (name, version) => { const tool = catalog.tool(name, version); return tool && { ...tool, idempotent: true }; } }),
+    catalog: (catalog) => ({
+      ...catalog,
+      tool: (name, version) => {
+        const tool = catalog.tool(name, version);
+        return tool && { ...tool, idempotent: true };
+      },
+    }),
   },
   "denies are ignored": { policy: policyThat((v, name) => (name === "forbidden" ? { ...v, effect: "allow" } : v)) },
-  "approvals are not asked for": { policy: policyThat((v, name) => (name === "approve_me" ? { ...v, effect: "allow" } : v)) },
+  "approvals are not asked for": {
+    policy: policyThat((v, name) => (name === "approve_me" ? { ...v, effect: "allow" } : v)),
+  },
   "the shared budget is never checked": {
     engine: (engine) => {
       const open = engine.open.bind(engine);
-      engine.open = async () => { const n = await open(); engine.ledger.check = () => null; return n; };
+      engine.open = async () => {
+        const n = await open();
+        engine.ledger.check = () => null;
+        return n;
+      };
     },
   },
   "a budget row is not committed with its append": {
@@ -62,7 +80,10 @@ const PLANTS: Record<string, Plant> = {
       const flush = store.flush.bind(store);
       store.flush = (lease, batch) => {
         if (!random.chance(0.02)) return flush(lease, batch);
-        return flush(lease, { ...batch, rows: batch.rows.map((row) => ({ ...row, body: Buffer.from(row.body.toString().replace("allow", "allov")) })) });
+        return flush(lease, {
+          ...batch,
+          rows: batch.rows.map((row) => ({ ...row, body: Buffer.from(row.body.toString().replace("allow", "allov")) })),
+        });
       };
     },
   },
@@ -84,7 +105,13 @@ const PLANTS: Record<string, Plant> = {
   "the chain forgets what came before": {
     store: (store, random) => {
       const flush = store.flush.bind(store);
-      store.flush = (lease, batch) => flush(lease, random.chance(0.02) ? { ...batch, rows: batch.rows.map((row) => ({ ...row, chain: Buffer.alloc(32) })) } : batch);
+      store.flush = (lease, batch) =>
+        flush(
+          lease,
+          random.chance(0.02)
+            ? { ...batch, rows: batch.rows.map((row) => ({ ...row, chain: Buffer.alloc(32) })) }
+            : batch,
+        );
     },
   },
 };

@@ -4,7 +4,10 @@ import { Sim } from "./sim.ts";
 import { check } from "./oracles.ts";
 
 const only = process.env["SEED"];
-const seeds = only === undefined ? Array.from({ length: Number(process.env["QD_SIM_SEEDS"] ?? 300) }, (_, i) => i + 1) : [Number(only)];
+const seeds =
+  only === undefined
+    ? Array.from({ length: Number(process.env["QD_SIM_SEEDS"] ?? 300) }, (_, i) => i + 1)
+    : [Number(only)];
 
 test(`${seeds.length} seeded histories hold every invariant`, async () => {
   const seen = new Map<string, number>();
@@ -20,7 +23,16 @@ test(`${seeds.length} seeded histories hold every invariant`, async () => {
   expect(failures).toEqual([]);
   if (only !== undefined) return;
   // A simulation that never reaches these proves nothing.
-  for (const what of ["step.in_doubt", "owner replaced", "unknown commit, committed", "unknown commit, lost", "budget.exceeded", "tool.denied", "human.approval_resolved", "run.cancelled"]) {
+  for (const what of [
+    "step.in_doubt",
+    "owner replaced",
+    "unknown commit, committed",
+    "unknown commit, lost",
+    "budget.exceeded",
+    "tool.denied",
+    "human.approval_resolved",
+    "run.cancelled",
+  ]) {
     expect(seen.get(what) ?? 0, what).toBeGreaterThan(0);
   }
 });
@@ -30,6 +42,8 @@ test("the same seed gives the same history", async () => {
     const [a, b] = [new Sim(seed), new Sim(seed)];
     await a.play();
     await b.play();
-    expect(b.store.rows.map((row) => row.chain.toString("hex"))).toEqual(a.store.rows.map((row) => row.chain.toString("hex")));
+    expect(b.store.rows.map((row) => row.chain.toString("hex"))).toEqual(
+      a.store.rows.map((row) => row.chain.toString("hex")),
+    );
   }
 });

@@ -160,10 +160,16 @@ export class Sim {
       abort: () => undefined,
     };
     engine = new Engine({
-      store: this.store, clock: this.clock, random: this.random,
+      store: this.store,
+      clock: this.clock,
+      random: this.random,
       governance: { of: () => ({ catalog: this.catalog, policy: this.policy }) },
-      queue, tenantKey: () => new Uint8Array(32), log: { info: () => undefined, warn: () => undefined, error: () => undefined },
-      group: 0, owner: `node-${mine}`, onCommit: (commit) => this.committed(commit),
+      queue,
+      tenantKey: () => new Uint8Array(32),
+      log: { info: () => undefined, warn: () => undefined, error: () => undefined },
+      group: 0,
+      owner: `node-${mine}`,
+      onCommit: (commit) => this.committed(commit),
       onLost: () => {
         if (mine === this.generation) void this.open();
       },
@@ -179,10 +185,21 @@ export class Sim {
 
   private committed(commit: Commit): void {
     for (const use of this.store.budgets.values()) {
-      if (use.reserved_micro_usd + use.spent_micro_usd > 60_000) this.budgetPeaks.push(`${commit.run_id} at ${commit.last_seq}`);
+      if (use.reserved_micro_usd + use.spent_micro_usd > 60_000)
+        this.budgetPeaks.push(`${commit.run_id} at ${commit.last_seq}`);
     }
     for (const draft of commit.drafts) {
-      if (["step.in_doubt", "budget.exceeded", "tool.denied", "human.approval_resolved", "journal.late", "run.cancelled"].includes(draft.type)) this.saw(draft.type);
+      if (
+        [
+          "step.in_doubt",
+          "budget.exceeded",
+          "tool.denied",
+          "human.approval_resolved",
+          "journal.late",
+          "run.cancelled",
+        ].includes(draft.type)
+      )
+        this.saw(draft.type);
     }
   }
 
@@ -205,7 +222,10 @@ export class Sim {
     if (job.kind === "model") return this.modelOutcome(job);
     const { name } = job.tool;
     if (name === "forbidden") this.effects.denied.push(`${job.run_id}/${job.step}`);
-    const fail = (cls: "transient" | "permanent" | "unknown_outcome"): JobOutcome => ({ ok: false, failure: { class: cls, code: cls, message: cls } });
+    const fail = (cls: "transient" | "permanent" | "unknown_outcome"): JobOutcome => ({
+      ok: false,
+      failure: { class: cls, code: cls, message: cls },
+    });
     if (this.faults && this.random.chance(0.08)) return fail("transient");
     const key = `${job.run_id}/${job.step}`;
     this.effects.count.set(key, (this.effects.count.get(key) ?? 0) + 1);
@@ -216,22 +236,43 @@ export class Sim {
 
   private modelOutcome(job: Extract<Job, { kind: "model" }>): JobOutcome {
     if (this.faults && this.random.chance(0.1)) {
-      return { ok: false, failure: { class: "rate_limited", code: "provider_429", message: "slow down", retry_after_ms: 100 } };
+      return {
+        ok: false,
+        failure: { class: "rate_limited", code: "provider_429", message: "slow down", retry_after_ms: 100 },
+      };
     }
     const turns = job.messages.filter((message) => message.role === "assistant").length;
     const names = ["read", "pay", "approve_me", "forbidden", "send"];
-    const calls = turns >= 3 || this.random.chance(0.3) ? [] : Array.from({ length: 1 + this.random.int(3) }, (_, i) => ({
-      id: `c${turns}_${i}`, name: names[this.random.int(names.length)] ?? "read", arguments: this.random.chance(0.05) ? "{broken" : `{"n":${this.random.int(5)}}`,
-    }));
+    const calls =
+      turns >= 3 || this.random.chance(0.3)
+        ? []
+        : Array.from({ length: 1 + this.random.int(3) }, (_, i) => ({
+            id: `c${turns}_${i}`,
+            name: names[this.random.int(names.length)] ?? "read",
+            arguments: this.random.chance(0.05) ? "{broken" : `{"n":${this.random.int(5)}}`,
+          }));
     const usage = { input_tokens: 10 + this.random.int(50), output_tokens: 1 + this.random.int(40) };
-    return { ok: true, kind: "model", content: calls.length > 0 ? null : "done", tool_calls: calls, finish_reason: "stop", usage, response_model: "sim" };
+    return {
+      ok: true,
+      kind: "model",
+      content: calls.length > 0 ? null : "done",
+      tool_calls: calls,
+      finish_reason: "stop",
+      usage,
+      response_model: "sim",
+    };
   }
 
   /** Starts a run; an unacknowledged start may or may not have happened. */
   start(): void {
     const run_id = newId("run", { clock: this.clock, random: this.random });
     const isAgent = this.random.chance(0.5);
-    const target = { digest: "d", kind: isAgent ? "agent" : "workflow", name: isAgent ? "bot" : this.random.chance(0.5) ? "line" : "fan", version: 1 };
+    const target = {
+      digest: "d",
+      kind: isAgent ? "agent" : "workflow",
+      name: isAgent ? "bot" : this.random.chance(0.5) ? "line" : "fan",
+      version: 1,
+    };
     const data = { env: "dev", input: "go", kind: target.kind, project: "default", requester: "ada", target };
     this.engine.start({ tenant_id: this.tenant, run_id, command: { type: "start", data } }).then(
       () => this.acknowledged.add(run_id),
@@ -245,15 +286,28 @@ export class Sim {
     const approval = pending[this.random.int(pending.length)];
     const open = [...this.store.runs.values()].filter((run) => ["running", "waiting"].includes(run.state));
     const run = open[this.random.int(open.length)];
-    const ignore = (promise: Promise<unknown>) => promise.catch((error: unknown) => {
-      if (!isAppError(error) && !(error instanceof Error)) throw error;
-    });
+    const ignore = (promise: Promise<unknown>) =>
+      promise.catch((error: unknown) => {
+        if (!isAppError(error) && !(error instanceof Error)) throw error;
+      });
     const user = { id: "ada", kind: "user" as const };
     if (approval && this.random.chance(this.faults ? 0.6 : 1)) {
-      const number = [...this.store.approvals.values()].filter((row) => row.run_id === approval.run_id).sort((a, b) => a.created_at_us - b.created_at_us).indexOf(approval) + 1;
+      const number =
+        [...this.store.approvals.values()]
+          .filter((row) => row.run_id === approval.run_id)
+          .sort((a, b) => a.created_at_us - b.created_at_us)
+          .indexOf(approval) + 1;
       const decision = this.random.chance(0.8) ? ("approved" as const) : ("rejected" as const);
       for (const n of [number, ...Array.from({ length: 8 }, (_, i) => i + 1)]) {
-        void ignore(this.engine.command(this.tenant, approval.run_id, { type: "approve", number: n, decision, note: "", actor: { id: this.random.chance(0.1) ? "ada" : "grace", kind: "human_reviewer" } }));
+        void ignore(
+          this.engine.command(this.tenant, approval.run_id, {
+            type: "approve",
+            number: n,
+            decision,
+            note: "",
+            actor: { id: this.random.chance(0.1) ? "ada" : "grace", kind: "human_reviewer" },
+          }),
+        );
       }
     }
     if (!run) return;
@@ -262,12 +316,21 @@ export class Sim {
       if (step.status !== "in_doubt") continue;
       const retry = this.random.chance(0.3);
       if (retry) this.personRetried.add(`${run.run_id}/${step.n}`);
-      const resolution = retry ? { outcome: "retry" as const, note: "" } : this.random.chance(0.5) ? { outcome: "completed" as const, result: "seen", note: "" } : { outcome: "failed" as const, message: "no", note: "" };
-      void ignore(this.engine.command(this.tenant, run.run_id, { type: "resolve", step: step.n, resolution, actor: user }));
+      const resolution = retry
+        ? { outcome: "retry" as const, note: "" }
+        : this.random.chance(0.5)
+          ? { outcome: "completed" as const, result: "seen", note: "" }
+          : { outcome: "failed" as const, message: "no", note: "" };
+      void ignore(
+        this.engine.command(this.tenant, run.run_id, { type: "resolve", step: step.n, resolution, actor: user }),
+      );
     }
-    if (this.faults && this.random.chance(0.1)) void ignore(this.engine.command(this.tenant, run.run_id, { type: "cancel", reason: "", actor: user }));
-    if (this.faults && this.random.chance(0.1)) void ignore(this.engine.command(this.tenant, run.run_id, { type: "pause", actor: user }));
-    if (!this.faults || this.random.chance(0.3)) void ignore(this.engine.command(this.tenant, run.run_id, { type: "resume", actor: user }));
+    if (this.faults && this.random.chance(0.1))
+      void ignore(this.engine.command(this.tenant, run.run_id, { type: "cancel", reason: "", actor: user }));
+    if (this.faults && this.random.chance(0.1))
+      void ignore(this.engine.command(this.tenant, run.run_id, { type: "pause", actor: user }));
+    if (!this.faults || this.random.chance(0.3))
+      void ignore(this.engine.command(this.tenant, run.run_id, { type: "resume", actor: user }));
   }
 
   /** The whole history of one seed: a stormy part, then calm until nothing moves. */

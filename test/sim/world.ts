@@ -5,36 +5,109 @@ import type { PolicySet } from "../../src/core/policy.ts";
 import { matchesAny } from "../../src/core/pattern.ts";
 
 const tool = (name: string, idempotent: boolean, cost_micro_usd: number): ToolDefinition => ({
-  name, version: 1, digest: `sha256:${name}`, kind: "http", description: "", input_schema: { type: "object" }, output_schema: null,
-  effect_class: name === "read" ? "read" : "external", idempotent, timeout_ms: 1_000, attempts_max: 3, cost_micro_usd, config: {},
+  name,
+  version: 1,
+  digest: `sha256:${name}`,
+  kind: "http",
+  description: "",
+  input_schema: { type: "object" },
+  output_schema: null,
+  effect_class: name === "read" ? "read" : "external",
+  idempotent,
+  timeout_ms: 1_000,
+  attempts_max: 3,
+  cost_micro_usd,
+  config: {},
 });
 
-export const TOOLS = new Map([tool("read", true, 100), tool("pay", false, 5_000), tool("approve_me", false, 3_000), tool("forbidden", false, 0), tool("send", true, 700)].map((t) => [t.name, t]));
+export const TOOLS = new Map(
+  [
+    tool("read", true, 100),
+    tool("pay", false, 5_000),
+    tool("approve_me", false, 3_000),
+    tool("forbidden", false, 0),
+    tool("send", true, 700),
+  ].map((t) => [t.name, t]),
+);
 
 const route: ModelRoute = {
-  name: "sim", version: 1, provider: "recorded", model: "sim", base_url: null, api_key: null, recording: null, concurrency_max: 1, timeout_ms: 1_000, attempts_max: 4,
+  name: "sim",
+  version: 1,
+  provider: "recorded",
+  model: "sim",
+  base_url: null,
+  api_key: null,
+  recording: null,
+  concurrency_max: 1,
+  timeout_ms: 1_000,
+  attempts_max: 4,
 };
 
 const agent: AgentSpec = {
-  name: "bot", version: 1, digest: "d", model: "sim", instructions: "", tools: ["*"], final_tools: [], turns_max: 6, max_output_tokens: 50, params: {},
-  output_schema: null, mode: "single", budget: { cost_micro_usd: 30_000 }, deadline_ms: null, on_denied: "continue",
+  name: "bot",
+  version: 1,
+  digest: "d",
+  model: "sim",
+  instructions: "",
+  tools: ["*"],
+  final_tools: [],
+  turns_max: 6,
+  max_output_tokens: 50,
+  params: {},
+  output_schema: null,
+  mode: "single",
+  budget: { cost_micro_usd: 30_000 },
+  deadline_ms: null,
+  on_denied: "continue",
 };
 
-const node = (id: string, name: string, needs: number[]) => ({ id, kind: "tool" as const, needs, tool: name, args: { id }, on_error: "continue" as const });
-const flow = (name: string, nodes: ReturnType<typeof node>[]): WorkflowSpec => ({
-  name, version: 1, digest: "d", nodes, dependents: nodes.map((_, i) => nodes.flatMap((n, k) => (n.needs.includes(i) ? [k] : []))), output: null,
-  budget: { cost_micro_usd: 40_000 }, deadline_ms: null,
+const node = (id: string, name: string, needs: number[]) => ({
+  id,
+  kind: "tool" as const,
+  needs,
+  tool: name,
+  args: { id },
+  on_error: "continue" as const,
 });
-const flows = new Map([
-  flow("line", [node("a", "read", []), node("b", "pay", [0]), node("c", "approve_me", [1]), node("d", "send", [2])]),
-  flow("fan", [node("a", "read", []), node("b", "pay", [0]), node("c", "send", [0]), node("d", "forbidden", [0]), node("e", "pay", [1, 2, 3])]),
-].map((f) => [f.name, f]));
+const flow = (name: string, nodes: ReturnType<typeof node>[]): WorkflowSpec => ({
+  name,
+  version: 1,
+  digest: "d",
+  nodes,
+  dependents: nodes.map((_, i) => nodes.flatMap((n, k) => (n.needs.includes(i) ? [k] : []))),
+  output: null,
+  budget: { cost_micro_usd: 40_000 },
+  deadline_ms: null,
+});
+const flows = new Map(
+  [
+    flow("line", [node("a", "read", []), node("b", "pay", [0]), node("c", "approve_me", [1]), node("d", "send", [2])]),
+    flow("fan", [
+      node("a", "read", []),
+      node("b", "pay", [0]),
+      node("c", "send", [0]),
+      node("d", "forbidden", [0]),
+      node("e", "pay", [1, 2, 3]),
+    ]),
+  ].map((f) => [f.name, f]),
+);
 
 /** The shared budget is small on purpose: it must be hit. */
 export const SHARED_LIMIT = 60_000;
 
 export function simCatalog(): Catalog {
-  const budgets = [{ name: "all", scope: "project" as const, subject: "*", period: "total" as const, limit_micro_usd: SHARED_LIMIT, limit_tokens: null, thresholds: [80], action: "stop" as const }];
+  const budgets = [
+    {
+      name: "all",
+      scope: "project" as const,
+      subject: "*",
+      period: "total" as const,
+      limit_micro_usd: SHARED_LIMIT,
+      limit_tokens: null,
+      thresholds: [80],
+      action: "stop" as const,
+    },
+  ];
   return {
     agent: (name) => (name === "bot" ? agent : null),
     workflow: (name) => flows.get(name) ?? null,
@@ -42,14 +115,20 @@ export function simCatalog(): Catalog {
     toolsMatching: (patterns) => [...TOOLS.values()].filter((t) => matchesAny(patterns, t.name)),
     model: (name) => (name === "sim" ? route : null),
     budgets: () => budgets,
-    price: (model) => ({ model, from: "2020-01-01", input_micro_per_mtok: 1_000_000, output_micro_per_mtok: 2_000_000 }),
+    price: (model) => ({
+      model,
+      from: "2020-01-01",
+      input_micro_per_mtok: 1_000_000,
+      output_micro_per_mtok: 2_000_000,
+    }),
   };
 }
 
 export const SIM_POLICY: PolicySet = {
   policies: [
     {
-      name: "sim", version: 1,
+      name: "sim",
+      version: 1,
       rules: [
         { id: "models", effect: "allow", match: { kinds: ["model"] } },
         { id: "tools", effect: "allow", match: { tools: ["read", "pay", "send"] }, when: "run.tool_calls < 30" },

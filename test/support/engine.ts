@@ -33,9 +33,14 @@ export async function openEngine(options: {
   const commits: Commit[] = [];
   const { catalog, policy } = options;
   const engine: Engine = new Engine({
-    store, ...seams, governance: { of: () => ({ catalog, policy }) },
+    store,
+    ...seams,
+    governance: { of: () => ({ catalog, policy }) },
     queue: options.queue((results) => engine.results(results)),
-    tenantKey: () => new Uint8Array(32), log: options.log ?? silent, group: 0, owner: "test",
+    tenantKey: () => new Uint8Array(32),
+    log: options.log ?? silent,
+    group: 0,
+    owner: "test",
     onCommit: (commit) => {
       commits.push(commit);
       options.onCommit?.(commit);
@@ -45,8 +50,21 @@ export async function openEngine(options: {
   return { store, engine, commits };
 }
 
-export function startData(kind: "agent" | "workflow", name: string, input: unknown = "go", extra: JsonObject = {}): JsonObject {
-  return { env: "dev", input: input as JsonObject, kind, project: "default", requester: "ada", target: { digest: "d", kind, name, version: 1 }, ...extra };
+export function startData(
+  kind: "agent" | "workflow",
+  name: string,
+  input: unknown = "go",
+  extra: JsonObject = {},
+): JsonObject {
+  return {
+    env: "dev",
+    input: input as JsonObject,
+    kind,
+    project: "default",
+    requester: "ada",
+    target: { digest: "d", kind, name, version: 1 },
+    ...extra,
+  };
 }
 
 export const freshRun = () => newId("run", seams);

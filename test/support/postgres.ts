@@ -15,7 +15,9 @@ let counter = 0;
 export async function testDatabase(): Promise<TestDatabase> {
   const socket_dir = inject("socket_dir");
   const database = `t_${process.pid}_${(counter += 1)}`;
-  await withClient({ socket_dir, user: "postgres", database: "postgres" }, (tx) => tx.query({ text: `create database ${database} template template_qd` }));
+  await withClient({ socket_dir, user: "postgres", database: "postgres" }, (tx) =>
+    tx.query({ text: `create database ${database} template template_qd` }),
+  );
   const login = { socket_dir, user: "quarterdeck", database };
   const db = new PostgresDb(login);
   return { db, owner: { socket_dir, user: "postgres", database }, login, close: () => db.close() };

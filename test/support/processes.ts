@@ -27,18 +27,23 @@ export interface Running {
 }
 
 const exited = (child: ChildProcess): Promise<void> =>
-  new Promise((resolve) => (child.exitCode !== null || child.signalCode !== null ? resolve() : child.once("exit", () => resolve())));
+  new Promise((resolve) =>
+    child.exitCode !== null || child.signalCode !== null ? resolve() : child.once("exit", () => resolve()),
+  );
 
 /** Starts `up` and resolves when it is ready. Rejects when it ends before (as at a crash point). */
 export function startUp(data: string, env: Record<string, string> = {}, args: string[] = []): Promise<Running> {
   const child = spawn(process.execPath, [BIN, "up", "--port", "0", "--data", data, "--json", ...args], {
-    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...env }, stdio: ["ignore", "pipe", "pipe"],
+    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...env },
+    stdio: ["ignore", "pipe", "pipe"],
   });
   let out = "";
   let errors = "";
   child.stderr.on("data", (chunk: Buffer) => (errors = (errors + chunk.toString()).slice(-4_000)));
   return new Promise((resolve, reject) => {
-    child.once("exit", (code, signal) => reject(new Error(`up ended before it was ready: ${code ?? signal}\n${errors}`)));
+    child.once("exit", (code, signal) =>
+      reject(new Error(`up ended before it was ready: ${code ?? signal}\n${errors}`)),
+    );
     child.stdout.on("data", (chunk: Buffer) => {
       out += chunk.toString();
       if (!out.includes("\n}")) return;
@@ -47,7 +52,15 @@ export function startUp(data: string, env: Record<string, string> = {}, args: st
         child.kill(signal);
         await exited(child);
       };
-      resolve({ child, url, ready_ms, recovered, client: new Client({ url, principal: "ada" }), kill: () => end("SIGKILL"), stop: () => end("SIGTERM") });
+      resolve({
+        child,
+        url,
+        ready_ms,
+        recovered,
+        client: new Client({ url, principal: "ada" }),
+        kill: () => end("SIGKILL"),
+        stop: () => end("SIGTERM"),
+      });
     });
   });
 }
@@ -61,10 +74,18 @@ export interface Ledger {
 
 /** The outside witness: a process of its own that counts what reaches it and never forgets. */
 export async function startLedger(delay_ms: number): Promise<Ledger> {
-  const child = spawn(process.execPath, [path.join(import.meta.dirname, "ledger.mjs"), String(delay_ms)], { stdio: ["pipe", "pipe", "inherit"] });
-  const port = await new Promise<number>((resolve) => child.stdout.once("data", (chunk: Buffer) => resolve(Number(chunk.toString()))));
+  const child = spawn(process.execPath, [path.join(import.meta.dirname, "ledger.mjs"), String(delay_ms)], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  const port = await new Promise<number>((resolve) =>
+    child.stdout.once("data", (chunk: Buffer) => resolve(Number(chunk.toString()))),
+  );
   const url = `http://127.0.0.1:${port}`;
-  return { url, counts: async () => (await (await fetch(`${url}/counts`)).json()) as Awaited<ReturnType<Ledger["counts"]>>, stop: () => child.kill() };
+  return {
+    url,
+    counts: async () => (await (await fetch(`${url}/counts`)).json()) as Awaited<ReturnType<Ledger["counts"]>>,
+    stop: () => child.kill(),
+  };
 }
 
 export function remove(folder: string): void {
@@ -72,7 +93,11 @@ export function remove(folder: string): void {
 }
 
 /** Waits until something holds; fails with what it was after a time limit. */
-export async function until<T>(what: string, probe: () => Promise<T | null | undefined | false>, limit_ms = 60_000): Promise<T> {
+export async function until<T>(
+  what: string,
+  probe: () => Promise<T | null | undefined | false>,
+  limit_ms = 60_000,
+): Promise<T> {
   const end = performance.now() + limit_ms;
   for (;;) {
     const found = await probe();
@@ -83,9 +108,15 @@ export async function until<T>(what: string, probe: () => Promise<T | null | und
 }
 
 /** Runs the command line once. */
-export function cli(args: string[], options: { data?: string; cwd?: string; input?: string; env?: Record<string, string> } = {}): Promise<{ code: number; out: string; err: string }> {
+export function cli(
+  args: string[],
+  options: { data?: string; cwd?: string; input?: string; env?: Record<string, string> } = {},
+): Promise<{ code: number; out: string; err: string }> {
   const data = options.data === undefined ? [] : ["--data", options.data];
-  const child = spawn(process.execPath, [BIN, ...args, ...data], { cwd: options.cwd ?? ROOT, env: { PATH: process.env["PATH"], HOME: process.env["HOME"], NO_COLOR: "1", ...options.env } });
+  const child = spawn(process.execPath, [BIN, ...args, ...data], {
+    cwd: options.cwd ?? ROOT,
+    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], NO_COLOR: "1", ...options.env },
+  });
   let out = "";
   let err = "";
   child.stdout.on("data", (chunk: Buffer) => (out += chunk.toString()));

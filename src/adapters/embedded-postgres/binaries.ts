@@ -43,7 +43,10 @@ export async function mendLinks(folder: string): Promise<void> {
   const root = path.dirname(folder);
   for (const { source, target } of links) {
     const at = path.join(root, target);
-    const exists = await lstat(at).then(() => true, () => false);
+    const exists = await lstat(at).then(
+      () => true,
+      () => false,
+    );
     if (!exists) await symlink(path.relative(path.dirname(at), path.join(root, source)), at).catch(() => undefined);
   }
 }
@@ -60,7 +63,13 @@ export async function openToAll(target: string): Promise<boolean> {
 /** Copies the binaries below `folder`, once per version. */
 export async function copyBinaries(binaries: Binaries, folder: string): Promise<string> {
   const target = path.join(folder, `postgres-${binaries.version}`);
-  if (await stat(target).then(() => true, () => false)) return target;
+  if (
+    await stat(target).then(
+      () => true,
+      () => false,
+    )
+  )
+    return target;
   await mkdir(folder, { recursive: true, mode: 0o755 });
   const partial = `${target}.${process.pid}`;
   await cp(binaries.folder, partial, { recursive: true, verbatimSymlinks: true });

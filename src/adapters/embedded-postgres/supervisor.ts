@@ -42,11 +42,29 @@ interface Place {
 }
 
 const SETTINGS = [
-  "listen_addresses=", "unix_socket_permissions=0700", "max_connections=64", "shared_buffers=64MB", "jit=off",
-  "max_wal_size=2GB", "checkpoint_timeout=15min", "wal_level=minimal", "max_wal_senders=0", "wal_compression=off",
-  "max_parallel_workers_per_gather=0", "dynamic_shared_memory_type=mmap", "huge_pages=off", "fsync=on",
-  "synchronous_commit=on", "full_page_writes=on", "logging_collector=off", "log_min_messages=warning",
-  "timezone=UTC", "log_timezone=UTC", "wal_buffers=16MB", "track_activities=on", "io_method=sync",
+  "listen_addresses=",
+  "unix_socket_permissions=0700",
+  "max_connections=64",
+  "shared_buffers=64MB",
+  "jit=off",
+  "max_wal_size=2GB",
+  "checkpoint_timeout=15min",
+  "wal_level=minimal",
+  "max_wal_senders=0",
+  "wal_compression=off",
+  "max_parallel_workers_per_gather=0",
+  "dynamic_shared_memory_type=mmap",
+  "huge_pages=off",
+  "fsync=on",
+  "synchronous_commit=on",
+  "full_page_writes=on",
+  "logging_collector=off",
+  "log_min_messages=warning",
+  "timezone=UTC",
+  "log_timezone=UTC",
+  "wal_buffers=16MB",
+  "track_activities=on",
+  "io_method=sync",
 ];
 
 async function findPlace(data: string): Promise<Place> {
@@ -57,7 +75,8 @@ async function findPlace(data: string): Promise<Place> {
   const socket_dir = `/tmp/quarterdeck-${key}`;
   const reachable = !root || (await openToAll(data));
   const cluster = reachable ? path.join(data, "postgres") : path.join(SHARED_ROOT, key, "postgres");
-  const native = !root || (await openToAll(binaries.folder)) ? binaries.folder : await copyBinaries(binaries, SHARED_ROOT);
+  const native =
+    !root || (await openToAll(binaries.folder)) ? binaries.folder : await copyBinaries(binaries, SHARED_ROOT);
   const ids = root ? { uid: NOBODY, gid: NOBODY } : null;
   return { cluster, socket_dir, bin: path.join(native, "bin"), lib: path.join(native, "lib"), ids };
 }
@@ -75,13 +94,18 @@ function environment(place: Place): NodeJS.ProcessEnv {
 function execute(place: Place, command: string, args: string[]): Promise<void> {
   return new Promise((resolve, reject) => {
     const child = spawn(path.join(place.bin, command), args, {
-      ...place.ids, env: environment(place), stdio: ["ignore", "ignore", "pipe"], cwd: "/",
+      ...place.ids,
+      env: environment(place),
+      stdio: ["ignore", "ignore", "pipe"],
+      cwd: "/",
     });
     let errors = "";
     child.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()));
     child.on("error", reject);
     child.on("close", (code) =>
-      code === 0 ? resolve() : reject(new AppError("DATABASE_UNAVAILABLE", `${command} failed: ${errors.trim().slice(0, 2_000)}`)),
+      code === 0
+        ? resolve()
+        : reject(new AppError("DATABASE_UNAVAILABLE", `${command} failed: ${errors.trim().slice(0, 2_000)}`)),
     );
   });
 }
@@ -136,7 +160,11 @@ async function launch(place: Place, data: string, clock: Clock): Promise<number>
   const args = ["-D", place.cluster, "-k", place.socket_dir, ...SETTINGS.flatMap((setting) => ["-c", setting])];
   const child = spawn(path.join(place.bin, "postgres"), args, {
     // Its own session: Ctrl-C in a terminal is ours to handle, in our order.
-    ...place.ids, env: environment(place), stdio: ["ignore", log.fd, log.fd], cwd: "/", detached: true,
+    ...place.ids,
+    env: environment(place),
+    stdio: ["ignore", log.fd, log.fd],
+    cwd: "/",
+    detached: true,
   });
   let ended: string | null = null;
   child.on("error", (error) => (ended = error.message));
@@ -144,7 +172,8 @@ async function launch(place: Place, data: string, clock: Clock): Promise<number>
   child.unref();
   await log.close();
   const { pid } = child;
-  if (pid === undefined) throw new AppError("DATABASE_UNAVAILABLE", `Postgres could not be started: ${ended ?? "unknown cause"}`);
+  if (pid === undefined)
+    throw new AppError("DATABASE_UNAVAILABLE", `Postgres could not be started: ${ended ?? "unknown cause"}`);
   await untilReady(place, pid, clock, () => ended);
   return pid;
 }
@@ -157,7 +186,11 @@ async function stopServer(pid: number, clock: Clock): Promise<void> {
       // Gone already.
     }
   };
-  for (const [name, wait_ms] of [["SIGINT", STOP_TIMEOUT_MS], ["SIGQUIT", 5_000], ["SIGKILL", 5_000]] as const) {
+  for (const [name, wait_ms] of [
+    ["SIGINT", STOP_TIMEOUT_MS],
+    ["SIGQUIT", 5_000],
+    ["SIGKILL", 5_000],
+  ] as const) {
     signal(name);
     const deadline = clock.monotonic_ms() + wait_ms;
     while (clock.monotonic_ms() < deadline) {
@@ -184,7 +217,15 @@ async function initialise(place: Place): Promise<boolean> {
   // Enterable by the server's user; what is inside is its own and closed to others.
   await mkdir(path.dirname(place.cluster), { recursive: true, mode: 0o755 });
   await ownFolder(place.cluster, place.ids);
-  await execute(place, "initdb", ["-D", place.cluster, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
+  await execute(place, "initdb", [
+    "-D",
+    place.cluster,
+    "-U",
+    "postgres",
+    "--auth=trust",
+    "--encoding=UTF8",
+    "--locale=C",
+  ]);
   return true;
 }
 

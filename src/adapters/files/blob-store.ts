@@ -55,7 +55,9 @@ export class FileBlobStore implements BlobStore {
       for await (const chunk of source) {
         size += chunk.byteLength;
         if (size > bytes_max) {
-          throw new AppError("PAYLOAD_TOO_LARGE", `An artifact is larger than ${bytes_max} bytes`, { details: { limit: "artifact_bytes_max" } });
+          throw new AppError("PAYLOAD_TOO_LARGE", `An artifact is larger than ${bytes_max} bytes`, {
+            details: { limit: "artifact_bytes_max" },
+          });
         }
         hash.update(chunk);
         await handle.write(chunk);
@@ -82,7 +84,9 @@ export class FileBlobStore implements BlobStore {
     });
     const found = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
     if (found !== digest) {
-      throw new AppError("ARTIFACT_CORRUPT", `Artifact ${digest} holds other bytes (${found})`, { details: { digest, found } });
+      throw new AppError("ARTIFACT_CORRUPT", `Artifact ${digest} holds other bytes (${found})`, {
+        details: { digest, found },
+      });
     }
     return bytes;
   }
@@ -90,24 +94,29 @@ export class FileBlobStore implements BlobStore {
   /** Streams a blob; the digest is checked at the end, so a reader must wait for the end before it trusts. */
   async *getStream(tenant_id: string, digest: string): AsyncIterable<Uint8Array> {
     const file = this.place(tenant_id, digest);
-    if (!(await this.has(tenant_id, digest))) throw new AppError("NOT_FOUND", `There is no artifact ${digest}`, { details: { digest } });
+    if (!(await this.has(tenant_id, digest)))
+      throw new AppError("NOT_FOUND", `There is no artifact ${digest}`, { details: { digest } });
     const hash = createHash("sha256");
     for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
       hash.update(chunk);
       yield chunk;
     }
-    if (`sha256:${hash.digest("hex")}` !== digest) throw new AppError("ARTIFACT_CORRUPT", `Artifact ${digest} holds other bytes`);
+    if (`sha256:${hash.digest("hex")}` !== digest)
+      throw new AppError("ARTIFACT_CORRUPT", `Artifact ${digest} holds other bytes`);
   }
 
   async has(tenant_id: string, digest: string): Promise<boolean> {
-    return stat(this.place(tenant_id, digest)).then(() => true, () => false);
+    return stat(this.place(tenant_id, digest)).then(
+      () => true,
+      () => false,
+    );
   }
 
   async *list(tenant_id: string): AsyncIterable<string> {
     const folder = path.join(this.root, tenant_id);
-    for (const first of (await readdir(folder).catch(() => [])).sort()) {
+    for (const first of (await readdir(folder).catch((): string[] => [])).sort()) {
       if (!/^[0-9a-f]{2}$/.test(first)) continue;
-      for (const rest of (await readdir(path.join(folder, first))).sort()) yield `sha256:${first}${rest}`;
+      for (const rest of (await readdir(path.join(folder, first))).toSorted()) yield `sha256:${first}${rest}`;
     }
   }
 }

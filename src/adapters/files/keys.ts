@@ -1,6 +1,14 @@
 // Keys outside the database: the checkpoint key (Ed25519) and the secret that tenants' keys are derived from. Made at the
 // first start, readable by the owner alone. And the witness file.
-import { createPrivateKey, createPublicKey, generateKeyPairSync, hkdfSync, randomBytes, sign, verify } from "node:crypto";
+import {
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  hkdfSync,
+  randomBytes,
+  sign,
+  verify,
+} from "node:crypto";
 import { mkdir, open, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { sha256Hex } from "../../kit/hash.ts";

@@ -29,14 +29,18 @@ export class LocalSecrets implements Secrets {
 
   private fromEnv(name: string): string | undefined {
     if (!ENV_ALLOWED.test(name)) {
-      throw new AppError("CONFIG_INVALID", `env:${name} may not be used as a secret; name it QD_SECRET_...`, { details: { name } });
+      throw new AppError("CONFIG_INVALID", `env:${name} may not be used as a secret; name it QD_SECRET_...`, {
+        details: { name },
+      });
     }
     return this.env[name];
   }
 
   private async fromFile(name: string): Promise<string | undefined> {
     if (path.basename(name) !== name || name.startsWith(".")) {
-      throw new AppError("CONFIG_INVALID", `file:${name} must be the name of a file in ${this.folder}`, { details: { name } });
+      throw new AppError("CONFIG_INVALID", `file:${name} must be the name of a file in ${this.folder}`, {
+        details: { name },
+      });
     }
     return (await readFile(path.join(this.folder, name), "utf8").catch(() => undefined))?.trim();
   }

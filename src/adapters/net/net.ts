@@ -12,14 +12,38 @@ import type { Net, NetPolicy } from "../../contract/ports.ts";
 
 const PRIVATE = new BlockList();
 for (const [network, prefix] of [
-  ["0.0.0.0", 8], ["10.0.0.0", 8], ["100.64.0.0", 10], ["127.0.0.0", 8], ["169.254.0.0", 16], ["172.16.0.0", 12],
-  ["192.0.0.0", 24], ["192.0.2.0", 24], ["192.88.99.0", 24], ["192.168.0.0", 16], ["198.18.0.0", 15],
-  ["198.51.100.0", 24], ["203.0.113.0", 24], ["224.0.0.0", 4], ["240.0.0.0", 4],
-] as const) PRIVATE.addSubnet(network, prefix, "ipv4");
+  ["0.0.0.0", 8],
+  ["10.0.0.0", 8],
+  ["100.64.0.0", 10],
+  ["127.0.0.0", 8],
+  ["169.254.0.0", 16],
+  ["172.16.0.0", 12],
+  ["192.0.0.0", 24],
+  ["192.0.2.0", 24],
+  ["192.88.99.0", 24],
+  ["192.168.0.0", 16],
+  ["198.18.0.0", 15],
+  ["198.51.100.0", 24],
+  ["203.0.113.0", 24],
+  ["224.0.0.0", 4],
+  ["240.0.0.0", 4],
+] as const)
+  PRIVATE.addSubnet(network, prefix, "ipv4");
 for (const [network, prefix] of [
-  ["::", 96], ["64:ff9b::", 96], ["64:ff9b:1::", 48], ["100::", 64], ["2001::", 23], ["2001:db8::", 32], ["2002::", 16],
-  ["fc00::", 7], ["fe80::", 10], ["fec0::", 10], ["ff00::", 8], ["::ffff:0:0", 96],
-] as const) PRIVATE.addSubnet(network, prefix, "ipv6");
+  ["::", 96],
+  ["64:ff9b::", 96],
+  ["64:ff9b:1::", 48],
+  ["100::", 64],
+  ["2001::", 23],
+  ["2001:db8::", 32],
+  ["2002::", 16],
+  ["fc00::", 7],
+  ["fe80::", 10],
+  ["fec0::", 10],
+  ["ff00::", 8],
+  ["::ffff:0:0", 96],
+] as const)
+  PRIVATE.addSubnet(network, prefix, "ipv6");
 
 /** True for an address that is not a public unicast address. */
 export function isPrivateAddress(address: string): boolean {
@@ -27,7 +51,11 @@ export function isPrivateAddress(address: string): boolean {
   return family === 0 || PRIVATE.check(address, family === 6 ? "ipv6" : "ipv4");
 }
 
-type LookupCallback = (error: Error | null, addresses: { address: string; family: number }[] | string, family?: number) => void;
+type LookupCallback = (
+  error: Error | null,
+  addresses: { address: string; family: number }[] | string,
+  family?: number,
+) => void;
 
 /** Resolves and refuses the name when any of its addresses is private. */
 function guardedLookup(hostname: string, options: { all?: boolean }, callback: LookupCallback): void {
@@ -41,7 +69,10 @@ function guardedLookup(hostname: string, options: { all?: boolean }, callback: L
   });
 }
 
-const publicAgent = new Agent({ connect: { lookup: guardedLookup as never, timeout: 10_000 }, maxRedirections: 0 } as never);
+const publicAgent = new Agent({
+  connect: { lookup: guardedLookup as never, timeout: 10_000 },
+  maxRedirections: 0,
+} as never);
 const privateAgent = new Agent({ connect: { timeout: 10_000 } });
 
 function checkedUrl(text: string, policy: NetPolicy): { url: URL; isPrivate: boolean } {
@@ -80,7 +111,7 @@ export class EgressNet implements Net {
 
 async function send(url: URL, request: RequestInit, dispatcher: Agent): Promise<Response> {
   try {
-    return (await undiciFetch(url, { ...(request as unknown as UndiciInit), dispatcher })) as unknown as Response;
+    return await undiciFetch(url, { ...(request as unknown as UndiciInit), dispatcher });
   } catch (error) {
     // undici wraps what the lookup threw.
     const cause = error instanceof Error ? error.cause : undefined;
@@ -90,11 +121,14 @@ async function send(url: URL, request: RequestInit, dispatcher: Agent): Promise<
 
 function redirected(request: RequestInit, status: number, crossOrigin: boolean): RequestInit {
   const headers = new Headers(request.headers);
-  if (crossOrigin) for (const name of [...headers.keys()]) if (SECRET_HEADERS.includes(name) || name.startsWith("x-")) headers.delete(name);
+  if (crossOrigin)
+    for (const name of Array.from(headers.keys()))
+      if (SECRET_HEADERS.includes(name) || name.startsWith("x-")) headers.delete(name);
   const method = (request.method ?? "GET").toUpperCase();
   const toGet = status === 303 || ((status === 301 || status === 302) && method === "POST");
   if (!toGet) {
-    if (method !== "GET" && method !== "HEAD" && crossOrigin) throw new NetRefused("a redirect would carry the body to another origin");
+    if (method !== "GET" && method !== "HEAD" && crossOrigin)
+      throw new NetRefused("a redirect would carry the body to another origin");
     return { ...request, headers };
   }
   const { body: _dropped, ...rest } = request;
@@ -112,5 +146,9 @@ function limited(response: Response, bytes_max: number): Response {
       else controller.enqueue(chunk);
     },
   });
-  return new Response(response.body.pipeThrough(gate), { status: response.status, statusText: response.statusText, headers: response.headers });
+  return new Response(response.body.pipeThrough(gate), {
+    status: response.status,
+    statusText: response.statusText,
+    headers: response.headers,
+  });
 }

@@ -23,7 +23,10 @@ async function createRoles(tx: DbTx, login: string): Promise<void> {
     });
   }
   const name = `"${login.replaceAll('"', '""')}"`;
-  const { rows } = await tx.query<{ n: number }>({ text: "select count(*)::int as n from pg_roles where rolname = $1", values: [login] });
+  const { rows } = await tx.query<{ n: number }>({
+    text: "select count(*)::int as n from pg_roles where rolname = $1",
+    values: [login],
+  });
   if (rows[0]?.n === 0) await tx.query({ text: `create role ${name} login nosuperuser nobypassrls` });
   await tx.query({ text: `grant qd_append, qd_system, qd_app to ${name}` });
 }
@@ -38,7 +41,10 @@ async function migrateOne(tx: DbTx, version: number, file: string, sql: string):
     });
     if (inserted.count === 1) await tx.query({ text: sql });
     else {
-      const { rows } = await tx.query<{ checksum: string }>({ text: "select checksum from qd_migrations where version = $1", values: [version] });
+      const { rows } = await tx.query<{ checksum: string }>({
+        text: "select checksum from qd_migrations where version = $1",
+        values: [version],
+      });
       if (rows[0]?.checksum !== checksum) {
         throw new AppError("CONFIG_INVALID", `Migration ${file} differs from the one this database was made with`);
       }
@@ -90,7 +96,10 @@ export async function migrate(owner: PostgresOptions, login: string): Promise<st
     });
     const known = await tx.query<{ v: number }>({ text: "select coalesce(max(version), 0) as v from qd_migrations" });
     if ((known.rows[0]?.v ?? 0) > files.length) {
-      throw new AppError("CONFIG_INVALID", "This database was made by a newer version of the program; install that one");
+      throw new AppError(
+        "CONFIG_INVALID",
+        "This database was made by a newer version of the program; install that one",
+      );
     }
     const applied: string[] = [];
     for (const file of files) {

@@ -16,6 +16,8 @@ export const approvalHandlers = {
     return { items, next_cursor: items.length < limit ? null : (items.at(-1)?.approval_id ?? null) };
   },
   getApproval: ({ services, request }) => services.runs.approval(request.caller, request.params["id"] ?? ""),
-  approve: ({ services, request }) => services.runs.decideApproval(request.caller, request.params["id"] ?? "", "approved", note(request.body)),
-  reject: ({ services, request }) => services.runs.decideApproval(request.caller, request.params["id"] ?? "", "rejected", note(request.body)),
+  approve: ({ services, request }) =>
+    services.runs.decideApproval(request.caller, request.params["id"] ?? "", "approved", note(request.body)),
+  reject: ({ services, request }) =>
+    services.runs.decideApproval(request.caller, request.params["id"] ?? "", "rejected", note(request.body)),
 } satisfies Partial<Handlers>;

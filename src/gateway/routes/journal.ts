@@ -9,7 +9,11 @@ export const journalHandlers = {
   },
   importJournal: ({ services, request }) => services.journal.import(request.caller, request.raw.toString("utf8")),
   importRuns: async ({ services, request }) => {
-    const runs = await services.journal.importRuns(request.caller, request.params["format"] ?? "", request.raw.toString("utf8"));
+    const runs = await services.journal.importRuns(
+      request.caller,
+      request.params["format"] ?? "",
+      request.raw.toString("utf8"),
+    );
     return { runs };
   },
   putArtifact: async ({ services, request }) => {

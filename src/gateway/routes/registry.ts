@@ -7,7 +7,9 @@ import type { Handlers } from "../handlers.ts";
 export const registryHandlers = {
   applyManifests: async ({ services, request }) => {
     const { tenant_id, project, principal } = request.caller;
-    return { items: await services.registry.apply({ tenant_id, project, principal, text: request.raw.toString("utf8") }) };
+    return {
+      items: await services.registry.apply({ tenant_id, project, principal, text: request.raw.toString("utf8") }),
+    };
   },
   listRegistry: async ({ services, request }) => {
     const { tenant_id, project } = request.caller;
@@ -18,7 +20,9 @@ export const registryHandlers = {
       version: item.version,
       digest: item.digest,
       state: item.state,
-      envs: aliases.filter((a) => a.kind === item.kind && a.name === item.name && a.version === item.version).map((a) => a.env),
+      envs: aliases
+        .filter((a) => a.kind === item.kind && a.name === item.name && a.version === item.version)
+        .map((a) => a.env),
       created_by: item.created_by,
       created_at: rfc3339(item.created_at_us),
     }));
@@ -26,7 +30,8 @@ export const registryHandlers = {
   },
   promote: async ({ services, request }) => {
     const alias = request.body as unknown as { kind: ManifestKind; name: string; version: number; env: string };
-    if (!MANIFEST_KINDS.includes(alias.kind)) throw new AppError("VALIDATION_ERROR", `kind must be one of ${MANIFEST_KINDS.join(", ")}`);
+    if (!MANIFEST_KINDS.includes(alias.kind))
+      throw new AppError("VALIDATION_ERROR", `kind must be one of ${MANIFEST_KINDS.join(", ")}`);
     await services.registry.promote(request.caller.tenant_id, request.caller.project, alias);
     return alias;
   },

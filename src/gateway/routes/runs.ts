@@ -2,7 +2,7 @@ import type { Json } from "../../kit/json.ts";
 import type { ResolveStep, StartRun } from "../../contract/runs.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import { stepNumber } from "../../orchestrator/runs.ts";
-import type { RunFilter, } from "../../store/runs.ts";
+import type { RunFilter } from "../../store/runs.ts";
 import type { Handlers } from "../handlers.ts";
 
 function filterOf(query: Record<string, Json>): RunFilter {
@@ -19,7 +19,8 @@ function filterOf(query: Record<string, Json>): RunFilter {
 const noted = (body: Json, key: string): string => String((body as Record<string, Json> | null)?.[key] ?? "");
 
 export const runHandlers = {
-  startRun: ({ services, request, seed }) => services.runs.start(request.caller, request.body as StartRun, seed ? { seed } : {}),
+  startRun: ({ services, request, seed }) =>
+    services.runs.start(request.caller, request.body as StartRun, seed ? { seed } : {}),
   listRuns: async ({ services, request }) => {
     const filter = filterOf(request.query);
     const items = await services.runs.list(request.caller, filter);
@@ -32,7 +33,8 @@ export const runHandlers = {
     const items = await services.runs.events(request.caller, request.params["id"] ?? "", after, limit);
     return { items, next_cursor: items.length < limit ? null : String(items.at(-1)?.seq ?? 0) };
   },
-  cancelRun: ({ services, request }) => services.runs.cancel(request.caller, request.params["id"] ?? "", noted(request.body, "reason")),
+  cancelRun: ({ services, request }) =>
+    services.runs.cancel(request.caller, request.params["id"] ?? "", noted(request.body, "reason")),
   pauseRun: ({ services, request }) => services.runs.pause(request.caller, request.params["id"] ?? ""),
   resumeRun: ({ services, request }) => services.runs.resume(request.caller, request.params["id"] ?? ""),
   retryRun: ({ services, request, seed }) => services.runs.retry(request.caller, request.params["id"] ?? "", seed),
@@ -42,7 +44,12 @@ export const runHandlers = {
   },
   resolveStep: ({ services, request }) => {
     const id = request.params["id"] ?? "";
-    return services.runs.resolve(request.caller, id, stepNumber(id, request.params["step"] ?? ""), request.body as ResolveStep);
+    return services.runs.resolve(
+      request.caller,
+      id,
+      stepNumber(id, request.params["step"] ?? ""),
+      request.body as ResolveStep,
+    );
   },
   explainStep: ({ services, request }) => {
     const id = request.params["id"] ?? "";
