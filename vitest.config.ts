@@ -5,8 +5,15 @@ const project = (name: string, include: string[], extra: Record<string, unknown>
   test: { name, include, environment: "node", testTimeout: 30_000, hookTimeout: 60_000, ...extra },
 });
 
+// CI adds up the results of several runs; see scripts/test-totals.mjs.
+const results = process.env["QD_TEST_RESULTS"];
+const reporters = results
+  ? { reporters: ["default", "json"], outputFile: { json: `${results}/${process.env["QD_TEST_RESULTS_NAME"] ?? "main"}.json` } }
+  : {};
+
 export default defineConfig({
   test: {
+    ...reporters,
     projects: [
       project("unit", ["src/**/*.test.ts", "test/tidy/**/*.test.ts", "test/golden/**/*.test.ts"], {
         exclude: ["src/**/*.pg.test.ts"],
