@@ -1,3 +1,4 @@
+// `doctor` and `reset`: what an operator asks when something is odd, and how to begin again.
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import path from "node:path";

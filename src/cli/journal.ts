@@ -1,3 +1,4 @@
+// `verify`, `export`, `import`: the journal as evidence, as a file, and as a backup.
 import { createWriteStream } from "node:fs";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";

@@ -1,3 +1,4 @@
+// `run` and `runs ...`: start, follow, read and steer runs.
 import type { Command } from "commander";
 import { AppError } from "../contract/errors.ts";
 import type { Run, StartRun } from "../contract/runs.ts";

@@ -4,6 +4,7 @@ import { sha256 } from "./hash.ts";
 
 const LEAF = Buffer.from([0]);
 const NODE = Buffer.from([1]);
+const HASH_BYTES = 32;
 
 export function leafHash(data: Uint8Array): Buffer {
   return sha256(Buffer.concat([LEAF, data]));
@@ -51,6 +52,7 @@ export function verifyInclusion(options: {
   root: Uint8Array;
 }): boolean {
   const { index, size, proof } = options;
+  if (options.leaf_hash.length !== HASH_BYTES || options.root.length !== HASH_BYTES) return false;
   if (!Number.isSafeInteger(index) || !Number.isSafeInteger(size) || index < 0 || index >= size) return false;
   let fn = BigInt(index);
   let sn = BigInt(size) - 1n;

@@ -11,6 +11,8 @@ import { NetRefused } from "../../contract/ports.ts";
 import type { Net, NetPolicy } from "../../contract/ports.ts";
 
 const PRIVATE = new BlockList();
+// A list of its own: Node matches IPv4 addresses against mapped IPv6 subnets of the same list.
+const PRIVATE_IPV6 = new BlockList();
 for (const [network, prefix] of [
   ["0.0.0.0", 8],
   ["10.0.0.0", 8],
@@ -43,12 +45,16 @@ for (const [network, prefix] of [
   ["ff00::", 8],
   ["::ffff:0:0", 96],
 ] as const)
-  PRIVATE.addSubnet(network, prefix, "ipv6");
+  PRIVATE_IPV6.addSubnet(network, prefix, "ipv6");
 
-/** True for an address that is not a public unicast address. */
+const GLOBAL_IPV6 = new BlockList();
+GLOBAL_IPV6.addSubnet("2000::", 3, "ipv6");
+
+/** True for an address that is not a public unicast address. IPv6 is an allow-list: global unicast less what is special. */
 export function isPrivateAddress(address: string): boolean {
   const family = isIP(address);
-  return family === 0 || PRIVATE.check(address, family === 6 ? "ipv6" : "ipv4");
+  if (family === 4) return PRIVATE.check(address, "ipv4");
+  return family === 0 || !GLOBAL_IPV6.check(address, "ipv6") || PRIVATE_IPV6.check(address, "ipv6");
 }
 
 type LookupCallback = (
@@ -84,6 +90,9 @@ function checkedUrl(text: string, policy: NetPolicy): { url: URL; isPrivate: boo
   if (!isPrivate && isIP(host) !== 0 && isPrivateAddress(host)) {
     throw new NetRefused(`${url.origin} is a private address; add it to egress.private_origins to allow it`);
   }
+  const port = url.port === "" ? 443 : Number(url.port);
+  if (!isPrivate && port < 1024 && port !== 80 && port !== 443)
+    throw new NetRefused(`port ${port} is not a port of the web`);
   return { url, isPrivate };
 }
 

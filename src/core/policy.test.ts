@@ -1,0 +1,164 @@
+import { describe, expect, test } from "vitest";
+import { isAppError } from "../contract/errors.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { matchesPattern } from "./pattern.ts";
+import { compileCondition, Policy } from "./policy.ts";
+import type { PolicyCall, PolicyRule } from "./policy.ts";
+
+const call = (over: Partial<PolicyCall> = {}): PolicyCall => ({
+  kind: "tool",
+  name: "files.read",
+  effect_class: "read",
+  idempotent: true,
+  agent: "desk",
+  env: "dev",
+  project: "default",
+  requester: "ada",
+  args: { amount: 101, path: "reply-1.md", list: [1, 2], big: 1.5 },
+  labels: { team: "red" },
+  now_us: 1_700_000_000_000_000,
+  run: { steps: 5, tool_calls: 2, model_calls: 3, tokens: 100, cost_micro_usd: 101_000_000 },
+  call_micro_usd: 0,
+  ...over,
+});
+const policy = (...rules: PolicyRule[]) => new Policy({ policies: [{ name: "p", version: 1, rules }] });
+const allow: PolicyRule = { id: "allow", effect: "allow" };
+const deny: PolicyRule = { id: "deny", effect: "deny" };
+const ask: PolicyRule = { id: "ask", effect: "require_approval" };
+
+describe("combining", () => {
+  test.each<[string, PolicyRule[], string]>([
+    ["nothing", [], "deny"],
+    ["allow", [allow], "allow"],
+    ["ask over allow", [allow, ask], "require_approval"],
+    ["deny over ask over allow", [allow, ask, deny], "deny"],
+    ["deny alone", [deny], "deny"],
+  ])("%s", (_name, rules, effect) => {
+    expect(policy(...rules).decide(call()).effect).toBe(effect);
+    expect(policy(...rules.toReversed()).decide(call()).effect).toBe(effect);
+  });
+
+  test("nothing matched is a deny with a name of its own", () => {
+    expect(policy().decide(call())).toMatchObject({ effect: "deny", rules: [], reason: "no_matching_rule" });
+    expect(policy({ ...allow, match: { tools: ["other"] } }).decide(call()).reason).toBe("no_matching_rule");
+  });
+
+  test("a condition that fails is no match in an allow rule and a deny in the others", () => {
+    const broken = { when: "args.missing == 1" };
+    expect(policy({ ...allow, ...broken }).decide(call()).reason).toBe("no_matching_rule");
+    expect(policy(allow, { ...deny, ...broken }).decide(call())).toMatchObject({ effect: "deny", rules: ["p/deny"] });
+    expect(policy(allow, { ...ask, ...broken }).decide(call()).reason).toContain("rule_error: p/ask");
+    expect(policy(allow, { ...deny, when: "args.list" }).decide(call()).reason).toContain("did not give true or false");
+  });
+
+  test("a shadow rule is reported and changes nothing", () => {
+    expect(policy(allow, { ...deny, shadow: true }).decide(call())).toMatchObject({
+      effect: "allow",
+      shadow: ["p/deny"],
+    });
+  });
+
+  test("an explanation shows every rule, whether it was selected and what it said", () => {
+    const trace = policy(
+      { ...allow, when: "run.steps < 10" },
+      { ...deny, match: { tools: ["x"] } },
+      { ...ask, when: "args.nope" },
+    ).explain(call());
+    expect(trace.map((row) => [row.rule, row.outcome])).toEqual([
+      ["p/deny", "not_selected"],
+      ["p/ask", "error"],
+      ["p/allow", "match"],
+    ]);
+  });
+});
+
+describe("conditions", () => {
+  test.each<[string, boolean]>([
+    ["cost > 100", true],
+    ["cost > 101", false],
+    ["run.steps + 1 > 5", true],
+    ["args.amount > 100", true],
+    ["args.amount >= 101", true],
+    ["args.amount <= 100", false],
+    ["args.amount + 1 == 102", true],
+    ["args.big > 1.4", true],
+    ['args.path.startsWith("reply-")', true],
+    ["size(args.list) == 2", true],
+    ["has(args.nope)", false],
+    ['labels.team == "red"', true],
+    ['tool.effect_class in ["read", "write"]', true],
+    ['agent.name == "desk" && env == "dev"', true],
+    ["now.getFullYear() == 2023", true],
+    ["call_cost == 0.0", true],
+    ["tool.idempotent", true],
+  ])("%s is %s", (when, expected) => {
+    expect(policy({ ...allow, when }).decide(call()).effect).toBe(expected ? "allow" : "deny");
+  });
+
+  test.each(["1 +", "unknown > 1", '"text"', "run.nope == 1", "cost +"])(
+    "%j is refused when it is saved",
+    (expression) => {
+      try {
+        compileCondition(expression);
+        expect.fail("compiled");
+      } catch (error) {
+        expect(isAppError(error, "EXPRESSION_INVALID")).toBe(true);
+      }
+    },
+  );
+
+  test("a condition may have as many characters as the limit, and not one more", () => {
+    const padded = (length: number) => `true${" ".repeat(length - 4)}`;
+    expect(compileCondition(padded(LIMITS.expression_chars_max))).toBeTypeOf("function");
+    expect(() => compileCondition(padded(LIMITS.expression_chars_max + 1))).toThrow("longer than");
+  });
+
+  test("arguments cannot reach a prototype", () => {
+    expect(
+      policy({ ...allow, when: 'has(args.constructor) || has(args.__proto__) || "toString" in args' }).decide(
+        call({ args: {} }),
+      ).effect,
+    ).toBe("deny");
+  });
+});
+
+describe("selectors", () => {
+  test.each<[string, string, boolean]>([
+    ["files.*", "files.read", true],
+    ["files.*", "files", false],
+    ["*", "anything", true],
+    ["*.read", "files.read", true],
+    ["a*b*c", "aXbYc", true],
+    ["a*b*c", "acb", false],
+    ["ab*ba", "aba", false],
+    ["exact", "exact", true],
+    ["exact", "exact2", false],
+    ["**", "", true],
+  ])("%s and %s: %s", (pattern, name, expected) => expect(matchesPattern(pattern, name)).toBe(expected));
+
+  test("each kind of selector restricts", () => {
+    const cases: [PolicyRule["match"], Partial<PolicyCall>, boolean][] = [
+      [{ tools: ["files.*"] }, {}, true],
+      [{ tools: ["files.*"] }, { kind: "model", name: "files.read" }, false],
+      [{ models: ["gpt"] }, { kind: "model", name: "gpt" }, true],
+      [{ models: ["gpt"] }, {}, false],
+      [{ agents: ["d*"] }, {}, true],
+      [{ agents: ["x"] }, {}, false],
+      [{ envs: ["prod"] }, {}, false],
+      [{ effect_classes: ["write"] }, {}, false],
+      [{ effect_classes: ["read"] }, {}, true],
+      [{ kinds: ["model"] }, {}, false],
+    ];
+    for (const [match, over, expected] of cases) {
+      expect(
+        policy({ ...allow, ...(match ? { match } : {}) }).decide(call(over)).effect,
+        JSON.stringify([match, over]),
+      ).toBe(expected ? "allow" : "deny");
+    }
+  });
+
+  test("the digest names the whole set, so every change of a rule changes it", () => {
+    expect(policy(allow).digest).toBe(policy(allow).digest);
+    expect(policy(allow).digest).not.toBe(policy({ ...allow, reason: "x" }).digest);
+  });
+});
