@@ -216,14 +216,17 @@ export class Gateway {
         .code(problem.status)
         .headers(problem.headers)
         .type("application/problem+json")
-        .send(JSON.stringify(problem.body));
+        .send(Buffer.from(JSON.stringify(problem.body)));
     });
     this.app.setNotFoundHandler(async (req, reply) => {
       const problem = problemOf(
         new AppError("NOT_FOUND", `There is no ${req.method} ${req.url.split("?")[0]}`),
         req.id,
       );
-      await reply.code(problem.status).type("application/problem+json").send(JSON.stringify(problem.body));
+      await reply
+        .code(problem.status)
+        .type("application/problem+json")
+        .send(Buffer.from(JSON.stringify(problem.body)));
     });
   }
 

@@ -7,6 +7,7 @@ import type { JobOutcome, ToolJob } from "../contract/jobs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import { JobError } from "./pool.ts";
+import type { JobContext } from "./pool.ts";
 
 const object = (properties: JsonObject, required: string[]): JsonObject => ({
   type: "object",
@@ -92,9 +93,24 @@ async function writeText(file: string, content: string): Promise<JsonObject> {
   return { bytes: Buffer.byteLength(content) };
 }
 
+/** Sleeps until the time is over or the run is stopped. */
+function nap(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      timer.cancel();
+      reject(new JobError({ class: "cancelled", code: "cancelled", message: "The run was stopped." }));
+    };
+    const timer = clock.timer(ms, () => {
+      signal.removeEventListener("abort", stop);
+      resolve();
+    });
+    signal.addEventListener("abort", stop, { once: true });
+  });
+}
+
 const NOOP_RESULT = "x".repeat(200);
 
-export async function executeBuiltin(job: ToolJob, clock: Clock): Promise<JobOutcome> {
+export async function executeBuiltin(job: ToolJob, clock: Clock, context: JobContext): Promise<JobOutcome> {
   const { args, tool } = job;
   const name = String(tool.config["builtin"] ?? "");
   const root = String(tool.config["root"] ?? "");
@@ -105,7 +121,7 @@ export async function executeBuiltin(job: ToolJob, clock: Clock): Promise<JobOut
       result = NOOP_RESULT;
       break;
     case "sleep":
-      await clock.sleep(Number(args["ms"]));
+      await nap(clock, Number(args["ms"]), context.signal);
       result = { slept_ms: Number(args["ms"]) };
       break;
     case "file_read":

@@ -53,7 +53,7 @@ async function runTool(job: ToolJob, context: JobContext, deps: ExecuteDeps): Pr
 function toolOutcome(job: ToolJob, context: JobContext, deps: ExecuteDeps): Promise<JobOutcome> {
   switch (job.tool.kind) {
     case "builtin":
-      return executeBuiltin(job, deps.clock);
+      return executeBuiltin(job, deps.clock, context);
     case "http":
       return executeHttp(job, deps, context.signal);
     case "mcp":

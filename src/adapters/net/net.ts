@@ -24,6 +24,8 @@ for (const [network, prefix] of [
   ["192.0.2.0", 24],
   ["192.88.99.0", 24],
   ["192.168.0.0", 16],
+  // The host agent of a large cloud: public by number, private by use.
+  ["168.63.129.16", 32],
   ["198.18.0.0", 15],
   ["198.51.100.0", 24],
   ["203.0.113.0", 24],
@@ -81,7 +83,8 @@ const publicAgent = new Agent({
 } as never);
 const privateAgent = new Agent({ connect: { timeout: 10_000 } });
 
-function checkedUrl(text: string, policy: NetPolicy): { url: URL; isPrivate: boolean } {
+/** Parses a destination and refuses what can be refused without a look-up. Throws NetRefused or TypeError. */
+export function checkedUrl(text: string, policy: NetPolicy): { url: URL; isPrivate: boolean } {
   const url = new URL(text);
   if (url.protocol !== "http:" && url.protocol !== "https:") throw new NetRefused(`${url.protocol} is not allowed`);
   if (url.username !== "" || url.password !== "") throw new NetRefused("credentials in a URL are not allowed");
