@@ -34,6 +34,8 @@ interface Waiting {
   readonly append: Append;
   resolve(offset: number): void;
   reject(error: unknown): void;
+  /** Tells the one who waits, once the outcome is known. */
+  settle?: () => void;
 }
 
 /** Figures of the writer, for metrics. */
@@ -105,19 +107,37 @@ export class GroupWriter {
   }
 
   private async run(): Promise<void> {
-    while (this.queue.length > 0 && !this.failure) {
-      const batch = this.take();
+    let batch = this.take(true);
+    let sent = this.send(batch);
+    for (;;) {
+      const done = batch;
       try {
-        await this.commit(batch);
+        const rejected = await sent.result;
+        if (rejected.length > 0) await this.isolate(done, rejected);
+        else this.confirm(done, sent.budgets);
       } catch (error) {
-        this.fail(error instanceof Error ? error : new Error(String(error)), batch);
+        this.fail(error instanceof Error ? error : new Error(String(error)), done);
+        break;
       }
+      // The next flush goes out before anybody is told of this one: the database works while this process decides.
+      const more = this.queue.length > 0;
+      if (more) {
+        batch = this.take(false);
+        sent = this.send(batch);
+      }
+      for (const waiting of done) waiting.settle?.();
+      if (!more) break;
     }
     this.flushing = false;
-    for (const done of this.idle.splice(0)) done();
+    if (this.queue.length > 0 && !this.failure) {
+      this.flushing = true;
+      queueMicrotask(() => void this.run());
+    }
+    for (const tell of this.idle.splice(0)) tell();
   }
 
-  private take(): Waiting[] {
+  /** The next batch. `fresh`: nothing is in flight, so half of many is left for the flush that follows at once. */
+  private take(fresh: boolean): Waiting[] {
     let bytes = 0;
     let count = 0;
     for (const { append } of this.queue) {
@@ -125,12 +145,12 @@ export class GroupWriter {
       if (count > 0 && (bytes > FLUSH_BYTES_MAX || count >= FLUSH_ROWS_MAX)) break;
       count += 1;
     }
-    // Half of what waits, when much waits: while the database commits one half, this process decides the other.
-    if (count > SPLIT_ROWS_MIN) count = Math.max(SPLIT_ROWS_MIN, Math.ceil(count / 2));
+    if (fresh && count > SPLIT_ROWS_MIN) count = Math.ceil(count / 2);
     return count === this.queue.length ? this.queue.splice(0) : this.queue.splice(0, count);
   }
 
-  private async commit(batch: readonly Waiting[]): Promise<void> {
+  /** Sends a batch; the result is the runs whose rows the database refused. */
+  private send(batch: readonly Waiting[]): { result: Promise<readonly string[]>; budgets: readonly BudgetUse[] } {
     const runs: RunSummary[] = [];
     const approvals: ApprovalRow[] = [];
     const rows: AppendRow[] = [];
@@ -140,15 +160,18 @@ export class GroupWriter {
       for (const approval of append.approvals) approvals.push(approval);
     }
     const budgets = this.totals(batch);
-    const flush: Flush = { rows, runs, approvals, budgets, at_us: this.clock.now_us() };
-    const result = await this.settle(flush);
-    if (result.length > 0) return this.isolate(batch, result);
+    const result = this.settle({ rows, runs, approvals, budgets, at_us: this.clock.now_us() });
+    return { result, budgets };
+  }
+
+  /** A batch is committed: its offsets are known. Whoever waits is told by `settle`. */
+  private confirm(batch: readonly Waiting[], budgets: readonly BudgetUse[]): void {
     for (const use of budgets) this.committed.set(budgetKey(use), use);
     const first = this.lease.head + 1;
-    this.lease = { ...this.lease, head: this.lease.head + rows.length };
+    this.lease = { ...this.lease, head: this.lease.head + batch.length };
     this.stats.flushes += 1;
-    this.stats.appends += rows.length;
-    for (const [index, waiting] of batch.entries()) waiting.resolve(first + index);
+    this.stats.appends += batch.length;
+    for (const [index, waiting] of batch.entries()) waiting.settle = () => waiting.resolve(first + index);
   }
 
   /** Budgets as they are once this batch is committed: what the database holds always equals the sum of the journal. */
@@ -168,13 +191,18 @@ export class GroupWriter {
   /** Drops the refused appends and commits the rest: a poisoned row fails one run, never the batch. */
   private async isolate(batch: readonly Waiting[], rejected: readonly string[]): Promise<void> {
     const refused = new Set(rejected);
+    const rest: Waiting[] = [];
     for (const waiting of batch) {
-      if (refused.has(waiting.append.row.run_id))
-        waiting.reject(new AppendRejected(`the database refused an append of ${waiting.append.row.run_id}`));
+      const { run_id } = waiting.append.row;
+      if (!refused.has(run_id)) rest.push(waiting);
+      else waiting.settle = () => waiting.reject(new AppendRejected(`the database refused an append of ${run_id}`));
     }
-    const rest = batch.filter((waiting) => !refused.has(waiting.append.row.run_id));
     assert(rest.length < batch.length, "a rejection names a run of the batch");
-    if (rest.length > 0) await this.commit(rest);
+    if (rest.length === 0) return;
+    const sent = this.send(rest);
+    const again = await sent.result;
+    if (again.length > 0) return this.isolate(rest, again);
+    this.confirm(rest, sent.budgets);
   }
 
   /** Sends a flush until it is known to be committed or refused. Returns the runs the database refused. */
@@ -209,7 +237,7 @@ export class GroupWriter {
 
   private fail(error: Error, batch: readonly Waiting[]): void {
     this.failure = error;
-    for (const waiting of [...batch, ...this.queue.splice(0)]) waiting.reject(error);
+    for (const waiting of [...batch, ...this.queue.splice(0)]) (waiting.settle ?? (() => waiting.reject(error)))();
     this.onFailure(error);
   }
 }

@@ -1,11 +1,12 @@
 // Money is integer micro-USD everywhere: 1 USD = 1,000,000. Sums stay exact up to 9 billion USD (2^53).
 import { assert } from "./assert.ts";
 
-/** Parses a decimal USD amount without floating point. Null when it is no amount or finer than a micro-dollar. */
+/** Parses a decimal USD amount without floating point. Null when it is no amount, finer than a micro-dollar, or too large to be exact. */
 export function parseUsd(text: string): number | null {
   const match = /^(\d{1,10})(?:\.(\d{1,6}))?$/.exec(text.trim());
   if (!match) return null;
-  return Number(match[1]) * 1_000_000 + Number((match[2] ?? "").padEnd(6, "0"));
+  const micro = Number(match[1]) * 1_000_000 + Number((match[2] ?? "").padEnd(6, "0"));
+  return Number.isSafeInteger(micro) ? micro : null;
 }
 
 /** Prints micro-USD as dollars, with at least two and at most six decimals. */

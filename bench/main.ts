@@ -1,0 +1,151 @@
+// quarterdeck bench W1|W2|W3|policy [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--json]
+// One pass is discarded, then the median of the others; peers run the same workload in the same session, alternating with
+// nothing: each alone on the machine. See bench/README.md.
+import { parseArgs } from "node:util";
+import { cpus } from "node:os";
+import { Policy } from "../src/core/policy.ts";
+import type { PolicyCall } from "../src/core/policy.ts";
+import { concurrently, IN_FLIGHT, median, openOurs, percentile, STEPS } from "./harness.ts";
+import { openPeer } from "./peers.ts";
+
+interface Subject {
+  readonly name: string;
+  run(workload: "w1" | "w2" | "w3"): Promise<void>;
+  cpu(): number;
+  close(): Promise<void>;
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    peers: { type: "string", default: "" },
+    passes: { type: "string", default: "9" },
+    runs: { type: "string", default: "500" },
+    json: { type: "boolean", default: false },
+  },
+});
+const workload = (positionals[0] ?? "W1").toUpperCase();
+const passes = Number(values.passes);
+const runs = Number(values.runs);
+
+type Row = Record<string, number | string>;
+
+async function w1(subject: Subject): Promise<Row> {
+  const rates: number[] = [];
+  const cost: number[] = [];
+  const latencies: number[] = [];
+  for (let pass = 0; pass <= passes; pass++) {
+    const cpu = subject.cpu();
+    const begun = performance.now();
+    await concurrently(runs, IN_FLIGHT, async () => {
+      const at = performance.now();
+      await subject.run("w1");
+      if (pass > 0) latencies.push(performance.now() - at);
+    });
+    if (pass === 0) continue;
+    rates.push((runs * STEPS * 1000) / (performance.now() - begun));
+    cost.push((subject.cpu() - cpu) / ((runs * STEPS) / 1000));
+  }
+  return {
+    engine: subject.name,
+    steps_per_s: Math.round(median(rates)),
+    cpu_s_per_1000: Number(median(cost).toFixed(4)),
+    run_p50_ms: Number(percentile(latencies, 0.5).toFixed(1)),
+    run_p99_ms: Number(percentile(latencies, 0.99).toFixed(1)),
+  };
+}
+
+async function timed(subject: Subject, name: "w2" | "w3", divisor: number): Promise<Row> {
+  const times: number[] = [];
+  for (let pass = 0; pass <= passes; pass++) {
+    const begun = performance.now();
+    await subject.run(name);
+    if (pass > 0) times.push((performance.now() - begun) / divisor);
+  }
+  return {
+    engine: subject.name,
+    p50_ms: Number(median(times).toFixed(3)),
+    max_ms: Number(Math.max(...times).toFixed(3)),
+  };
+}
+
+function policyFigures(): Row {
+  const rules = Array.from({ length: 100 }, (_, i) => ({
+    id: `r${i}`,
+    effect: i % 3 === 0 ? ("deny" as const) : ("allow" as const),
+    match: { tools: ["bench.*"] },
+    when: i === 98 ? "args.amount > 5" : `args.amount > ${1000 + i} && run.steps < 5000 && agent.name == "a${i}"`,
+  }));
+  const policy = new Policy({ policies: [{ name: "p", version: 1, rules }] });
+  const call = (n: number): PolicyCall => ({
+    kind: "tool",
+    name: "bench.noop",
+    effect_class: "read",
+    idempotent: true,
+    agent: "bench",
+    env: "dev",
+    project: "default",
+    requester: "ada",
+    args: { amount: 10 + (n % 7), city: "Rome" },
+    labels: {},
+    now_us: 1_700_000_000_000_000,
+    run: { steps: n % 50, tool_calls: 1, model_calls: 1, tokens: 10, cost_micro_usd: 100 },
+    call_micro_usd: 10,
+  });
+  const times: number[] = [];
+  for (let n = 0; n < 60_000; n++) {
+    const begun = performance.now();
+    const { effect } = policy.decide(call(n));
+    if (n >= 10_000) times.push((performance.now() - begun) * 1000);
+    if (effect !== "allow") throw new Error("the benchmark's own policy denies");
+  }
+  return {
+    engine: "quarterdeck",
+    rules: 100,
+    decision_p50_us: Number(percentile(times, 0.5).toFixed(1)),
+    decision_p99_us: Number(percentile(times, 0.99).toFixed(1)),
+  };
+}
+
+const WORK: Record<string, (subject: Subject) => Promise<Row>> = {
+  W1: w1,
+  W2: (s) => timed(s, "w2", 1_000),
+  W3: (s) => timed(s, "w3", 1),
+};
+
+function ratios(ours: Row, peer: Row): Row {
+  const out: Row = { engine: `quarterdeck / ${String(peer["engine"])}` };
+  for (const key of Object.keys(ours)) {
+    if (typeof ours[key] === "number" && typeof peer[key] === "number")
+      out[key] = Number((ours[key] / peer[key]).toFixed(3));
+  }
+  return out;
+}
+
+async function main(): Promise<void> {
+  const rows: Row[] = [];
+  const work = WORK[workload];
+  if (workload === "POLICY") rows.push(policyFigures());
+  else if (!work) throw new Error(`there is no workload ${workload}; there are W1, W2, W3 and policy`);
+  else {
+    const ours = await openOurs();
+    rows.push(await work({ name: "quarterdeck", ...ours }));
+    await ours.close();
+    for (const name of values.peers.split(",").filter(Boolean)) {
+      const peer = await openPeer(name);
+      rows.push(await work(peer));
+      await peer.close();
+    }
+    const [first] = rows;
+    if (first) for (const peer of rows.slice(1)) rows.push(ratios(first, peer));
+  }
+  const machine = `${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, node ${process.version}`;
+  if (values.json) console.log(JSON.stringify({ workload, machine, passes, runs, rows }, null, 2));
+  else {
+    console.log(`${workload} on ${machine}; ${passes} passes`);
+    console.table(rows);
+  }
+}
+
+await main();
+process.exit(0);
