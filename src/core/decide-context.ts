@@ -1,6 +1,7 @@
 // What a decision may look at besides the run: time, one random number, the registry, the policy, shared budgets.
 // All are arguments, so a decision repeats exactly in a replay, a simulation or a back-test.
 import type { Catalog } from "../contract/catalog.ts";
+import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, TerminalState } from "../contract/events.ts";
 import { fold } from "./fold.ts";
 import type { Bound } from "./budget.ts";
@@ -65,7 +66,13 @@ export class Decision {
       before.reserved_tokens !== totals.reserved_tokens;
     if (!changed) return;
     for (const warning of this.ctx.ledger.moved(this.run, before, this.ctx.now_us)) {
-      this.events.push({ type: "budget.warned", data: { budget: warning.budget, threshold: warning.threshold } });
+      const warned: EventDraft = {
+        type: "budget.warned",
+        data: { budget: warning.budget, threshold: warning.threshold },
+      };
+      // A warning changes no state, so it may stand before the event that caused it; after a run's end nothing may stand.
+      if (isTerminal(this.run.state)) this.events.splice(-1, 0, warned);
+      else this.events.push(warned);
       this.run.seq += 1;
     }
   }

@@ -127,7 +127,8 @@ describe("money and time", () => {
     expect(["0", "1", "0.000001", "12.5", "9007199254.740991"].map((text) => parseUsd(text))).toEqual([
       0, 1_000_000, 1, 12_500_000, 9_007_199_254_740_991,
     ]);
-    for (const bad of ["", "1.0000001", "-1", "1e3", "abc", ".5", "12345678901", "9007199254.740992"]) expect(parseUsd(bad)).toBeNull();
+    for (const bad of ["", "1.0000001", "-1", "1e3", "abc", ".5", "12345678901", "9007199254.740992"])
+      expect(parseUsd(bad)).toBeNull();
     expect(formatUsd(25_000)).toBe("$0.025");
     // Feature row 64: 1,000 calls of 0.025 cent sum to 25 cents.
     expect(formatUsd(Array.from({ length: 1000 }, () => 250).reduce((a, b) => a + b))).toBe("$0.25");

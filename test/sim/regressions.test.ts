@@ -1,0 +1,17 @@
+// Seeds that once failed, kept for ever.
+import { expect, test } from "vitest";
+import { check } from "./oracles.ts";
+import { Sim } from "./sim.ts";
+
+const SEEDS: Record<number, string> = {
+  207: "a retry that was due while the run stopped made the engine spin",
+  248: "the same, by another way",
+  721: "an approval that came after its expiry, before the timer, was taken",
+  782: "a budget's warning was written after the end of the run",
+};
+
+test.each(Object.entries(SEEDS))("seed %s: %s", async (seed) => {
+  const sim = new Sim(Number(seed));
+  await sim.play();
+  expect(check(sim)).toEqual([]);
+});
