@@ -9,6 +9,7 @@ import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
+import { scrub, scrubText } from "../kit/scrub.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log, Net, Secrets } from "../contract/ports.ts";
@@ -17,6 +18,8 @@ import type { DiscoveredTool, McpCall, McpResult, McpServer, McpTools } from "..
 
 interface Session {
   readonly client: Client;
+  /** Secrets that went to this server: kept out of what comes back. */
+  readonly used: readonly string[];
   readonly tools: ReadonlyMap<string, DiscoveredTool>;
 }
 
@@ -73,9 +76,10 @@ export class McpClients implements McpTools {
         undefined,
         { timeout: call.timeout_ms, signal: call.signal, resetTimeoutOnProgress: false },
       );
-      return resultOf(result);
+      const { is_error, result: value } = resultOf(result);
+      return { is_error, result: scrub(value, session.used) };
     } catch (cause) {
-      throw callError(cause);
+      throw callError(cause, session.used);
     }
   }
 
@@ -114,7 +118,8 @@ export class McpClients implements McpTools {
     const client = new Client({ name: "quarterdeck", version: this.options.version });
     client.onclose = onClose;
     client.onerror = (error) => this.options.log.warn("mcp.error", { error: error.message });
-    await client.connect(await this.transport(server), { timeout: CONNECT_TIMEOUT_MS });
+    const used: string[] = [];
+    await client.connect(await this.transport(server, used), { timeout: CONNECT_TIMEOUT_MS });
     const tools = new Map<string, DiscoveredTool>();
     let cursor: string | undefined;
     for (let page = 0; page < TOOL_PAGES_MAX; page++) {
@@ -123,16 +128,16 @@ export class McpClients implements McpTools {
       cursor = listed.nextCursor;
       if (cursor === undefined) break;
     }
-    return { client, tools };
+    return { client, tools, used };
   }
 
-  private async transport(server: McpServer): Promise<Transport> {
+  private async transport(server: McpServer, used: string[]): Promise<Transport> {
     if (server.transport === "stdio") {
       const { StdioClientTransport } = await import("@modelcontextprotocol/sdk/client/stdio.js");
       const [command, ...args] = server.command;
       if (command === undefined) throw new AppError("CONFIG_INVALID", "An MCP command is empty");
       const env: Record<string, string> = {};
-      for (const [name, value] of Object.entries(server.env)) env[name] = await this.secretOr(value);
+      for (const [name, value] of Object.entries(server.env)) env[name] = await this.secretOr(value, used);
       const executable = command === "node" ? process.execPath : command;
       return new StdioClientTransport({
         command: executable,
@@ -144,7 +149,7 @@ export class McpClients implements McpTools {
     }
     const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/sdk/client/streamableHttp.js");
     const headers: Record<string, string> = {};
-    for (const [name, value] of Object.entries(server.headers)) headers[name] = await this.secretOr(value);
+    for (const [name, value] of Object.entries(server.headers)) headers[name] = await this.secretOr(value, used);
     const policy = { private_origins: this.options.private_origins, response_bytes_max: LIMITS.tool_result_bytes_max };
     // The SDK's optional properties are declared without `undefined`; ours are exact, hence the cast of the class alone.
     return new StreamableHTTPClientTransport(new URL(server.url), {
@@ -154,9 +159,12 @@ export class McpClients implements McpTools {
   }
 
   /** A value that is `{{env:NAME}}` or `{{file:NAME}}`, possibly after a prefix, is a reference; anything else is itself. */
-  private async secretOr(value: string): Promise<string> {
+  private async secretOr(value: string, used: string[]): Promise<string> {
     const match = /^(.*?)\{\{((?:env|file):[^}]+)\}\}$/.exec(value);
-    return match ? `${match[1]}${await this.options.secrets.resolve(match[2] ?? "")}` : value;
+    if (!match) return value;
+    const secret = await this.options.secrets.resolve(match[2] ?? "");
+    used.push(secret);
+    return `${match[1]}${secret}`;
   }
 }
 
@@ -192,10 +200,10 @@ function resultOf(raw: unknown): McpResult {
   return { is_error, result: content ?? null };
 }
 
-function callError(cause: unknown): McpCallError {
+function callError(cause: unknown, used: readonly string[]): McpCallError {
   const code = isObject(cause) && typeof cause["code"] === "number" ? cause["code"] : 0;
   // JSON-RPC: the server refused the request before running anything (parse, request, method, params).
   const refused = [-32_700, -32_600, -32_601, -32_602].includes(code);
   const name = code === -32_001 ? "timeout" : refused ? "mcp_refused" : "mcp_failed";
-  return new McpCallError(name, messageOf(cause), { sent: !refused, cause });
+  return new McpCallError(name, scrubText(messageOf(cause), used), { sent: !refused, cause });
 }

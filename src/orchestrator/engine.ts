@@ -187,26 +187,39 @@ export class Engine {
     rows: readonly AppendRow[];
     summary: RunSummary;
     approvals: readonly ApprovalRow[];
+    budgets: readonly BudgetDelta[];
   }): Promise<void> {
     if (this.closed) throw this.closed;
-    const { rows, summary } = options;
+    const { rows, summary, approvals } = options;
     const existing = await this.options.store.readRun(null, summary.run_id, 1, 1);
-    if (existing.length > 0)
+    if (existing.length > 0) {
       throw new AppError("RUN_EXISTS", `Run ${summary.run_id} is in the journal already`, {
         details: { run_id: summary.run_id },
       });
+    }
+    const isOpen = !isTerminal(summary.state) && summary.kind !== "captured";
+    const budgets = [...options.budgets, ...(isOpen ? this.ledger.heldBy(this.foldRows(summary, rows)) : [])];
     for (const [index, row] of rows.entries()) {
       const last = index === rows.length - 1;
       await this.writer.append({
         row,
         run: last ? summary : null,
-        approvals: last ? options.approvals : [],
-        budgets: [],
+        approvals: last ? approvals : [],
+        budgets: last ? budgets : [],
       });
     }
-    if (isTerminal(summary.state) || summary.kind === "captured") return;
+    this.ledger.absorb(budgets);
+    if (!isOpen) return;
     const actor = await this.load(summary.run_id);
+    this.ledger.restore(actor.run);
     await this.submit(actor, { type: "recover" });
+  }
+
+  private foldRows(summary: RunSummary, rows: readonly AppendRow[]): RunState {
+    const run = emptyRun(summary.tenant_id, summary.run_id);
+    for (const row of rows)
+      for (const event of decodeBody(row.body)) fold(run, event, event.at, this.catalogFor(run, event));
+    return run;
   }
 
   /** The run as of its last commit, while it is open here. */

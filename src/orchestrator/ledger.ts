@@ -213,6 +213,31 @@ export class Ledger implements LedgerView {
     }
   }
 
+  /** What an imported open run still holds, as changes to be committed with its append. */
+  heldBy(run: RunState): BudgetDelta[] {
+    const deltas: BudgetDelta[] = [];
+    for (const { budget, key } of this.accounts(run)) {
+      for (const step of run.steps.values()) {
+        const id = {
+          tenant_id: run.tenant_id,
+          budget: key,
+          period_start_us: periodStart(budget.period, step.reserved_at_us),
+        };
+        deltas.push({
+          ...emptyUse(id),
+          reserved_micro_usd: step.reserved_micro,
+          reserved_tokens: step.reserved_tokens,
+        });
+      }
+    }
+    return deltas;
+  }
+
+  /** Takes over changes that were committed from outside (an import). */
+  absorb(deltas: readonly BudgetDelta[]): void {
+    for (const delta of deltas) addUse(this.row(delta.tenant_id, delta.budget, delta.period_start_us), delta);
+  }
+
   /** Use of all budgets as decided so far, for reports. */
   snapshot(): readonly BudgetUse[] {
     return [...this.use.values()];

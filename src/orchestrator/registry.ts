@@ -45,7 +45,7 @@ export interface ApplyRequest {
 }
 
 export class Registry implements Governance {
-  private readonly options: { db: Db; mcp: McpTools; clock: Clock; log: Log; builtins: BuiltinTable };
+  private readonly options: { db: Db; mcp: McpTools; clock: Clock; log: Log; builtins: BuiltinTable; stdio: boolean };
   private readonly loaded = new Map<string, Loaded>();
 
   constructor(options: Registry["options"]) {
@@ -128,6 +128,12 @@ export class Registry implements Governance {
       );
     }
     if (spec.kind !== "mcp") return spec;
+    if (spec.transport === "stdio" && !this.options.stdio) {
+      throw new AppError(
+        "MANIFEST_INVALID",
+        `line ${manifest.line}, /spec/transport: this server starts no processes for manifests; set stdio_tools: true in its configuration to allow it`,
+      );
+    }
     const server: McpServer =
       spec.transport === "stdio"
         ? { transport: "stdio", command: spec.command, cwd: spec.cwd ?? null, env: { ...spec.env } }

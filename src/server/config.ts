@@ -30,6 +30,9 @@ export const Config = Type.Object(
     ),
     approval_webhook: Type.Union([Type.String({ pattern: "^https?://" }), Type.Null()]),
     private_origins: Type.Array(Type.String({ pattern: "^https?://[^/]+$" })),
+    stdio_tools: Type.Union([Type.Boolean(), Type.Null()], {
+      description: "Whether manifests may start processes (MCP over stdio). Null: only while there are no credentials.",
+    }),
     concurrency: Type.Integer({ minimum: 1, maximum: 10_000 }),
     recordings: Type.Union([Type.String(), Type.Null()], { description: "Folder of recordings for recorded models." }),
     project: Type.String({ pattern: "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$" }),
@@ -48,6 +51,7 @@ const DEFAULTS: Config = {
   credentials: [],
   approval_webhook: null,
   private_origins: [],
+  stdio_tools: null,
   concurrency: 256,
   recordings: null,
   project: "default",

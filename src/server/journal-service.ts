@@ -1,7 +1,7 @@
 // The journal's use cases that span modules: verify, export, import, captured runs.
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
-import type { AppendRow, ApprovalRow, JournalStore, RunSummary } from "../contract/journal.ts";
+import type { AppendRow, ApprovalRow, BudgetUse, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
 import { importRecorded } from "../capture/import.ts";
@@ -10,6 +10,7 @@ import { readWholeRun, verifyAll, verifyOne } from "../journal/audit.ts";
 import type { Verified } from "../journal/audit.ts";
 import { EXPORT_FORMAT, readBundle, rowLine, sealed } from "../journal/bundle.ts";
 import { listCheckpoints } from "../journal/checkpoint.ts";
+import { budgetKey } from "../journal/writer.ts";
 import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
 import type { Engine } from "../orchestrator/engine.ts";
 import type { Registry } from "../orchestrator/registry.ts";
@@ -82,6 +83,13 @@ export class LocalJournalService implements JournalService {
       const bytes = await this.options.blobs.get(caller.tenant_id, digest);
       yield { type: "artifact", digest, bytes: bytes.toString("base64") };
     }
+    if (run_id === null) {
+      const use = this.options
+        .engine()
+        .ledger.snapshot()
+        .filter((row) => row.tenant_id === caller.tenant_id);
+      for (const budget of use) yield { type: "budget", budget: plain(budget) };
+    }
     const checkpoints = await db.transaction(scope, (tx) => listCheckpoints(tx, 0, 1_000_000));
     for (const checkpoint of checkpoints) yield { type: "checkpoint", checkpoint: plain(checkpoint) };
   }
@@ -129,6 +137,7 @@ export class LocalJournalService implements JournalService {
     }
     const summaries = new Map(of<RunSummary>("run", "run").map((run) => [run.run_id, run]));
     const approvals = of<ApprovalRow>("approval", "approval");
+    let budgets = await this.freshBudgets(of<BudgetUse>("budget", "budget"));
     let runs = 0;
     let skipped = 0;
     for (const [run_id, rows] of [...bundle.rows].sort(([a], [b]) => (a < b ? -1 : 1))) {
@@ -139,12 +148,25 @@ export class LocalJournalService implements JournalService {
         rows,
         summary,
         approvals.filter((approval) => approval.run_id === run_id),
+        budgets,
       );
+      if (done) budgets = [];
       if (done) runs += 1;
       else skipped += 1;
     }
     await this.options.checkpointer.tick();
     return { runs, events: bundle.events, artifacts, skipped };
+  }
+
+  /**
+   * What a backup says was spent, for budgets that nobody has used here yet: on an empty server limits hold on. What open
+   * runs hold comes with them.
+   */
+  private async freshBudgets(saved: readonly BudgetUse[]): Promise<BudgetUse[]> {
+    const here = new Set((await this.options.store.budgetUse()).map((use) => budgetKey(use)));
+    return saved
+      .filter((use) => !here.has(budgetKey(use)))
+      .map((use) => ({ ...use, reserved_micro_usd: 0, reserved_tokens: 0 }));
   }
 
   /** False when the run is here already with the same end: importing twice changes nothing. */
@@ -153,6 +175,7 @@ export class LocalJournalService implements JournalService {
     rows: readonly AppendRow[],
     summary: RunSummary,
     approvals: readonly ApprovalRow[],
+    budgets: readonly BudgetUse[],
   ): Promise<boolean> {
     const existing = await readWholeRun(this.options.store, caller.tenant_id, summary.run_id);
     const last = existing.at(-1);
@@ -160,7 +183,7 @@ export class LocalJournalService implements JournalService {
       if (last.chain.equals(rows.at(-1)?.chain ?? Buffer.alloc(0))) return false;
       throw new AppError("RUN_EXISTS", `Run ${summary.run_id} is here with other events`);
     }
-    await this.options.engine().importRun({ rows, summary, approvals });
+    await this.options.engine().importRun({ rows, summary, approvals, budgets });
     return true;
   }
 
@@ -168,7 +191,7 @@ export class LocalJournalService implements JournalService {
     const imported = importRecorded({ format, text, caller, seams: this.options.seams });
     const results: ImportedRun[] = [];
     for (const run of imported) {
-      await this.options.engine().importRun({ rows: run.rows, summary: run.summary, approvals: [] });
+      await this.options.engine().importRun({ rows: run.rows, summary: run.summary, approvals: [], budgets: [] });
       results.push({
         run_id: run.summary.run_id,
         key: run.key,

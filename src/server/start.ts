@@ -113,7 +113,8 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const outside = await outsideOf(config, log, clock);
   const { signer, witness, blobs, net, mcp, execute, tenantKey } = outside;
   const store = outside.crash.store(new PostgresJournalStore(db));
-  const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS });
+  const stdio = config.stdio_tools ?? config.credentials.length === 0;
+  const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio });
   const commits = new EventEmitter().setMaxListeners(0);
   const report = (results: readonly JobResult[]) => host.report(results);
   const pool = new WorkerPool({ clock, log, concurrency_max: config.concurrency, execute, report });

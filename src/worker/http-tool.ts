@@ -7,6 +7,7 @@ import type { JobFailure, JobOutcome, ToolJob } from "../contract/jobs.ts";
 import { messageOf } from "../contract/errors.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject, parseJson } from "../kit/json.ts";
+import { scrubText } from "../kit/scrub.ts";
 import { JobError } from "./pool.ts";
 
 export interface HttpToolDeps {
@@ -45,15 +46,23 @@ function requestOf(job: ToolJob): { url: URL; method: string; body: string | nul
   return { url, method, body: JSON.stringify(rest) };
 }
 
-async function headersOf(job: ToolJob, secrets: Secrets): Promise<Headers> {
+/** Headers with their secrets filled in, and those secrets, so that they can be kept out of what is recorded. */
+async function headersOf(job: ToolJob, secrets: Secrets): Promise<{ headers: Headers; used: string[] }> {
   const headers = new Headers({ accept: "application/json", "idempotency-key": job.idempotency_key });
+  const used: string[] = [];
   const declared = isObject(job.tool.config["headers"]) ? job.tool.config["headers"] : {};
   for (const [name, value] of Object.entries(declared)) {
     const text = String(value);
     const reference = /^(.*?)\{\{((?:env|file):[^}]+)\}\}$/.exec(text);
-    headers.set(name, reference ? `${reference[1]}${await secrets.resolve(reference[2] ?? "")}` : text);
+    if (!reference) {
+      headers.set(name, text);
+      continue;
+    }
+    const secret = await secrets.resolve(reference[2] ?? "");
+    used.push(secret);
+    headers.set(name, `${reference[1]}${secret}`);
   }
-  return headers;
+  return { headers, used };
 }
 
 function statusFailure(status: number, response: Response, text: string): JobFailure {
@@ -97,7 +106,7 @@ function resultOf(text: string, type: string): Json {
 
 export async function executeHttp(job: ToolJob, deps: HttpToolDeps, signal: AbortSignal): Promise<JobOutcome> {
   const { url, method, body } = requestOf(job);
-  const headers = await headersOf(job, deps.secrets);
+  const { headers, used } = await headersOf(job, deps.secrets);
   if (body !== null) headers.set("content-type", "application/json");
   const policy = { private_origins: deps.private_origins, response_bytes_max: LIMITS.tool_result_bytes_max };
   const timeout = AbortSignal.any([signal, AbortSignal.timeout(job.tool.timeout_ms)]);
@@ -109,11 +118,12 @@ export async function executeHttp(job: ToolJob, deps: HttpToolDeps, signal: Abor
       { method, headers, signal: timeout, ...(body === null ? {} : { body }) },
       policy,
     );
-    text = await response.text();
+    text = scrubText(await response.text(), used);
   } catch (error) {
     if (signal.aborted)
       throw new JobError({ class: "unknown_outcome", code: "cancelled", message: "The call was cut off." }, error);
-    throw new JobError(networkFailure(error), error);
+    const failure = networkFailure(error);
+    throw new JobError({ ...failure, message: scrubText(failure.message, used) }, error);
   }
   if (!response.ok) throw new JobError(statusFailure(response.status, response, text));
   return { ok: true, kind: "tool", result: resultOf(text, response.headers.get("content-type") ?? "") };

@@ -18,6 +18,7 @@ import type {
   ToolCall,
   Usage,
 } from "../contract/jobs.ts";
+import { scrubText } from "../kit/scrub.ts";
 import { JobError } from "./pool.ts";
 
 export interface ModelDeps {
@@ -263,6 +264,8 @@ export async function executeLiveModel(job: ModelJob, deps: ModelDeps, signal: A
       ...(out.cut_off ? { cut_off: true } : {}),
     };
   } catch (error) {
-    throw new JobError(modelFailure(error), error);
+    const failure = modelFailure(error);
+    const key = job.route.api_key === null ? "" : await deps.secrets.resolve(job.route.api_key).catch(() => "");
+    throw new JobError({ ...failure, message: scrubText(failure.message, [key]) }, error);
   }
 }

@@ -397,6 +397,11 @@ describe("the command line", () => {
     expect(JSON.parse((await cli(["import", file, "--json"], { data: folder })).out)).toMatchObject({ runs: 0 });
     expect(await other.client.getRun(open.run_id)).toMatchObject({ state: "waiting", reason: "timer" });
     expect((await cli(["verify", "--all"], { data: folder })).code).toBe(0);
+    const budgets = async (at: Running) =>
+      (await at.client.json<{ budgets: { spent_micro_usd: number }[] }>("/status")).budgets.map(
+        (use) => use.spent_micro_usd,
+      );
+    expect(await budgets(other)).toEqual(await budgets(server));
     await other.client.act(open.run_id, "cancel");
     expect(
       await until("the restored run ends", async () =>
@@ -406,6 +411,60 @@ describe("the command line", () => {
     await other.stop();
     expect((await cli(["reset", "--yes"], { data: folder })).code).toBe(0);
     await server.client.act(open.run_id, "cancel").catch(() => null);
+  });
+});
+
+describe("what goes out and what comes back", () => {
+  test("a secret reaches its service and nothing else: no event, no log, no export holds it", async () => {
+    const secret = "canary-7f3a9c";
+    const { createServer } = await import("node:http");
+    const seen: string[] = [];
+    const echo = createServer((req, res) => {
+      seen.push(String(req.headers.authorization));
+      res
+        .writeHead(req.url === "/fail" ? 400 : 200, { "content-type": "application/json" })
+        .end(JSON.stringify({ echo: req.headers.authorization }));
+    });
+    const hooks: string[] = [];
+    const hook = createServer((req, res) => {
+      req.on("data", (chunk: Buffer) => hooks.push(chunk.toString()));
+      req.on("end", () => res.end());
+    });
+    await Promise.all([echo, hook].map((http) => new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve))));
+    const [echoUrl, hookUrl] = [echo, hook].map(
+      (http) => `http://127.0.0.1:${(http.address() as { port: number }).port}`,
+    );
+    const folder = tempFolder("qd-secret");
+    const own = await startUp(folder, {
+      QUARTERDECK_PRIVATE_ORIGINS: echoUrl ?? "",
+      QUARTERDECK_APPROVAL_WEBHOOK: hookUrl ?? "",
+      QD_SECRET_ECHO: secret,
+    });
+    const http = (name: string, route: string) =>
+      `kind: Tool\nmetadata: { name: ${name} }\nspec: { kind: http, method: GET, url: "${echoUrl}${route}", headers: { authorization: "Bearer {{env:QD_SECRET_ECHO}}" }, input_schema: { type: object } }`;
+    await own.client.apply(
+      [
+        http("echo", "/ok"),
+        http("fail", "/fail"),
+        "kind: Workflow\nmetadata: { name: leak }\nspec: { steps: [{ id: a, tool: echo }, { id: b, tool: fail, on_error: continue }] }",
+        "kind: Policy\nmetadata: { name: p }\nspec: { rules: [{ id: a, effect: require_approval, match: { tools: [echo] } }, { id: b, effect: allow, match: { tools: [fail] } }] }",
+      ].join("\n---\n"),
+    );
+    const run = await own.client.startRun({ workflow: "leak" });
+    const approval = await until("an approval", async () => (await own.client.approvals("pending")).items[0]);
+    await until("the webhook is told", async () => hooks.some((text) => text.includes(approval.approval_id)));
+    await cli(["approvals", "approve", approval.approval_id, "--as", "grace"], { data: folder });
+    await until("the end", async () => ((await own.client.getRun(run.run_id)).state === "succeeded" ? true : null));
+    expect(seen).toEqual([`Bearer ${secret}`, `Bearer ${secret}`]);
+    const file = path.join(folder, "all.jsonl");
+    await cli(["export", "--all", "-o", file], { data: folder });
+    const text = readFileSync(file, "utf8");
+    expect(text).toContain("[secret]");
+    expect(text).not.toContain(secret);
+    await own.stop();
+    echo.close();
+    hook.close();
+    remove(folder);
   });
 });
 
