@@ -218,6 +218,7 @@ export class Ledger implements LedgerView {
     const deltas: BudgetDelta[] = [];
     for (const { budget, key } of this.accounts(run)) {
       for (const step of run.steps.values()) {
+        if (step.reserved_micro === 0 && step.reserved_tokens === 0) continue;
         const id = {
           tenant_id: run.tenant_id,
           budget: key,
