@@ -41,7 +41,10 @@ const url = `postgresql://postgres@localhost/dbos?host=${encodeURIComponent(post
 DBOS.setConfig({ name: "bench", systemDatabaseUrl: url, runAdminServer: false, logLevel: "error" });
 await DBOS.launch();
 serve(
-  (_id, workload) => flows[workload](),
+  (_id, workload) => {
+    const flow = flows[workload];
+    return flow();
+  },
   async () => {
     await DBOS.shutdown();
     await postgres.stop();

@@ -62,6 +62,9 @@ export async function openPeer(
     }
   });
   await isReady;
+  child.once("exit", (code) => {
+    for (const { reject } of waiting.values()) reject(new Error(`the peer ${name} ended with ${code}`));
+  });
   let counter = 0;
   return {
     name,
