@@ -49,6 +49,7 @@ const binary = path.join(
 );
 const server = spawn(binary, ["--base-dir", data, "--node-name", "bench"], {
   stdio: "ignore",
+  detached: true,
   env: {
     ...process.env,
     RESTATE_INGRESS__BIND_ADDRESS: "127.0.0.1:18080",
@@ -77,7 +78,8 @@ const ingress = clients.connect({ url: "http://127.0.0.1:18080" });
 serve(
   (_id, workload) => ingress.serviceClient(bench)[workload](),
   async () => {
-    server.kill("SIGKILL");
+    // The bin is a launcher: the server is its child, in the same process group.
+    process.kill(-server.pid, "SIGKILL");
     rmSync(data, { recursive: true, force: true });
   },
 );

@@ -119,9 +119,6 @@ create view qd.events with (security_invoker = true) as
 -- Row-level security: forced, for the owner too.
 create function qd.tenant() returns uuid language sql stable set search_path = pg_catalog as
   $$ select nullif(current_setting('qd.tenant', true), '')::uuid $$;
-create function qd.append_tenants() returns uuid[] language sql stable set search_path = pg_catalog as
-  $$ select nullif(current_setting('qd.tenants', true), '')::uuid[] $$;
-
 do $$
 declare t text;
 begin
@@ -132,17 +129,18 @@ begin
     execute format('create policy tenant_reads on qd.%I for select to qd_app using (tenant_id = (select qd.tenant()))', t);
   end loop;
 end $$;
+-- The list of tenants is read once a statement (a sub-select), not once a row.
 create policy append_inserts on qd.journal for insert to qd_append
-  with check (tenant_id = any (current_setting('qd.tenants')::uuid[]));
+  with check (tenant_id = any ((select current_setting('qd.tenants')::uuid[])::uuid[]));
 create policy append_runs on qd.runs for all to qd_append
-  using (tenant_id = any (current_setting('qd.tenants')::uuid[]))
-  with check (tenant_id = any (current_setting('qd.tenants')::uuid[]));
+  using (tenant_id = any ((select current_setting('qd.tenants')::uuid[])::uuid[]))
+  with check (tenant_id = any ((select current_setting('qd.tenants')::uuid[])::uuid[]));
 create policy append_approvals on qd.approvals for all to qd_append
-  using (tenant_id = any (current_setting('qd.tenants')::uuid[]))
-  with check (tenant_id = any (current_setting('qd.tenants')::uuid[]));
+  using (tenant_id = any ((select current_setting('qd.tenants')::uuid[])::uuid[]))
+  with check (tenant_id = any ((select current_setting('qd.tenants')::uuid[])::uuid[]));
 create policy append_budgets on qd.budget_use for all to qd_append
-  using (tenant_id = any (current_setting('qd.tenants')::uuid[]))
-  with check (tenant_id = any (current_setting('qd.tenants')::uuid[]));
+  using (tenant_id = any ((select current_setting('qd.tenants')::uuid[])::uuid[]))
+  with check (tenant_id = any ((select current_setting('qd.tenants')::uuid[])::uuid[]));
 create policy system_checkpoints on qd.checkpoints for insert to qd_system with check (true);
 
 grant insert on qd.journal to qd_append;

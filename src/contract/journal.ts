@@ -6,6 +6,8 @@ import type { RunKind, RunStateName } from "./events.ts";
 export interface AppendRow {
   readonly tenant_id: string;
   readonly run_id: string;
+  /** The bytes of run_id, where whoever made the row has them at hand. */
+  readonly run_bytes?: Buffer;
   readonly first_seq: number;
   readonly last_seq: number;
   readonly body: Buffer;

@@ -51,13 +51,19 @@ export function expandRun(rows: readonly CommittedRow[]): Event[] {
   let header: RunHeader | undefined;
   const run = idBytes("run", first.run_id);
   const events: Event[] = [];
+  let policy = "";
   for (const row of rows) {
     for (const line of bodyLines(row.body)) {
       const event = JSON.parse(line) as StoredEvent;
       header ??= runHeader(first.tenant_id, first.run_id, event);
       const content = sha256(line);
       chain = chainNext(chain, event.seq, content);
-      events.push(expandEvent(event, header, run, content, chain));
+      const expanded = expandEvent(event, header, run, content, chain);
+      if (event.type === "policy.decided") {
+        policy = text(event.data["policy"], policy);
+        expanded.data = { ...expanded.data, policy };
+      }
+      events.push(expanded);
     }
   }
   return events;

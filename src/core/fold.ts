@@ -24,6 +24,7 @@ export function fold(run: RunState, event: EventDraft, at_us: number, catalog: C
     case "run.started":
       return started(run, data, at_us, catalog);
     case "policy.decided":
+      if (typeof data["policy"] === "string") run.policy_digest = data["policy"];
       if (data["decision"] === "allow") {
         run.grant = { step: event.step ?? 0, micro: num(data, "reserves"), tokens: num(data, "reserves_tokens") };
       }

@@ -77,7 +77,10 @@ export function policyCall(
 }
 
 function decided(decision: Decision, n: number, verdict: Verdict, reserve: Bound | null): void {
-  const data: JsonObject = { decision: verdict.effect, policy: decision.ctx.policy?.digest ?? "" };
+  const digest = decision.ctx.policy?.digest ?? "";
+  const data: JsonObject = { decision: verdict.effect };
+  // The digest stands where it changes; readers carry it on (core/envelope.ts).
+  if (digest !== decision.run.policy_digest) data["policy"] = digest;
   if (verdict.effect !== "allow") data["reason"] = verdict.reason;
   if (reserve && reserve.micro > 0) data["reserves"] = reserve.micro;
   if (reserve && reserve.tokens > 0) data["reserves_tokens"] = reserve.tokens;

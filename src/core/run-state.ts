@@ -112,6 +112,8 @@ export interface RunState {
   output: Json;
   /** Attempts (step/attempt) that the run ended without; each may still report once, late. */
   abandoned: Set<string>;
+  /** Digest of the policy that decided last. */
+  policy_digest: string;
   /** The last allow and what it reserves, until the intent that follows it takes it. */
   grant: { step: number; micro: number; tokens: number } | null;
 }
@@ -155,6 +157,7 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
     seq: 0,
     output: null,
     abandoned: new Set(),
+    policy_digest: "none",
     grant: null,
   };
 }

@@ -162,7 +162,7 @@ export class PostgresJournalStore implements JournalStore {
       new Date(Math.floor(flush.at_us / 1000)),
       lease.head,
       rows.length,
-      uuidArray(rows.map((row) => runBytes(row.run_id))),
+      uuidArray(rows.map((row) => row.run_bytes ?? runBytes(row.run_id))),
       uuidArray(rows.map((row) => tenantBytes(row.tenant_id))),
       int4Array(rows.map((row) => row.first_seq)),
       int4Array(rows.map((row) => row.last_seq)),

@@ -357,6 +357,7 @@ export class Engine {
     const row = {
       tenant_id: run.tenant_id,
       run_id: run.run_id,
+      run_bytes: actor.run_bytes,
       first_seq,
       last_seq: encoded.last_seq,
       body: encoded.body,

@@ -283,14 +283,16 @@ export class Runs {
     for (const event of events.slice(0, at)) fold(state, event, event.at, catalog);
     const call = callOf(state, events, decided, catalog);
     const { data } = decided;
+    const named = events.slice(0, at + 1).findLast((event) => event.type === "policy.decided" && "policy" in event.data);
+    const digest = String(named?.data["policy"] ?? "");
     return {
       run_id,
       step,
       decision: String(data["decision"]),
       reason: String(data["reason"] ?? ""),
       rules: (data["rules"] ?? []) as string[],
-      policy_digest: String(data["policy"]),
-      same_policy: policy?.digest === data["policy"],
+      policy_digest: digest,
+      same_policy: policy?.digest === digest,
       call: {
         kind: call.kind,
         name: call.name,

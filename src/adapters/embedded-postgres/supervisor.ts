@@ -65,6 +65,7 @@ const SETTINGS = [
   "wal_buffers=16MB",
   "track_activities=on",
   "io_method=sync",
+  "update_process_title=off",
 ];
 
 async function findPlace(data: string): Promise<Place> {
