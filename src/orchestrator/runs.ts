@@ -283,7 +283,9 @@ export class Runs {
     for (const event of events.slice(0, at)) fold(state, event, event.at, catalog);
     const call = callOf(state, events, decided, catalog);
     const { data } = decided;
-    const named = events.slice(0, at + 1).findLast((event) => event.type === "policy.decided" && "policy" in event.data);
+    const named = events
+      .slice(0, at + 1)
+      .findLast((event) => event.type === "policy.decided" && "policy" in event.data);
     const digest = String(named?.data["policy"] ?? "");
     return {
       run_id,

@@ -1,6 +1,6 @@
 // Finds the npm-shipped server binaries, mends what an install without scripts left out, and copies them where an
 // unprivileged user can read them when that is not so already.
-import { cp, lstat, mkdir, readFile, rename, stat, symlink } from "node:fs/promises";
+import { chmod, cp, lstat, mkdir, readFile, rename, stat, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { AppError } from "../../contract/errors.ts";
@@ -60,6 +60,12 @@ export async function openToAll(target: string): Promise<boolean> {
   }
 }
 
+/** Makes a folder that everybody may enter, whatever the umask is and whoever made it before. */
+export async function openFolder(folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  await chmod(folder, 0o755);
+}
+
 /** Copies the binaries below `folder`, once per version. */
 export async function copyBinaries(binaries: Binaries, folder: string): Promise<string> {
   const target = path.join(folder, `postgres-${binaries.version}`);
@@ -70,7 +76,7 @@ export async function copyBinaries(binaries: Binaries, folder: string): Promise<
     )
   )
     return target;
-  await mkdir(folder, { recursive: true, mode: 0o755 });
+  await openFolder(folder);
   const partial = `${target}.${process.pid}`;
   await cp(binaries.folder, partial, { recursive: true, verbatimSymlinks: true });
   await rename(partial, target).catch(() => undefined);

@@ -9,7 +9,7 @@ import path from "node:path";
 import { sha256Hex } from "../../kit/hash.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { AppError } from "../../contract/errors.ts";
-import { copyBinaries, findBinaries, mendLinks, openToAll } from "./binaries.ts";
+import { copyBinaries, findBinaries, mendLinks, openFolder, openToAll } from "./binaries.ts";
 import { lockDataFolder } from "./data-folder.ts";
 import { processFacts } from "./process.ts";
 
@@ -216,7 +216,8 @@ async function initialise(place: Place): Promise<boolean> {
   // A first start that was interrupted leaves a cluster without its marker: begin again.
   await rm(place.cluster, { recursive: true, force: true });
   // Enterable by the server's user; what is inside is its own and closed to others.
-  await mkdir(path.dirname(place.cluster), { recursive: true, mode: 0o755 });
+  if (place.cluster.startsWith(SHARED_ROOT)) await openFolder(SHARED_ROOT);
+  await openFolder(path.dirname(place.cluster));
   await ownFolder(place.cluster, place.ids);
   await execute(place, "initdb", [
     "-D",
