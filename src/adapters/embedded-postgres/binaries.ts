@@ -1,6 +1,6 @@
 // Finds the npm-shipped server binaries, mends what an install without scripts left out, and copies them where an
 // unprivileged user can read them when that is not so already.
-import { chmod, cp, lstat, mkdir, readFile, rename, stat, symlink } from "node:fs/promises";
+import { chmod, cp, lstat, mkdir, readdir, readFile, rename, stat, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { AppError } from "../../contract/errors.ts";
@@ -66,6 +66,16 @@ export async function openFolder(folder: string): Promise<void> {
   await chmod(folder, 0o755);
 }
 
+/** Makes a copied tree readable for everybody: an install under a strict umask is not. */
+async function openTree(folder: string): Promise<void> {
+  await chmod(folder, 0o755);
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const at = path.join(folder, entry.name);
+    if (entry.isDirectory()) await openTree(at);
+    else if (entry.isFile()) await chmod(at, path.basename(folder) === "bin" ? 0o755 : 0o644);
+  }
+}
+
 /** Copies the binaries below `folder`, once per version. */
 export async function copyBinaries(binaries: Binaries, folder: string): Promise<string> {
   const target = path.join(folder, `postgres-${binaries.version}`);
@@ -79,6 +89,7 @@ export async function copyBinaries(binaries: Binaries, folder: string): Promise<
   await openFolder(folder);
   const partial = `${target}.${process.pid}`;
   await cp(binaries.folder, partial, { recursive: true, verbatimSymlinks: true });
+  await openTree(partial);
   await rename(partial, target).catch(() => undefined);
   return target;
 }

@@ -77,7 +77,9 @@ async function findPlace(data: string): Promise<Place> {
   const reachable = !root || (await openToAll(data));
   const cluster = reachable ? path.join(data, "postgres") : path.join(SHARED_ROOT, key, "postgres");
   const native =
-    !root || (await openToAll(binaries.folder)) ? binaries.folder : await copyBinaries(binaries, SHARED_ROOT);
+    !root || (await openToAll(path.join(binaries.folder, "bin", "initdb")))
+      ? binaries.folder
+      : await copyBinaries(binaries, SHARED_ROOT);
   const ids = root ? { uid: NOBODY, gid: NOBODY } : null;
   return { cluster, socket_dir, bin: path.join(native, "bin"), lib: path.join(native, "lib"), ids };
 }
