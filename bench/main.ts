@@ -7,6 +7,7 @@ import { Policy } from "../src/core/policy.ts";
 import type { PolicyCall } from "../src/core/policy.ts";
 import { concurrently, IN_FLIGHT, median, openOurs, percentile, STEPS } from "./harness.ts";
 import { openPeer } from "./peers.ts";
+import { w4 } from "./w4.ts";
 
 interface Subject {
   readonly name: string;
@@ -126,7 +127,8 @@ async function main(): Promise<void> {
   const rows: Row[] = [];
   const work = WORK[workload];
   if (workload === "POLICY") rows.push(policyFigures());
-  else if (!work) throw new Error(`there is no workload ${workload}; there are W1, W2, W3 and policy`);
+  else if (workload === "W4") rows.push(await w4());
+  else if (!work) throw new Error(`there is no workload ${workload}; there are W1, W2, W3, W4 and policy`);
   else {
     const ours = await openOurs();
     rows.push(await work({ name: "quarterdeck", ...ours }));

@@ -15,7 +15,9 @@ const PEERS: Record<string, Record<string, string>> = {
   dbos: { "@dbos-inc/dbos-sdk": "5.3.0", pg: "8.23.1" },
 };
 
-const FOLDER = path.join(import.meta.dirname, "peers");
+// The benchmarks run compiled, from another folder; peers and their scripts are in the repository.
+const BENCH = path.join(process.cwd(), "bench");
+const FOLDER = path.join(BENCH, "peers");
 
 function install(name: string, packages: Record<string, string>): string {
   const folder = path.join(FOLDER, name);
@@ -40,7 +42,7 @@ export async function openPeer(
   const packages = PEERS[name];
   if (!packages) throw new Error(`there is no peer ${name}; there are ${Object.keys(PEERS).join(", ")}`);
   const folder = install(name, packages);
-  const script = path.join(import.meta.dirname, `peer-${name}.mjs`);
+  const script = path.join(BENCH, `peer-${name}.mjs`);
   const child: ChildProcess = spawn(process.execPath, [script, folder], { stdio: ["pipe", "pipe", "inherit"] });
   const waiting = new Map<string, { resolve: () => void; reject: (error: Error) => void }>();
   let ready: () => void = () => undefined;

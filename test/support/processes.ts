@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { Client } from "../../src/sdk/client.ts";
 
-export const ROOT = path.resolve(import.meta.dirname, "../..");
+export const ROOT = process.env["QD_ROOT"] ?? path.resolve(import.meta.dirname, "../..");
 export const BIN = path.join(ROOT, "dist/cli/main.js");
 
 /** A folder that everybody may enter (the embedded server may run as another user). */
