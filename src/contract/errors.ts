@@ -58,8 +58,6 @@ export const ERRORS = {
   PAYLOAD_TOO_LARGE: row(413, 2, false, "The payload is over its limit", "Send less; `details` names the limit."),
   UNSUPPORTED_MEDIA_TYPE: row(415, 2, false, "The content type is not accepted here", "Send application/json."),
   RUN_REFUSED: row(422, 2, false, "The run cannot be started", "Correct the agent, workflow or input in `details`."),
-  RATE_LIMITED: row(429, 6, true, "Too many requests", "Wait for the seconds in Retry-After."),
-  CHAIN_BROKEN: row(500, 1, false, "The journal does not verify", "Compare with the witness and restore a backup."),
   ARTIFACT_CORRUPT: row(500, 1, false, "An artifact does not have its digest", "Restore the file from a backup."),
   INTERNAL_ERROR: row(500, 1, true, "Something failed inside", "Report the request id; the log has the cause."),
   DATABASE_UNAVAILABLE: row(
@@ -74,7 +72,6 @@ export const ERRORS = {
   SHUTTING_DOWN: row(503, 6, true, "The server is stopping", "Repeat when it is up again."),
   OVERLOADED: row(503, 6, true, "The server is at its limit of open runs", "Wait for the seconds in Retry-After."),
   DEPENDENCY_UNAVAILABLE: row(503, 6, true, "A service this needs does not answer", "See `details`; then repeat."),
-  TIMEOUT: row(504, 6, true, "It took longer than allowed", "Repeat, or raise the time limit."),
 } as const satisfies Record<string, ErrorRow>;
 
 export type ErrorCode = keyof typeof ERRORS;
