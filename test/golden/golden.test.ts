@@ -1,5 +1,5 @@
 // Journals of every release, folded for ever: the same bytes must give the same state on every build. Files are never
-// edited; a release adds one (scripts/golden.ts).
+// edited; a release adds one: `quarterdeck export RUN -o test/golden/VERSION-desk.jsonl` of the demo's run.
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { expect, test } from "vitest";
