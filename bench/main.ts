@@ -1,4 +1,4 @@
-// quarterdeck bench W1|W2|W3|policy [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--json]
+// quarterdeck bench W1|W2|W3|W4|W5|policy [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
 // One pass is discarded, then the median of the others; peers run the same workload in the same session, alternating with
 // nothing: each alone on the machine. See bench/README.md.
 import { parseArgs } from "node:util";
@@ -22,6 +22,7 @@ const { values, positionals } = parseArgs({
     peers: { type: "string", default: "" },
     passes: { type: "string", default: "9" },
     runs: { type: "string", default: "500" },
+    events: { type: "string", default: "10000000" },
     json: { type: "boolean", default: false },
   },
 });
@@ -53,6 +54,27 @@ async function w1(subject: Subject): Promise<Row> {
     cpu_s_per_1000: Number(median(cost).toFixed(4)),
     run_p50_ms: Number(percentile(latencies, 0.5).toFixed(1)),
     run_p99_ms: Number(percentile(latencies, 0.99).toFixed(1)),
+  };
+}
+
+/** W5: W1 on an empty journal, and again once the same work has filled it. Three events a step, one more at each end. */
+async function flat(subject: Subject): Promise<Row> {
+  const empty = await w1(subject);
+  const events_per_run = STEPS * 3 + 2;
+  let runs_done = (passes + 1) * runs;
+  const events = Number(values.events);
+  while (runs_done * events_per_run < events) {
+    await concurrently(10_000, IN_FLIGHT, () => subject.run("w1"));
+    runs_done += 10_000;
+  }
+  const full = await w1(subject);
+  return {
+    engine: subject.name,
+    events: runs_done * events_per_run,
+    empty_steps_per_s: Number(empty["steps_per_s"]),
+    full_steps_per_s: Number(full["steps_per_s"]),
+    full_to_empty: Number((Number(full["steps_per_s"]) / Number(empty["steps_per_s"])).toFixed(3)),
+    cpu_s_per_1000: Number(full["cpu_s_per_1000"]),
   };
 }
 
@@ -112,6 +134,7 @@ const WORK: Record<string, (subject: Subject) => Promise<Row>> = {
   W1: w1,
   W2: (s) => timed(s, "w2", 1_000),
   W3: (s) => timed(s, "w3", 1),
+  W5: flat,
 };
 
 function ratios(ours: Row, peer: Row): Row {
@@ -128,7 +151,7 @@ async function main(): Promise<void> {
   const work = WORK[workload];
   if (workload === "POLICY") rows.push(policyFigures());
   else if (workload === "W4") rows.push(await w4());
-  else if (!work) throw new Error(`there is no workload ${workload}; there are W1, W2, W3, W4 and policy`);
+  else if (!work) throw new Error(`there is no workload ${workload}; there are W1, W2, W3, W4, W5 and policy`);
   else {
     const ours = await openOurs();
     rows.push(await work({ name: "quarterdeck", ...ours }));

@@ -12,6 +12,7 @@ const PEERS: Record<string, Record<string, string>> = {
     "@restatedev/restate-sdk": "1.17.2",
     "@restatedev/restate-sdk-clients": "1.17.2",
   },
+  bullmq: { bullmq: "6.7.0", ioredis: "6.0.0" },
   dbos: { "@dbos-inc/dbos-sdk": "5.3.0", pg: "8.23.1" },
 };
 

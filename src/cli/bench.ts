@@ -24,15 +24,25 @@ function compiled(): string {
 export function addBench(root: Command): void {
   root
     .command("bench <workload>")
-    .description("measure W1, W2, W3, W4 or policy, beside peers when named (needs the repository)")
+    .description("measure W1, W2, W3, W4, W5 or policy, beside peers when named (needs the repository)")
     .option("--peers <names>", "restate,dbos,bullmq")
     .option("--passes <n>", "measured passes; one more is discarded first", "9")
     .option("--runs <n>", "runs per pass of W1", "500")
+    .option("--events <n>", "events in the full journal of W5", "10000000")
     .option("--json", "print JSON")
     .action((workload: string, _options, command: Command) => {
-      const options = command.opts<{ peers?: string; passes: string; runs: string }>();
+      const options = command.opts<{ peers?: string; passes: string; runs: string; events: string }>();
       const json = command.optsWithGlobals<{ json?: boolean }>().json === true;
-      const args = [compiled(), workload, "--passes", options.passes, "--runs", options.runs];
+      const args = [
+        compiled(),
+        workload,
+        "--passes",
+        options.passes,
+        "--runs",
+        options.runs,
+        "--events",
+        options.events,
+      ];
       if (options.peers !== undefined) args.push("--peers", options.peers);
       if (json) args.push("--json");
       return new Promise<void>((resolve, reject) => {

@@ -1,7 +1,5 @@
 /** Every limit of the program, in one place. Each is tested at n and at n + 1. Units are in the name. */
 export const LIMITS = {
-  /** Canonical bytes of one stored event. */
-  event_bytes_max: 64 * 1024,
   /** Payloads above this are artifacts, referred to by digest. */
   inline_bytes_max: 8 * 1024,
   /** Bytes and events of one append (one row). */
@@ -48,5 +46,7 @@ export const LIMITS = {
   idempotency_ttl_ms: 24 * 3_600_000,
   idempotency_key_chars_max: 200,
   sse_clients_max: 1_000,
+  /** Runs whose place of reading is kept, so that the next page costs only itself. */
+  readers_kept_max: 2_000,
   open_runs_max: 100_000,
 } as const;

@@ -4,7 +4,7 @@
 //   chain_0   = SHA-256(PREFIX || tenant || run_id)
 // Invariant: what is hashed are the stored bytes themselves, so verifying never re-serialises.
 import { assert } from "../kit/assert.ts";
-import { sha256 } from "../kit/hash.ts";
+import { sha256, sha256Hex } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
 
@@ -14,13 +14,23 @@ export function chainStart(tenant_id: string, run_id: string): Buffer {
   return sha256(Buffer.concat([PREFIX, Buffer.from(tenant_id + run_id)]));
 }
 
-export function chainNext(previous: Uint8Array, seq: number, content: Uint8Array): Buffer {
-  const input = Buffer.allocUnsafe(PREFIX.length + 72);
-  PREFIX.copy(input);
-  input.set(previous, PREFIX.length);
-  input.writeBigUInt64BE(BigInt(seq), PREFIX.length + 32);
-  input.set(content, PREFIX.length + 40);
-  return sha256(input);
+export function chainNext(previous: Buffer, seq: number, content: Buffer): Buffer {
+  previous.copy(link, PREVIOUS_AT);
+  content.copy(link, CONTENT_AT);
+  return sha256(linkOf(seq));
+}
+
+/** One input of the chain's hash, filled anew for each event: allocating it costs as much as hashing it. */
+const PREVIOUS_AT = PREFIX.length;
+const SEQ_AT = PREVIOUS_AT + 32;
+const CONTENT_AT = SEQ_AT + 8;
+const link = Buffer.alloc(CONTENT_AT + 32);
+PREFIX.copy(link);
+
+function linkOf(seq: number): Buffer {
+  link.writeUInt32BE(Math.floor(seq / 2 ** 32), SEQ_AT);
+  link.writeUInt32BE(seq >>> 0, SEQ_AT + 4);
+  return link;
 }
 
 /** Canonical text of one stored event. Envelope keys are written in JCS order by hand: it is the hottest line we have. */
@@ -43,15 +53,18 @@ export function encodeAppend(options: { drafts: readonly EventDraft[]; seq: numb
   last_seq: number;
 } {
   assert(options.drafts.length > 0, "an append holds at least one event");
-  let { seq, chain } = options;
+  let { seq } = options;
+  let chain = options.chain.toString("hex");
   const lines: string[] = [];
   for (const draft of options.drafts) {
     seq += 1;
     const line = encodeEvent(draft, seq, options.at_us);
-    chain = chainNext(chain, seq, sha256(line));
+    link.write(chain, PREVIOUS_AT, "hex");
+    link.write(sha256Hex(line), CONTENT_AT, "hex");
+    chain = sha256Hex(linkOf(seq));
     lines.push(line);
   }
-  return { body: Buffer.from(lines.join("\n")), chain, last_seq: seq };
+  return { body: Buffer.from(lines.join("\n")), chain: Buffer.from(chain, "hex"), last_seq: seq };
 }
 
 /** Lines of an append's body. Canonical JSON has no raw line break, so splitting is exact. */

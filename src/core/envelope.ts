@@ -1,4 +1,5 @@
 // Expands the lean stored form to the logical envelope of event-schema section 2. Pure: same bytes, same envelope.
+import { assert } from "../kit/assert.ts";
 import { derivedId } from "../kit/ids.ts";
 import { rfc3339 } from "../kit/clock.ts";
 import { sha256 } from "../kit/hash.ts";
@@ -43,30 +44,47 @@ function actorOf(event: StoredEvent): { kind: string; id: string } {
   return { kind: family === "policy" ? "policy" : "system", id: "quarterdeck" };
 }
 
+/** Where an expansion stands: what the events so far said once and for all that follow. */
+export interface Expansion {
+  readonly seq: number;
+  readonly chain: Buffer;
+  readonly header: RunHeader | null;
+  /** Digest of the policy of the last decision; it is stored where it changes. */
+  readonly policy: string;
+}
+
+export function startOfExpansion(tenant_id: string, run_id: string): Expansion {
+  return { seq: 0, chain: chainStart(tenant_id, run_id), header: null, policy: "" };
+}
+
+/** Expands one row, which must follow what was expanded before. */
+export function expandRow(from: Expansion, row: CommittedRow): { events: Event[]; next: Expansion } {
+  assert(row.first_seq === from.seq + 1, "rows are expanded in order", { run_id: row.run_id, seq: from.seq });
+  const run = idBytes("run", row.run_id);
+  let { chain, header, policy } = from;
+  const events = bodyLines(row.body).map((line) => {
+    const event = JSON.parse(line) as StoredEvent;
+    header ??= runHeader(row.tenant_id, row.run_id, event);
+    const content = sha256(line);
+    chain = chainNext(chain, event.seq, content);
+    const expanded = expandEvent(event, header, run, content, chain);
+    if (event.type !== "policy.decided") return expanded;
+    policy = text(event.data["policy"], policy);
+    return { ...expanded, data: { ...expanded.data, policy } };
+  });
+  return { events, next: { seq: row.last_seq, chain, header, policy } };
+}
+
 /** Expands the rows of one run, which must start at the run's first event. */
 export function expandRun(rows: readonly CommittedRow[]): Event[] {
-  const first = rows[0];
+  const [first] = rows;
   if (!first) return [];
-  let chain = chainStart(first.tenant_id, first.run_id);
-  let header: RunHeader | undefined;
-  const run = idBytes("run", first.run_id);
-  const events: Event[] = [];
-  let policy = "";
-  for (const row of rows) {
-    for (const line of bodyLines(row.body)) {
-      const event = JSON.parse(line) as StoredEvent;
-      header ??= runHeader(first.tenant_id, first.run_id, event);
-      const content = sha256(line);
-      chain = chainNext(chain, event.seq, content);
-      const expanded = expandEvent(event, header, run, content, chain);
-      if (event.type === "policy.decided") {
-        policy = text(event.data["policy"], policy);
-        expanded.data = { ...expanded.data, policy };
-      }
-      events.push(expanded);
-    }
-  }
-  return events;
+  let at = startOfExpansion(first.tenant_id, first.run_id);
+  return rows.flatMap((row) => {
+    const { events, next } = expandRow(at, row);
+    at = next;
+    return events;
+  });
 }
 
 function expandEvent(event: StoredEvent, header: RunHeader, run: Buffer, content: Buffer, chain: Buffer): Event {

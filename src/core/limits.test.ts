@@ -101,3 +101,24 @@ test("a file of manifests may be as large as the limit, and not one byte more", 
   expect(readManifests(padded(LIMITS.manifest_bytes_max))).toHaveLength(1);
   expect(() => readManifests(padded(LIMITS.manifest_bytes_max + 1))).toThrow("larger than");
 });
+
+test("a provider's Retry-After is honoured up to its limit", () => {
+  const due = (retry_after_ms: number): number => {
+    const run = emptyRun("t", "r");
+    const flaky = { ...ctx, catalog: { ...catalog, tool: () => ({ ...tool, attempts_max: 2 }) } };
+    decide(
+      run,
+      {
+        type: "start",
+        data: { env: "dev", kind: "workflow", project: "p", requester: "r", target: { name: "w", version: 1 } },
+      },
+      flaky,
+    );
+    const failure = { class: "rate_limited" as const, code: "http_429", message: "later", retry_after_ms };
+    const result = { tenant_id: "t", run_id: "r", step: 1, attempt: 1, kind: "tool" as const, duration_ms: 1 };
+    const events = decide(run, { type: "result", result: { ...result, outcome: { ok: false, failure } } }, flaky);
+    return Number(events.find((event) => event.type === "step.retry_scheduled")?.data["due"]);
+  };
+  expect(due(LIMITS.retry_after_ms_max)).toBe(1 + LIMITS.retry_after_ms_max * 1000);
+  expect(due(LIMITS.retry_after_ms_max + 1)).toBe(1 + LIMITS.retry_after_ms_max * 1000);
+});

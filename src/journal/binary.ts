@@ -1,5 +1,5 @@
 // Binary array parameters (PostgreSQL protocol, array_send): one buffer instead of text that the server must parse.
-const OID = { uuid: 2950, int4: 23, bytea: 17 } as const;
+const OID = { uuid: 2950, int4: 23, int8: 20, bytea: 17, text: 25 } as const;
 
 function header(oid: number, count: number): Buffer {
   const out = Buffer.alloc(20);
@@ -51,4 +51,24 @@ export function int4Array(items: readonly number[]): Buffer {
     at += 8;
   }
   return out;
+}
+
+export function int8Array(items: readonly number[]): Buffer {
+  if (items.length === 0) return empty(OID.int8);
+  const out = Buffer.allocUnsafe(20 + items.length * 12);
+  header(OID.int8, items.length).copy(out);
+  let at = 20;
+  for (const item of items) {
+    out.writeInt32BE(8, at);
+    out.writeBigInt64BE(BigInt(item), at + 4);
+    at += 12;
+  }
+  return out;
+}
+
+export function textArray(items: readonly string[]): Buffer {
+  return bytesArray(
+    OID.text,
+    items.map((item) => Buffer.from(item)),
+  );
 }

@@ -15,7 +15,7 @@ import type {
 } from "../contract/journal.ts";
 import { DbError } from "../contract/ports.ts";
 import type { Db, DbSession } from "../contract/ports.ts";
-import { byteaArray, int4Array, uuidArray } from "./binary.ts";
+import { byteaArray, int4Array, int8Array, textArray, uuidArray } from "./binary.ts";
 
 /** A batch without state changes is the hot path: it has a statement of its own, with nothing to plan but the insert. */
 const FENCE = `with fence as (
@@ -24,27 +24,30 @@ const FENCE = `with fence as (
 const RUNS = `, summaries as (
     insert into qd.runs as r (tenant_id, run_id, project_id, grp, kind, target, env, state, reason, requester,
       created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of)
-    select (j->>'tenant_id')::uuid, (j->>'run_id')::uuid, j->>'project_id', $1::int, j->>'kind', j->>'target', j->>'env', j->>'state',
-      j->>'reason', j->>'requester', (j->>'created_at_us')::bigint, (j->>'updated_at_us')::bigint, (j->>'steps')::int,
-      (j->>'cost_micro_usd')::bigint, (j->>'tokens')::bigint, j->>'retry_of'
-    from json_array_elements($13::json) as j where exists (select 1 from fence)
+    select tenant_id, run_id, project_id, $1::int, kind, target, env, state, reason, requester,
+      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of
+    from json_to_recordset($13::json) as j(tenant_id uuid, run_id uuid, project_id text, kind text, target text, env text,
+      state text, reason text, requester text, created_at_us bigint, updated_at_us bigint, steps int, cost_micro_usd bigint,
+      tokens bigint, retry_of text)
+    where exists (select 1 from fence)
     on conflict (run_id) do update set state = excluded.state, reason = excluded.reason,
       updated_at_us = excluded.updated_at_us, steps = excluded.steps, cost_micro_usd = excluded.cost_micro_usd, tokens = excluded.tokens
   ), asked as (
     insert into qd.approvals (tenant_id, approval_id, run_id, step, state, tool, shown, binding, requester, approvers_min,
       created_at_us, expires_at_us, resolved_by, resolved_at_us, note)
-    select (j->>'tenant_id')::uuid, j->>'approval_id', (j->>'run_id')::uuid, (j->>'step')::int, j->>'state', j->>'tool', j->>'shown',
-      j->>'binding', j->>'requester', (j->>'approvers_min')::int, (j->>'created_at_us')::bigint, (j->>'expires_at_us')::bigint,
-      j->>'resolved_by', (j->>'resolved_at_us')::bigint, j->>'note'
-    from json_array_elements($14::json) as j where exists (select 1 from fence)
+    select j.* from json_to_recordset($14::json) as j(tenant_id uuid, approval_id text, run_id uuid, step int, state text,
+      tool text, shown text, binding text, requester text, approvers_min int, created_at_us bigint, expires_at_us bigint,
+      resolved_by text, resolved_at_us bigint, note text)
+    where exists (select 1 from fence)
     on conflict (tenant_id, approval_id) do update set state = excluded.state, resolved_by = excluded.resolved_by,
       resolved_at_us = excluded.resolved_at_us, note = excluded.note
   )`;
-const BUDGETS = (param: string) => `, budgets as (
+/** Parameters from the given number on: tenant, budget, period, spent, reserved, spent tokens, reserved tokens. */
+const BUDGETS = (first: number) => `, budgets as (
     insert into qd.budget_use (tenant_id, budget, period_start_us, spent_micro_usd, reserved_micro_usd, spent_tokens, reserved_tokens)
-    select (j->>'tenant_id')::uuid, j->>'budget', (j->>'period_start_us')::bigint, (j->>'spent_micro_usd')::bigint,
-      (j->>'reserved_micro_usd')::bigint, (j->>'spent_tokens')::bigint, (j->>'reserved_tokens')::bigint
-    from json_array_elements(${param}::json) as j where exists (select 1 from fence)
+    select t.* from unnest($${first}::uuid[], ${["text", "int8", "int8", "int8", "int8", "int8"]
+      .map((type, i) => `$${first + 1 + i}::${type}[]`)
+      .join(", ")}) as t where exists (select 1 from fence)
     on conflict (tenant_id, budget, period_start_us) do update set spent_micro_usd = excluded.spent_micro_usd,
       reserved_micro_usd = excluded.reserved_micro_usd, spent_tokens = excluded.spent_tokens, reserved_tokens = excluded.reserved_tokens
   )`;
@@ -57,9 +60,12 @@ const APPEND = `
 
 const STATEMENTS = {
   bare: { name: "append_bare", text: FENCE + APPEND },
-  hot: { name: "append_hot", text: FENCE + BUDGETS("$13") + APPEND },
-  full: { name: "append_full", text: FENCE + RUNS + BUDGETS("$15") + APPEND },
+  hot: { name: "append_hot", text: FENCE + BUDGETS(13) + APPEND },
+  full: { name: "append_full", text: FENCE + RUNS + BUDGETS(15) + APPEND },
 };
+
+/** The row-level check reads the writer's list of tenants for each row. */
+const TENANTS_AT_HAND = 32;
 
 const uuids = new Map<string, Buffer>();
 /** Tenants are few and come in every row. */
@@ -86,7 +92,15 @@ const approvalJson = (row: ApprovalRow) => ({
   tenant_id: uuidText(tenantBytes(row.tenant_id)),
   run_id: uuidText(runBytes(row.run_id)),
 });
-const budgetJson = (use: BudgetUse) => ({ ...use, tenant_id: uuidText(tenantBytes(use.tenant_id)) });
+const budgetArrays = (uses: readonly BudgetUse[]): Buffer[] => [
+  uuidArray(uses.map((use) => tenantBytes(use.tenant_id))),
+  textArray(uses.map((use) => use.budget)),
+  int8Array(uses.map((use) => use.period_start_us)),
+  int8Array(uses.map((use) => use.spent_micro_usd)),
+  int8Array(uses.map((use) => use.reserved_micro_usd)),
+  int8Array(uses.map((use) => use.spent_tokens)),
+  int8Array(uses.map((use) => use.reserved_tokens)),
+];
 
 interface JournalRow {
   grp: number;
@@ -155,7 +169,6 @@ export class PostgresJournalStore implements JournalStore {
 
   private statement(lease: GroupLease, flush: Flush): { name: string; text: string; values: unknown[] } {
     const { rows } = flush;
-    const budgets = JSON.stringify(flush.budgets.map(budgetJson));
     const values: unknown[] = [
       lease.group,
       lease.shard_epoch,
@@ -173,7 +186,7 @@ export class PostgresJournalStore implements JournalStore {
     if (flush.runs.length === 0 && flush.approvals.length === 0 && flush.budgets.length === 0)
       return { ...STATEMENTS.bare, values };
     if (flush.runs.length === 0 && flush.approvals.length === 0)
-      return { ...STATEMENTS.hot, values: [...values, budgets] };
+      return { ...STATEMENTS.hot, values: [...values, ...budgetArrays(flush.budgets)] };
     const runs = new Map(flush.runs.map((run) => [run.run_id, run]));
     const approvals = new Map(flush.approvals.map((row) => [row.approval_id, row]));
     return {
@@ -182,21 +195,21 @@ export class PostgresJournalStore implements JournalStore {
         ...values,
         JSON.stringify([...runs.values()].map(runJson)),
         JSON.stringify([...approvals.values()].map(approvalJson)),
-        budgets,
+        ...budgetArrays(flush.budgets),
       ],
     };
   }
 
-  /** The writer's own connection, allowed for exactly the tenants it has written for. */
+  /** The writer's own connection, allowed for the tenants of this flush and a few it has lately written for. */
   private async writer(flush: Flush): Promise<DbSession> {
     if (this.session?.broken) await this.forget();
     this.session ??= await this.db.session({ role: "qd_append" });
-    const fresh = flush.rows.filter((row) => !this.tenants.has(row.tenant_id));
-    if (fresh.length > 0) {
-      for (const row of fresh) this.tenants.add(row.tenant_id);
-      const list = [...this.tenants].map((id) => uuidText(tenantBytes(id))).join(",");
-      await this.session.query({ text: "select set_config('qd.tenants', $1, false)", values: [`{${list}}`] });
-    }
+    if (flush.rows.every((row) => this.tenants.has(row.tenant_id))) return this.session;
+    const wanted = new Set([...flush.rows.map((row) => row.tenant_id), ...this.tenants]);
+    const own = new Set(flush.rows.map((row) => row.tenant_id)).size;
+    this.tenants = new Set([...wanted].slice(0, Math.max(own, TENANTS_AT_HAND)));
+    const list = [...this.tenants].map((id) => uuidText(tenantBytes(id))).join(",");
+    await this.session.query({ text: "select set_config('qd.tenants', $1, false)", values: [list] });
     return this.session;
   }
 
@@ -252,7 +265,10 @@ export class PostgresJournalStore implements JournalStore {
     return this.db.transaction(scope, async (tx) => {
       const { rows } = await tx.query<JournalRow>({
         name: "read_run",
-        text: `select ${COLUMNS} from qd.journal where run_id = $1 and last_seq >= $2 order by first_seq limit $3`,
+        // Rows of a run join without gaps, so the row that holds a seq is the last that begins at or before it.
+        text: `select ${COLUMNS} from qd.journal where run_id = $1 and first_seq >=
+            coalesce((select first_seq from qd.journal where run_id = $1 and first_seq <= $2 order by first_seq desc limit 1), 1)
+            and last_seq >= $2 order by first_seq limit $3`,
         values: [uuidText(runBytes(run_id)), from_seq, limit_rows],
       });
       return rows.map(committed);

@@ -155,13 +155,14 @@ export function journalStoreSuite(
     });
 
     test("the writer commits many runs at once, and a refused row fails one of them", async () => {
-      const lease = await store.acquireGroup(0, "a");
-      const writer = new GroupWriter({ store, clock: systemClock, lease, budgets: [], onFailure: () => undefined });
+      const taken = await store.acquireGroup(0, "a");
       const runs = Array.from({ length: 40 }, run);
-      const poisoned = rowsOf(tenant, runs[7] ?? "", [1]).map((row) => ({ ...row, first_seq: 0 }));
-      const rows = runs.map((id, i) =>
-        i === 7 ? (poisoned[0] as AppendRow) : (rowsOf(tenant, id, [2])[0] as AppendRow),
-      );
+      // The run at 7 has its first event already: another one at its place is poison.
+      await store.flush(taken, flushOf(rowsOf(tenant, runs[7] ?? "", [1])));
+      const lease = { ...taken, head: taken.head + 1 };
+      const clock = { ...systemClock, now_us: () => 1_700_000_000_000_000 };
+      const writer = new GroupWriter({ store, clock, lease, budgets: [], onFailure: () => undefined });
+      const rows = runs.map((id) => rowsOf(tenant, id, [2])[0] as AppendRow);
       const results = await Promise.allSettled(
         rows.map((row) => writer.append({ row, run: null, approvals: [], budgets: [] })),
       );
@@ -171,6 +172,17 @@ export function journalStoreSuite(
       expect((await store.readGroup(0, lease.head, 100)).map((row) => row.offset)).toEqual(
         Array.from({ length: 39 }, (_, i) => lease.head + 1 + i),
       );
+    });
+
+    test("the writer refuses an append that has no events, no order or no chain value", async () => {
+      const lease = await store.acquireGroup(0, "a");
+      const writer = new GroupWriter({ store, clock: systemClock, lease, budgets: [], onFailure: () => undefined });
+      const good = rowsOf(tenant, run(), [2])[0] as AppendRow;
+      for (const bad of [{ first_seq: 0 }, { last_seq: 0 }, { chain: Buffer.alloc(31) }, { body: Buffer.alloc(0) }]) {
+        const append = { row: { ...good, ...bad }, run: null, approvals: [], budgets: [] };
+        await expect(async () => writer.append(append)).rejects.toThrow("an append has events");
+      }
+      expect((await store.groupHead(0)).head).toBe(lease.head);
     });
   });
 }

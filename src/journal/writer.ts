@@ -90,6 +90,12 @@ export class GroupWriter {
   /** Resolves with the append's offset once it is durable. */
   append(append: Append): Promise<number> {
     if (this.failure) return Promise.reject(this.failure);
+    const { row } = append;
+    assert(
+      row.first_seq >= 1 && row.last_seq >= row.first_seq && row.chain.length === 32 && row.body.length > 0,
+      "an append has events, in order, and their chain value",
+      { run_id: row.run_id, first_seq: row.first_seq, last_seq: row.last_seq },
+    );
     return new Promise((resolve, reject) => {
       this.queue.push({ append, resolve, reject });
       if (!this.flushing) {

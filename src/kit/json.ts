@@ -47,9 +47,9 @@ class Reader {
   }
 
   private value(depth: number): Json {
-    if (depth > this.depth_max) throw this.error(`nesting deeper than ${this.depth_max}`);
     this.space();
     const c = this.text[this.at];
+    if ((c === "{" || c === "[") && depth >= this.depth_max) throw this.error(`nesting deeper than ${this.depth_max}`);
     if (c === "{") return this.object(depth);
     if (c === "[") return this.array(depth);
     if (c === '"') return this.string();

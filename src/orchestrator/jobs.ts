@@ -14,18 +14,22 @@ export function idempotencyKey(tenant_key: Uint8Array, run: RunState, step: numb
 
 export function jobOf(run: RunState, step: StepState, catalog: Catalog, tenant_key: Uint8Array): Job {
   const [name, version] = splitTarget(step.target);
-  const common = { tenant_id: run.tenant_id, run_id: run.run_id, step: step.n, attempt: step.attempt };
+  const { tenant_id, run_id } = run;
+  const { n, attempt } = step;
   if (step.kind === "tool") {
     const tool = present(catalog.tool(name, version), `tool ${step.target} is in the registry`);
     // Built-ins have no wire for the key to go out on.
     const idempotency_key = tool.kind === "builtin" ? "" : idempotencyKey(tenant_key, run, step.n);
-    return { ...common, kind: "tool", tool, args: step.args, idempotency_key };
+    return { tenant_id, run_id, step: n, attempt, kind: "tool", tool, args: step.args, idempotency_key };
   }
   const route = present(catalog.model(name, version), `model ${step.target} is in the registry`);
   const { program } = run;
   const spec = program?.kind === "agent" ? program.spec : null;
   return {
-    ...common,
+    tenant_id,
+    run_id,
+    step: n,
+    attempt,
     kind: "model",
     route,
     messages: [...modelMessages(run, step.slot)],

@@ -23,6 +23,8 @@ interface Account {
   readonly budget: SharedBudget;
   readonly key: string;
   readonly held: Held[];
+  /** The row of the period last looked at: building its key anew for each call costs more than the arithmetic. */
+  row: BudgetUse | null;
 }
 
 interface RunAccounts {
@@ -43,7 +45,7 @@ export class Ledger implements LedgerView {
   private readonly runs = new Map<string, RunAccounts>();
   private readonly warned = new Set<string>();
   private readonly budgetsOf: (run: RunState) => readonly SharedBudget[];
-  private deltas = new Map<string, BudgetDelta>();
+  private deltas = new Map<BudgetUse, BudgetDelta>();
 
   constructor(options: { use: readonly BudgetUse[]; budgetsOf: (run: RunState) => readonly SharedBudget[] }) {
     this.budgetsOf = options.budgetsOf;
@@ -56,9 +58,9 @@ export class Ledger implements LedgerView {
     const known = this.runs.get(run.run_id);
     if (known?.source === source) return known.accounts;
     const held = new Map(known?.accounts.map((account) => [account.key, account.held]));
-    const accounts = source.flatMap((budget) => {
+    const accounts = source.flatMap((budget): Account[] => {
       const key = accountKey(budget, run);
-      return key === null ? [] : [{ budget, key, held: held.get(key) ?? [] }];
+      return key === null ? [] : [{ budget, key, held: held.get(key) ?? [], row: null }];
     });
     // A budget that is gone keeps its account until the run has released what it holds of it.
     for (const account of known?.accounts ?? []) {
@@ -76,9 +78,15 @@ export class Ledger implements LedgerView {
     return row;
   }
 
+  private rowOf(tenant_id: string, account: Account, period_us: number): BudgetUse {
+    if (account.row?.period_start_us !== period_us) account.row = this.row(tenant_id, account.key, period_us);
+    return account.row;
+  }
+
   check(run: RunState, bound: Bound, now_us: number): SharedRefusal | null {
-    for (const { budget, key } of this.accounts(run)) {
-      const use = this.row(run.tenant_id, key, periodStart(budget.period, now_us));
+    for (const account of this.accounts(run)) {
+      const { budget } = account;
+      const use = this.rowOf(run.tenant_id, account, periodStart(budget.period, now_us));
       const micro = use.spent_micro_usd + use.reserved_micro_usd + bound.micro;
       const tokens = use.spent_tokens + use.reserved_tokens + bound.tokens;
       const over =
@@ -101,13 +109,13 @@ export class Ledger implements LedgerView {
       const now = periodStart(account.budget.period, now_us);
       if (change.reserved > 0 || change.reserved_tokens > 0) {
         hold(account.held, now, change.reserved, change.reserved_tokens);
-        this.apply(run.tenant_id, account.key, now, change);
+        this.apply(this.rowOf(run.tenant_id, account, now), change);
         continue;
       }
       const period = account.held[0]?.period_us ?? now;
       if (change.reserved < 0 || change.reserved_tokens < 0) this.release(run, account, change);
       if (change.spent === 0 && change.spent_tokens === 0) continue;
-      this.apply(run.tenant_id, account.key, period, { ...change, reserved: 0, reserved_tokens: 0 });
+      this.apply(this.rowOf(run.tenant_id, account, period), { ...change, reserved: 0, reserved_tokens: 0 });
       const threshold = this.threshold(run.tenant_id, account, period);
       if (threshold !== null) warnings.push({ budget: account.budget.name, threshold });
     }
@@ -125,7 +133,7 @@ export class Ledger implements LedgerView {
       part.tokens -= t;
       micro -= m;
       tokens -= t;
-      this.apply(run.tenant_id, account.key, part.period_us, {
+      this.apply(this.rowOf(run.tenant_id, account, part.period_us), {
         spent: 0,
         reserved: -m,
         spent_tokens: 0,
@@ -141,23 +149,18 @@ export class Ledger implements LedgerView {
     });
   }
 
-  private apply(tenant_id: string, key: string, period_us: number, change: Change): void {
-    const row = this.row(tenant_id, key, period_us);
-    const text = budgetKey(row);
-    let delta = this.deltas.get(text);
-    if (!delta) this.deltas.set(text, (delta = emptyUse(row)));
-    for (const target of [row, delta]) {
-      target.spent_micro_usd += change.spent;
-      target.reserved_micro_usd += change.reserved;
-      target.spent_tokens += change.spent_tokens;
-      target.reserved_tokens += change.reserved_tokens;
-    }
-    assert(row.reserved_micro_usd >= 0 && row.spent_micro_usd >= 0, "a budget is never negative", { key });
+  private apply(row: BudgetUse, change: Change): void {
+    let delta = this.deltas.get(row);
+    if (!delta) this.deltas.set(row, (delta = emptyUse(row)));
+    add(row, change);
+    add(delta, change);
+    assert(row.reserved_micro_usd >= 0 && row.spent_micro_usd >= 0, "a budget is never negative");
   }
 
-  private threshold(tenant_id: string, { budget, key }: Account, period_us: number): number | null {
+  private threshold(tenant_id: string, account: Account, period_us: number): number | null {
+    const { budget, key } = account;
     if (budget.limit_micro_usd === null || budget.limit_micro_usd === 0) return null;
-    const share = (this.row(tenant_id, key, period_us).spent_micro_usd / budget.limit_micro_usd) * 100;
+    const share = (this.rowOf(tenant_id, account, period_us).spent_micro_usd / budget.limit_micro_usd) * 100;
     let passed: number | null = null;
     for (const threshold of budget.thresholds) {
       if (share < threshold) continue;
@@ -243,6 +246,13 @@ export class Ledger implements LedgerView {
   snapshot(): readonly BudgetUse[] {
     return [...this.use.values()];
   }
+}
+
+function add(use: BudgetUse, change: Change): void {
+  use.spent_micro_usd += change.spent;
+  use.reserved_micro_usd += change.reserved;
+  use.spent_tokens += change.spent_tokens;
+  use.reserved_tokens += change.reserved_tokens;
 }
 
 /** Unique within the tenant; null when the budget does not count this run. */

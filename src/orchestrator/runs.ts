@@ -14,13 +14,13 @@ import type { Approval, Explanation, ResolveStep, Run, StartRun } from "../contr
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
 import { splitTarget } from "../core/decide.ts";
-import { expandRun } from "../core/envelope.ts";
 import { fold } from "../core/fold.ts";
 import { policyCall } from "../core/gate.ts";
 import type { PolicyCall } from "../core/policy.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { readWholeRun } from "../journal/audit.ts";
+import { EventReader } from "../journal/event-reader.ts";
 import { getApproval, listApprovals } from "../store/approvals.ts";
 import type { ApprovalFilter } from "../store/approvals.ts";
 import { getRun, listRuns } from "../store/runs.ts";
@@ -67,9 +67,11 @@ export interface RunsOptions {
 
 export class Runs {
   private readonly options: RunsOptions;
+  private readonly reader: EventReader;
 
   constructor(options: RunsOptions) {
     this.options = options;
+    this.reader = new EventReader(options.store);
   }
 
   async start(caller: Caller, request: StartRun, extra: { seed?: RunSeed; retry_of?: string } = {}): Promise<Run> {
@@ -147,11 +149,7 @@ export class Runs {
   /** Events of a run after a seq, in their logical form. */
   async events(caller: Caller, run_id: string, after_seq: number, limit: number): Promise<Event[]> {
     await this.need(caller, run_id);
-    // Envelopes hold chain values, so the expansion begins at the first event.
-    const rows = await readWholeRun(this.options.store, caller.tenant_id, run_id);
-    return expandRun(rows)
-      .filter((event) => event.seq > after_seq)
-      .slice(0, limit);
+    return this.reader.read({ tenant_id: caller.tenant_id, run_id, after_seq, limit });
   }
 
   private async steer(caller: Caller, run_id: string, command: Command): Promise<Run> {

@@ -296,6 +296,26 @@ describe("the HTTP contract", () => {
     expect(new Set(ids).size).toBe(1);
   });
 
+  test("an Idempotency-Key has n characters at most", async () => {
+    const keyed = (n: number) => post("/runs", { workflow: "quick" }, { "idempotency-key": "k".repeat(n) });
+    expect((await keyed(LIMITS.idempotency_key_chars_max)).status).toBe(201);
+    expect((await problem(await keyed(LIMITS.idempotency_key_chars_max + 1))).code).toBe("VALIDATION_ERROR");
+  });
+
+  test("n streams are served at once, and one more is told to come later", async () => {
+    const { run_id } = await server.client.startRun({ workflow: "waiting" });
+    const abort = new AbortController();
+    const stream = () => fetch(`${server.url}/api/v1/runs/${run_id}/stream`, { signal: abort.signal });
+    // Kept: a response that nobody holds is collected, and its connection closed.
+    const held: Response[] = [];
+    while (held.length < LIMITS.sse_clients_max) held.push(...(await Promise.all(Array.from({ length: 100 }, stream))));
+    expect(new Set(held.map((response) => response.status))).toEqual(new Set([200]));
+    const refused = await stream();
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, expect.any(String)]);
+    abort.abort();
+    await post(`/runs/${run_id}/cancel`, {});
+  });
+
   test("a stream resumes after Last-Event-ID without gap or double", async () => {
     const run = await ended((await server.client.startRun({ workflow: "quick" })).run_id);
     const seqs: number[] = [];
