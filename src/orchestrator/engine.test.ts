@@ -515,3 +515,18 @@ test("a payload that has no stored form fails its run, not the engine", async ()
   expect(await finish(h, "workflow")).toMatchObject({ state: "failed", reason: "unrecordable" });
   expect(await finish(h, "workflow")).toMatchObject({ state: "succeeded" });
 });
+
+test("an append may have n bytes and not n + 1", async () => {
+  const h = await open({ workflow: flow([node("a", [])]) }, () => result("fine"));
+  const bytesOf = (id: string) => h.store.rows.find((row) => row.run_id === id)?.body.length ?? 0;
+  const start = async (size: number) => {
+    const run_id = freshRun();
+    const data = startData("workflow", "workflow", "x".repeat(size));
+    await h.engine.start({ tenant_id: TENANT, run_id, command: { type: "start", data } });
+    return run_id;
+  };
+  const around = bytesOf(await start(0));
+  const fits = LIMITS.append_bytes_max - around;
+  expect(bytesOf(await start(fits))).toBe(LIMITS.append_bytes_max);
+  await expect(start(fits + 1)).rejects.toMatchObject({ code: "PAYLOAD_TOO_LARGE" });
+});
