@@ -16,12 +16,17 @@ export default defineConfig({
     ...reporters,
     projects: [
       project("unit", ["src/**/*.test.ts", "test/tidy/**/*.test.ts", "test/golden/**/*.test.ts"], {
-        exclude: ["src/**/*.pg.test.ts"],
+        exclude: ["src/**/*.pg.test.ts", "src/**/*.redis.test.ts"],
       }),
       project("pg", ["src/**/*.pg.test.ts"], { globalSetup: ["test/support/postgres-setup.ts"], fileParallelism: false }),
+      project("redis", ["src/**/*.redis.test.ts"], { globalSetup: ["test/support/services-setup.ts"], fileParallelism: false }),
       project("sim", ["test/sim/**/*.test.ts"], { testTimeout: 600_000 }),
       project("data", ["test/data/**/*.test.ts"], { testTimeout: 300_000 }),
-      project("e2e", ["test/e2e/**/*.test.ts"], { testTimeout: 300_000, fileParallelism: false }),
+      project("e2e", ["test/e2e/**/*.test.ts"], {
+        globalSetup: ["test/support/services-setup.ts"],
+        testTimeout: 300_000,
+        fileParallelism: false,
+      }),
       project("chaos", ["test/chaos/**/*.test.ts"], { testTimeout: 1_800_000, fileParallelism: false }),
     ],
   },

@@ -13,6 +13,7 @@ import { report } from "./output.ts";
 import { addPolicy } from "./policy.ts";
 import { addRuns } from "./runs.ts";
 import { addUp } from "./up.ts";
+import { addQueues, addWorkers } from "./workers.ts";
 
 const EXIT_BAD_INPUT = 2;
 
@@ -36,6 +37,8 @@ function program(): Command {
     addPolicy,
     addApprovals,
     addJournal,
+    addWorkers,
+    addQueues,
     addDoctor,
     addBench,
   ])

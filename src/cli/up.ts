@@ -1,53 +1,102 @@
+// `up`: starts the control plane, or one role of it, and stops it in order. Owns no state of its own.
 import type { Command } from "commander";
 import { systemClock } from "../adapters/system/system.ts";
-import { loadConfig } from "../server/config.ts";
+import { loadConfig, workerToken } from "../server/config.ts";
+import type { Config } from "../server/config.ts";
 import { createLog } from "../server/log.ts";
 import { startServer } from "../server/start.ts";
+import { startWorker } from "../server/start-worker.ts";
 import { announcementsOf } from "../server/announce.ts";
 import { globalsOf, stopSignal } from "./context.ts";
+import type { Globals } from "./context.ts";
 import { bold, dim, print, printJson, yellow } from "./output.ts";
 
+const EXIT_AUTH = 3;
 const EXIT_DEPENDENCY = 6;
 
-/** `up`: the whole control plane in this process, until it is told to stop. */
+interface UpOptions {
+  role?: string;
+  host?: string;
+  port?: number;
+  config?: string;
+  recordings?: string;
+  control?: string;
+  labels?: string;
+  concurrency?: number;
+}
+
+/** `up`: the whole control plane in this process, or one role of it, until it is told to stop. */
 export function addUp(root: Command): void {
   root
     .command("up")
-    .description("start the control plane")
+    .description("start the control plane, or one role of it")
+    .option("--role <role>", "all, control (runs no jobs itself) or worker (runs jobs and nothing else)")
     .option("--host <host>", "address to listen on")
     .option("--port <port>", "port to listen on (0 = any free one)", Number)
     .option("--config <file>", "configuration file")
     .option("--recordings <folder>", "recordings of recorded models")
+    .option("--control <url>", "worker: where to get jobs")
+    .option("--labels <list>", "worker: what it can do that others cannot, separated by commas")
+    .option("--concurrency <n>", "jobs at a time", Number)
     .action(async (_options, command: Command) => {
       const globals = globalsOf(command);
-      const {
+      const { role, host, port, config: file, recordings, control, labels, concurrency } = command.opts<UpOptions>();
+      const config = loadConfig({
+        role,
         host,
         port,
         config: file,
         recordings,
-      } = command.opts<{ host?: string; port?: number; config?: string; recordings?: string }>();
-      const config = loadConfig({ host, port, config: file, recordings, data: globals.data });
-      const log = createLog(systemClock, (line) => process.stderr.write(`${line}\n`));
-      const server = await startServer({
-        config,
-        log,
-        onCommit: (commit) => {
-          if (globals.json) return;
-          for (const approval of announcementsOf(commit)) {
-            print(`${yellow("approval needed")} ${bold(approval.approval_id)} ${approval.reason}`);
-            print(dim(`  quarterdeck approvals approve ${approval.approval_id} --as SOMEBODY`));
-          }
-        },
-        onFenced: () => process.exit(EXIT_DEPENDENCY),
+        concurrency,
+        control_url: control?.replace(/\/$/, ""),
+        labels: labels?.split(",").filter((label) => label !== ""),
+        data: globals.data,
       });
-      if (globals.json) printJson({ url: server.url, ready_ms: server.ready_ms, recovered: server.recovered });
-      else {
-        print(
-          `${bold("quarterdeck")} ready at ${server.url} in ${server.ready_ms} ms; ${server.recovered} open runs go on`,
-        );
-        print(dim(`  data in ${config.data}; stop with Ctrl-C`));
-      }
-      await stopSignal();
-      await server.close();
+      await (config.role === "worker" ? upWorker(config, globals) : upServer(config, globals));
     });
+}
+
+async function upServer(config: Config, globals: Globals): Promise<void> {
+  const log = createLog(systemClock, (line) => process.stderr.write(`${line}\n`));
+  const server = await startServer({
+    config,
+    log,
+    onCommit: (commit) => {
+      if (globals.json) return;
+      for (const approval of announcementsOf(commit)) {
+        print(`${yellow("approval needed")} ${bold(approval.approval_id)} ${approval.reason}`);
+        print(dim(`  quarterdeck approvals approve ${approval.approval_id} --as SOMEBODY`));
+      }
+    },
+    onFenced: () => process.exit(EXIT_DEPENDENCY),
+  });
+  if (globals.json) printJson({ url: server.url, ready_ms: server.ready_ms, recovered: server.recovered });
+  else {
+    print(
+      `${bold("quarterdeck")} ready at ${server.url} in ${server.ready_ms} ms; ${server.recovered} open runs go on`,
+    );
+    if (config.role === "control") {
+      print(dim("  no jobs are run here; give it workers:"));
+      print(dim("  quarterdeck workers mint NAME; quarterdeck up --role worker --control URL"));
+    }
+    print(dim(`  data in ${config.data}; stop with Ctrl-C`));
+  }
+  await stopSignal();
+  await server.close();
+}
+
+async function upWorker(config: Config, globals: Globals): Promise<void> {
+  const token = workerToken();
+  const log = createLog(systemClock, (line) => process.stderr.write(`${line}\n`));
+  const worker = await startWorker({ config, token, log });
+  if (globals.json) printJson({ url: worker.url, instance: worker.instance });
+  else {
+    print(`${bold("quarterdeck worker")} ${worker.instance} takes jobs from ${config.control_url}`);
+    print(dim(`  health and metrics at ${worker.url}; stop with Ctrl-C`));
+  }
+  const why = await Promise.race([worker.ended, stopSignal()]);
+  await worker.close();
+  if (why !== "refused") return;
+  print("The control plane refuses this worker's token. Mint another one: quarterdeck workers mint NAME");
+  process.exitCode = EXIT_AUTH;
 }

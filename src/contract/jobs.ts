@@ -48,6 +48,8 @@ export interface ToolDefinition {
   readonly attempts_max: number;
   readonly cost_micro_usd: number;
   readonly config: JsonObject;
+  /** Labels that a worker must have to run it, sorted; none: every worker can. */
+  readonly runs_on?: readonly string[];
 }
 
 export interface ModelRoute {
@@ -62,6 +64,7 @@ export interface ModelRoute {
   readonly concurrency_max: number;
   readonly timeout_ms: number;
   readonly attempts_max: number;
+  readonly runs_on?: readonly string[];
 }
 
 interface JobBase {
@@ -70,6 +73,9 @@ interface JobBase {
   readonly step: number;
   readonly attempt: number;
 }
+
+/** How urgent a run's jobs are: 0 (last) to 9 (first). */
+export const PRIORITY_DEFAULT = 5;
 
 export interface ToolJob extends JobBase {
   readonly kind: "tool";
@@ -126,9 +132,14 @@ export interface JobResult extends JobBase {
   readonly outcome: JobOutcome;
 }
 
-/** Where jobs go. The in-process pool is one; the Redis driver of a cluster will be another. */
+/** Where jobs go: the pool in this process, or the dispatcher that hands them to remote workers. */
 export interface JobQueue {
-  dispatch(jobs: readonly Job[]): void;
+  dispatch(jobs: readonly Job[], priority: number): void;
   /** Tells whoever executes jobs of this run to stop. Results still come. */
   abort(run_id: string): void;
+}
+
+/** Labels that a worker must have to run this job. */
+export function needsOf(job: Job): readonly string[] {
+  return (job.kind === "tool" ? job.tool.runs_on : job.route.runs_on) ?? [];
 }

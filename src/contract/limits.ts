@@ -49,4 +49,12 @@ export const LIMITS = {
   /** Runs whose place of reading is kept, so that the next page costs only itself. */
   readers_kept_max: 2_000,
   open_runs_max: 100_000,
+  /** Jobs that wait for a remote worker; beyond it no run is started. */
+  queue_depth_max: 100_000,
+  /** A worker that is not heard of for so long has lost its jobs. */
+  worker_lease_ms: 5_000,
+  worker_heartbeat_ms: 1_000,
+  /** Jobs handed out, and results taken, in one request. */
+  worker_batch_max: 256,
+  worker_wait_ms_max: 20_000,
 } as const;

@@ -53,6 +53,14 @@ export const AgentSpecInput = Type.Object(
   closed,
 );
 
+const RunsOn = Type.Optional(
+  Type.Array(Type.String({ pattern: "^[a-z0-9][a-z0-9._=-]{0,63}$" }), {
+    maxItems: LIMITS.labels_max,
+    uniqueItems: true,
+    description: "Labels that a worker must have; none: every worker can.",
+  }),
+);
+
 const toolCommon = {
   description: Type.Optional(Text(4_000, "What the model reads.")),
   effect_class: Type.Optional(EffectClassInput),
@@ -60,6 +68,7 @@ const toolCommon = {
   timeout_ms: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.tool_timeout_ms_max })),
   attempts_max: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.attempts_max })),
   cost_usd: Type.Optional(Usd),
+  runs_on: RunsOn,
 };
 
 const McpToolEntry = Type.Object({ name: Type.String({ minLength: 1, maxLength: 128 }), ...toolCommon }, closed);
@@ -212,6 +221,7 @@ export const ModelSpecInput = Type.Object(
       Type.String({ pattern: "^(env:[A-Z0-9_]+|file:[a-zA-Z0-9._-]+)$", description: "A reference, never the key." }),
     ),
     recording: Type.Optional(Type.String()),
+    runs_on: RunsOn,
     concurrency_max: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
     timeout_ms: Type.Optional(Type.Integer({ minimum: 1_000, maximum: LIMITS.tool_timeout_ms_max })),
     attempts_max: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.attempts_max })),

@@ -6,6 +6,7 @@ import { Event } from "./events.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Applied } from "./manifests.ts";
+import { WORKER_ROUTES } from "./worker-routes.ts";
 import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
 
 /** `public` is for probes alone: they say nothing about anybody's data. */
@@ -21,6 +22,10 @@ export const PERMISSIONS = [
   "journal:export",
   "journal:import",
   "admin:read",
+  "workers:read",
+  "workers:write",
+  "workers:execute",
+  "metrics:read",
 ] as const;
 export type Permission = (typeof PERMISSIONS)[number];
 
@@ -41,6 +46,8 @@ export interface Route {
   readonly errors: readonly ErrorCode[];
   /** Takes an Idempotency-Key. */
   readonly idempotent?: true;
+  /** The answer may take long: the handler is told when the caller has gone. */
+  readonly waits?: true;
 }
 
 const IdParam = Type.Object({ id: Type.String({ maxLength: 64 }) }, { additionalProperties: false });
@@ -382,6 +389,17 @@ export const ROUTES = {
     response: Text,
     produces: "application/octet-stream",
     errors: [...common, "NOT_FOUND", "ARTIFACT_CORRUPT"],
+  },
+  ...WORKER_ROUTES,
+  metrics: {
+    method: "GET",
+    path: "/metrics",
+    permission: "metrics:read",
+    summary: "Figures of this process in the Prometheus text format.",
+    status: 200,
+    response: Text,
+    produces: "text/plain",
+    errors: common,
   },
   status: {
     method: "GET",

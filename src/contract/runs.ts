@@ -53,6 +53,9 @@ export const StartRun = Type.Object(
     ),
     deadline_ms: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.run_deadline_ms_max })),
     correlation_id: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
+    priority: Type.Optional(
+      Type.Integer({ minimum: 0, maximum: 9, description: "Of its jobs in the queue: 9 first, 5 unless said." }),
+    ),
   },
   { additionalProperties: false },
 );

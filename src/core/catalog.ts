@@ -91,6 +91,7 @@ interface ToolCommon {
   description?: string | undefined;
   effect_class?: string | undefined;
   idempotent?: boolean | undefined;
+  runs_on?: string[] | undefined;
   timeout_ms?: number | undefined;
   attempts_max?: number | undefined;
   cost_usd?: string | number | undefined;
@@ -115,6 +116,7 @@ function definition(
     timeout_ms: common.timeout_ms ?? LIMITS.tool_timeout_ms_default,
     attempts_max: common.attempts_max ?? 3,
     cost_micro_usd: usd(common.cost_usd) ?? 0,
+    ...(common.runs_on?.length ? { runs_on: common.runs_on.toSorted() } : {}),
   };
 }
 
@@ -212,6 +214,7 @@ function modelRoute(item: RegistryItem): ModelRoute {
     concurrency_max: spec.concurrency_max ?? 16,
     timeout_ms: spec.timeout_ms ?? LIMITS.model_timeout_ms_default,
     attempts_max: spec.attempts_max ?? 3,
+    ...(spec.runs_on?.length ? { runs_on: spec.runs_on.toSorted() } : {}),
   };
 }
 

@@ -357,12 +357,21 @@ function modelCompleted(decision: Decision, step: StepState, result: JobResult):
   }
 }
 
+/** Code of a failure that no worker reported: the one who had the job was not heard of any more. */
+export const WORKER_LOST = "worker_lost";
+
 function onFailure(decision: Decision, step: StepState, result: JobResult, failure: JobFailure, usage?: Usage): void {
   const { run, ctx } = decision;
   const [name, version] = splitTarget(step.target);
   const tool = step.kind === "tool" ? ctx.catalog.tool(name, version) : null;
   if (failure.class === "unknown_outcome" && tool && !tool.idempotent && !run.stopping) {
     const data = { attempt: step.attempt, code: failure.code, message: failure.message, reason: "unknown_outcome" };
+    decision.push({ type: "step.in_doubt", step: step.n, data });
+    return;
+  }
+  if (failure.code === WORKER_LOST && result.attempt >= attemptsOf(decision, step) && !run.stopping) {
+    // Each worker that took it was lost: handing it to yet another one needs a person.
+    const data = { attempt: step.attempt, code: failure.code, message: failure.message, reason: "dead_letter" };
     decision.push({ type: "step.in_doubt", step: step.n, data });
     return;
   }
@@ -378,11 +387,18 @@ function onFailure(decision: Decision, step: StepState, result: JobResult, failu
     data,
   });
   if (run.stopping) return;
-  const attempts_max = tool?.attempts_max ?? ctx.catalog.model(name, version)?.attempts_max ?? 1;
   const retryable =
     failure.class === "transient" || failure.class === "rate_limited" || failure.class === "unknown_outcome";
-  if (retryable && result.attempt < attempts_max) return scheduleRetry(decision, step, failure);
+  if (retryable && result.attempt < attemptsOf(decision, step)) return scheduleRetry(decision, step, failure);
   endStep(decision, step, failure);
+}
+
+/** Attempts that the step's tool or model may use up. */
+function attemptsOf(decision: Decision, step: StepState): number {
+  const { catalog } = decision.ctx;
+  const [name, version] = splitTarget(step.target);
+  if (step.kind === "tool") return catalog.tool(name, version)?.attempts_max ?? 1;
+  return catalog.model(name, version)?.attempts_max ?? 1;
 }
 
 function scheduleRetry(decision: Decision, step: StepState, failure: JobFailure): void {

@@ -4,6 +4,7 @@ import { assert, present } from "../kit/assert.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Catalog, RunBudget } from "../contract/catalog.ts";
 import type { EventDraft, RunKind, TerminalState } from "../contract/events.ts";
+import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { ArtifactRef, ToolCall } from "../contract/jobs.ts";
 import type { AgentState, RunState, StepState, WorkflowState } from "./run-state.ts";
 import * as agent from "./agent-fold.ts";
@@ -48,6 +49,11 @@ export function fold(run: RunState, event: EventDraft, at_us: number, catalog: C
   }
 }
 
+function inDoubt(step: StepState, data: Data): void {
+  step.status = "in_doubt";
+  step.doubt = typeof data["reason"] === "string" ? data["reason"] : "";
+}
+
 function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number): void {
   switch (event.type) {
     case "human.approval_requested":
@@ -55,7 +61,7 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
     case "human.approval_resolved":
       return approvalResolved(run, event, data);
     case "step.in_doubt":
-      open(run, event).status = "in_doubt";
+      inDoubt(open(run, event), data);
       return;
     case "step.resolved":
       return resolved(run, event, data);
@@ -136,6 +142,7 @@ function started(run: RunState, data: Data, at_us: number, catalog: Catalog): vo
   run.env = str(data, "env");
   run.kind = str(data, "kind") as RunKind;
   run.requester = str(data, "requester");
+  run.priority = typeof data["priority"] === "number" ? data["priority"] : PRIORITY_DEFAULT;
   run.retry_of = typeof data["retry_of"] === "string" ? data["retry_of"] : null;
   run.labels = obj(data, "labels");
   run.input = data["input"] ?? null;
@@ -183,6 +190,7 @@ function openStep(run: RunState, event: EventDraft, status: StepState["status"],
     started_us: at_us,
     due_us: 0,
     approval: null,
+    doubt: "",
     decision_seq: 0,
     granted: false,
   };

@@ -2,6 +2,7 @@
 // Closed steps are dropped; what a run needs of them later (messages, workflow outputs, totals) is kept apart.
 import type { AgentSpec, RunBudget, WorkflowSpec } from "../contract/catalog.ts";
 import type { RunKind, RunStateName, TerminalState } from "../contract/events.ts";
+import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { Message, ToolCall } from "../contract/jobs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 
@@ -34,6 +35,8 @@ export interface StepState {
   /** When a retry or a wait is due; 0 = none. */
   due_us: number;
   approval: ApprovalState | null;
+  /** Why it is in doubt; empty when it is not. */
+  doubt: string;
   /** seq of the policy decision that asked for the approval: part of what it is bound to. */
   decision_seq: number;
   /** The approval that allowed the running attempt, if one did. */
@@ -89,6 +92,7 @@ export interface RunState {
   target: string;
   requester: string;
   retry_of: string | null;
+  priority: number;
   labels: JsonObject;
   input: Json;
   budget: RunBudget;
@@ -128,6 +132,7 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
     target: "",
     requester: "",
     retry_of: null,
+    priority: PRIORITY_DEFAULT,
     labels: {},
     input: null,
     budget: {},

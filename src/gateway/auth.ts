@@ -4,6 +4,7 @@
 import { secretsEqual, sha256Hex } from "../kit/hash.ts";
 import { AppError } from "../contract/errors.ts";
 import { NAME_PATTERN } from "../contract/ids.ts";
+import { WORKER_TOKEN_PREFIX } from "../contract/workers.ts";
 import type { Permission } from "../contract/routes.ts";
 
 export interface Credential {
@@ -23,15 +24,23 @@ export const LOCAL_PRINCIPAL = "local-operator";
 
 export class Authenticator {
   private readonly credentials: readonly Credential[];
+  private readonly worker: (token: string) => { name: string } | null;
 
-  constructor(credentials: readonly Credential[]) {
+  constructor(credentials: readonly Credential[], worker: (token: string) => { name: string } | null) {
     this.credentials = credentials;
+    this.worker = worker;
   }
 
   /** Throws AUTH_REQUIRED. */
   authenticate(headers: { authorization?: string | undefined; principal?: string | undefined }): Principal {
-    if (this.credentials.length === 0) return this.local(headers.principal);
     const token = /^Bearer ([\x21-\x7e]{1,512})$/i.exec(headers.authorization ?? "")?.[1];
+    // A worker is itself, also where everybody else is trusted: its lease must not be another's.
+    if (token?.startsWith(WORKER_TOKEN_PREFIX)) {
+      const worker = this.worker(token);
+      if (!worker) throw new AppError("AUTH_REQUIRED", "This worker's token is not known here, or it was revoked");
+      return { id: worker.name, permissions: ["workers:execute"] };
+    }
+    if (this.credentials.length === 0) return this.local(headers.principal);
     if (token === undefined) throw new AppError("AUTH_REQUIRED", "This server needs a bearer token");
     const hash = sha256Hex(token);
     let found: Credential | null = null;

@@ -54,6 +54,15 @@ function typedQuery(query: unknown, schema: TSchema | undefined): Record<string,
   return out;
 }
 
+/** Aborted when the connection closes before the answer. */
+function goneOf(reply: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  reply.raw.once("close", () => {
+    if (!reply.raw.writableEnded) controller.abort();
+  });
+  return controller.signal;
+}
+
 class RouteRunner {
   private readonly body: Validator | null;
   private readonly query: Validator;
@@ -86,7 +95,7 @@ class RouteRunner {
           principal: typeof header === "string" ? header : undefined,
         });
     authorise(principal, this.route.permission);
-    const request = this.checked(req, principal.id);
+    const request = this.checked(req, reply, principal.id);
     if (this.id in STREAMS) return STREAMS[this.id as StreamId](services, request, { req, reply });
     const handler = HANDLERS[this.id as keyof Handlers];
     const key = req.headers["idempotency-key"];
@@ -106,7 +115,7 @@ class RouteRunner {
     return this.answer(reply, done.status, done.body, done.replayed);
   }
 
-  private checked(req: FastifyRequest, principal: string): Request {
+  private checked(req: FastifyRequest, reply: FastifyReply, principal: string): Request {
     const { services } = this.gateway;
     const raw = Buffer.isBuffer(req.body) ? req.body : Buffer.alloc(0);
     const query = typedQuery(req.query, this.route.query);
@@ -121,7 +130,8 @@ class RouteRunner {
       throw new AppError("VALIDATION_ERROR", `${first?.pointer || "/"} ${first?.message}`, { errors });
     }
     const caller = { tenant_id: services.tenant_id, project: services.project, principal };
-    return { caller, params: req.params as Record<string, string>, query, body, raw };
+    const gone = this.route.waits ? goneOf(reply) : null;
+    return { caller, params: req.params as Record<string, string>, query, body, raw, gone };
   }
 
   private json(raw: Buffer): Json {
@@ -157,7 +167,7 @@ export class Gateway {
   constructor(services: Services, options: GatewayOptions) {
     this.services = services;
     this.options = options;
-    this.authenticator = new Authenticator(options.credentials);
+    this.authenticator = new Authenticator(options.credentials, (token) => services.workers.authenticate(token));
     this.idempotency = new Idempotency(services.db, services.clock);
     this.app = Fastify({
       bodyLimit: LIMITS.request_bytes_max,
@@ -168,6 +178,9 @@ export class Gateway {
     });
     this.parsers();
     this.errors();
+    this.app.addHook("onResponse", async (req, reply) => {
+      services.observe(req.routeOptions.url ?? "none", reply.statusCode, reply.elapsedTime);
+    });
     for (const id of Object.keys(ROUTES) as RouteId[]) this.mount(id);
   }
 

@@ -6,6 +6,7 @@ import { journalHandlers } from "./routes/journal.ts";
 import { registryHandlers } from "./routes/registry.ts";
 import { runHandlers } from "./routes/runs.ts";
 import { systemHandlers } from "./routes/system.ts";
+import { workerHandlers } from "./routes/workers.ts";
 import type { Request, Services } from "./services.ts";
 
 export interface Context {
@@ -17,7 +18,7 @@ export interface Context {
 
 export type Handler = (context: Context) => Promise<unknown>;
 /** Routes that write their own answer. */
-export type StreamId = "streamEvents" | "exportJournal" | "getArtifact";
+export type StreamId = "streamEvents" | "exportJournal" | "getArtifact" | "getJobArtifact" | "metrics";
 export type Handlers = Record<Exclude<RouteId, StreamId>, Handler>;
 
 export const HANDLERS: Handlers = {
@@ -26,4 +27,5 @@ export const HANDLERS: Handlers = {
   ...registryHandlers,
   ...journalHandlers,
   ...systemHandlers,
+  ...workerHandlers,
 };

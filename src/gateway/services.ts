@@ -3,6 +3,7 @@ import type { Json, JsonObject } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Registry } from "../orchestrator/registry.ts";
+import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Verified } from "../journal/audit.ts";
 import type { Commit } from "../orchestrator/engine.ts";
@@ -25,6 +26,7 @@ export interface Services {
   readonly runs: Runs;
   readonly registry: Registry;
   readonly journal: JournalService;
+  readonly workers: Workers;
   readonly blobs: BlobStore;
   readonly db: Db;
   readonly clock: Clock;
@@ -37,6 +39,10 @@ export interface Services {
   subscribe(run_id: string, listener: (commit: Commit) => void): () => void;
   status(caller: Caller): Promise<JsonObject>;
   ready(): Promise<Record<string, string>>;
+  /** Prometheus text format. */
+  metrics(): Promise<string>;
+  /** Told of each answered request. */
+  observe(route: string, status: number, duration_ms: number): void;
 }
 
 /** A checked request as handlers get it. */
@@ -46,4 +52,6 @@ export interface Request {
   readonly query: Record<string, Json>;
   readonly body: Json;
   readonly raw: Buffer;
+  /** Aborted when the caller has gone; only on routes that may wait. */
+  readonly gone: AbortSignal | null;
 }

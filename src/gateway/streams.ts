@@ -3,6 +3,7 @@ import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { AppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { tenantOf } from "./routes/workers.ts";
 import type { Request, Services } from "./services.ts";
 import type { StreamId } from "./handlers.ts";
 
@@ -76,4 +77,20 @@ const getArtifact: StreamHandler = async (services, request, { reply }) => {
     .send(bytes);
 };
 
-export const STREAMS: Record<StreamId, StreamHandler> = { streamEvents, exportJournal, getArtifact };
+const getJobArtifact: StreamHandler = async (services, request, { reply }) => {
+  const digest = decodeURIComponent(request.params["digest"] ?? "");
+  const bytes = await services.blobs.get(tenantOf(request.params), digest);
+  await reply.type("application/octet-stream").send(bytes);
+};
+
+const metrics: StreamHandler = async (services, _request, { reply }) => {
+  await reply.type("text/plain; version=0.0.4; charset=utf-8").send(await services.metrics());
+};
+
+export const STREAMS: Record<StreamId, StreamHandler> = {
+  streamEvents,
+  exportJournal,
+  getArtifact,
+  getJobArtifact,
+  metrics,
+};

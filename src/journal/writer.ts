@@ -62,6 +62,7 @@ export class GroupWriter {
   /** Use of each shared budget as of the last commit. */
   private readonly committed = new Map<string, BudgetUse>();
   private readonly onFailure: (error: Error) => void;
+  private readonly onFlush: (rows: number, ms: number) => void;
   private idle: (() => void)[] = [];
 
   constructor(options: {
@@ -71,12 +72,15 @@ export class GroupWriter {
     budgets: readonly BudgetUse[];
     /** The group is lost: nothing will be written any more. */
     onFailure: (error: Error) => void;
+    /** Told of each commit: its appends and how long it took. */
+    onFlush?: ((rows: number, ms: number) => void) | undefined;
   }) {
     this.store = options.store;
     this.clock = options.clock;
     this.lease = options.lease;
     for (const use of options.budgets) this.committed.set(budgetKey(use), use);
     this.onFailure = options.onFailure;
+    this.onFlush = options.onFlush ?? (() => undefined);
   }
 
   get head(): number {
@@ -117,8 +121,10 @@ export class GroupWriter {
     let sent = this.send(batch);
     for (;;) {
       const done = batch;
+      const begun = this.clock.monotonic_ms();
       try {
         const rejected = await sent.result;
+        this.onFlush(done.length, this.clock.monotonic_ms() - begun);
         if (rejected.length > 0) await this.isolate(done, rejected);
         else this.confirm(done, sent.budgets);
       } catch (error) {

@@ -6,16 +6,14 @@
 //   - a job goes out only for an intent that is committed.
 import { assert, InvariantError, present } from "../kit/assert.ts";
 import { decodeId } from "../kit/ids.ts";
-import type { Clock, Timer } from "../kit/clock.ts";
-import type { Random } from "../kit/random.ts";
+import type { Timer } from "../kit/clock.ts";
 import type { Catalog } from "../contract/catalog.ts";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
-import type { Job, JobQueue, JobResult } from "../contract/jobs.ts";
-import type { AppendRow, ApprovalRow, BudgetDelta, JournalStore, RunSummary } from "../contract/journal.ts";
+import type { Job, JobResult } from "../contract/jobs.ts";
+import type { AppendRow, ApprovalRow, BudgetDelta, RunSummary } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
-import type { Log } from "../contract/ports.ts";
 import { nextDue } from "../core/advance.ts";
 import { chainStart, decodeBody, encodeAppend } from "../core/chain.ts";
 import { decide } from "../core/decide.ts";
@@ -25,40 +23,12 @@ import type { Policy } from "../core/policy.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { AppendRejected, GroupWriter } from "../journal/writer.ts";
+import type { EngineOptions } from "./engine-options.ts";
 import { jobOf } from "./jobs.ts";
 import { Ledger } from "./ledger.ts";
 import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
 
-/** The registry and the policy that govern a run, as of now. */
-export interface Governance {
-  of(scope: { tenant_id: string; project: string; env: string }): { catalog: Catalog; policy: Policy | null };
-}
-
-/** What followers are told after a commit. */
-export interface Commit {
-  readonly run_id: string;
-  readonly tenant_id: string;
-  readonly last_seq: number;
-  readonly offset: number;
-  readonly drafts: readonly EventDraft[];
-  readonly summary: RunSummary;
-}
-
-export interface EngineOptions {
-  readonly store: JournalStore;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly governance: Governance;
-  readonly queue: JobQueue;
-  /** Key of a tenant, from outside the database. */
-  readonly tenantKey: (tenant_id: string) => Uint8Array;
-  readonly log: Log;
-  readonly group: number;
-  readonly owner: string;
-  readonly onCommit?: (commit: Commit) => void;
-  /** The group is lost (fenced, or no database): this engine is finished. */
-  readonly onLost?: (error: Error) => void;
-}
+export type { Commit, EngineOptions, Governance } from "./engine-options.ts";
 
 interface Pending {
   readonly command: Command;
@@ -115,7 +85,14 @@ export class Engine {
       budgetsOf: (run) =>
         governance.of({ tenant_id: run.tenant_id, project: run.project, env: run.env }).catalog.budgets(),
     });
-    this.writerOrNull = new GroupWriter({ store, clock, lease, budgets: use, onFailure: (error) => this.lost(error) });
+    this.writerOrNull = new GroupWriter({
+      store,
+      clock,
+      lease,
+      budgets: use,
+      onFailure: (error) => this.lost(error),
+      onFlush: this.options.onFlush,
+    });
     const recovered: Actor[] = [];
     for (let after: string | null = null; ;) {
       const ids: string[] = await store.openRuns(group, after, RECOVERY_PAGE);
@@ -161,6 +138,20 @@ export class Engine {
 
   has(tenant_id: string, run_id: string): boolean {
     return this.actors.get(run_id)?.run.tenant_id === tenant_id;
+  }
+
+  /**
+   * One result of a remote worker; resolves once it is committed, so it can be acknowledged. Throws STALE_RESULT when it
+   * belongs to no attempt that is open.
+   */
+  async result(result: JobResult): Promise<void> {
+    const actor = this.actors.get(result.run_id);
+    if (!actor || actor.run.tenant_id !== result.tenant_id) {
+      throw new AppError("STALE_RESULT", `Run ${result.run_id} has no open attempt`, {
+        details: { run_id: result.run_id, step: result.step, attempt: result.attempt },
+      });
+    }
+    await this.submit(actor, { type: "result", result });
   }
 
   /** Results from workers. Each is accepted or refused by itself; a refusal is logged and visible, never an effect. */
@@ -230,6 +221,11 @@ export class Engine {
   /** The folded state of an open run, for explanations. Not to be changed. */
   stateOf(run_id: string): Readonly<RunState> | null {
     return this.actors.get(run_id)?.run ?? null;
+  }
+
+  /** Folded states of all open runs, for reports. Not to be changed. */
+  get states(): Readonly<RunState>[] {
+    return [...this.actors.values()].map((actor) => actor.run);
   }
 
   private newActor(tenant_id: string, run_id: string): Actor {
@@ -401,7 +397,7 @@ export class Engine {
       if (step?.status !== "running" || step.attempt !== (draft.attempt ?? 1)) continue;
       jobs.push(jobOf(run, step, this.governance(run, null).catalog, this.options.tenantKey(run.tenant_id)));
     }
-    if (jobs.length > 0) this.options.queue.dispatch(jobs);
+    if (jobs.length > 0) this.options.queue.dispatch(jobs, run.priority);
   }
 
   private ended(actor: Actor): void {

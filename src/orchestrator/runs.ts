@@ -115,6 +115,7 @@ export class Runs {
     data["input"] = input;
     data["kind"] = kind;
     if (request.labels) data["labels"] = { ...request.labels };
+    if (request.priority !== undefined) data["priority"] = request.priority;
     data["project"] = caller.project;
     data["requester"] = caller.principal;
     if (retry_of !== null) data["retry_of"] = retry_of;
@@ -209,6 +210,7 @@ export class Runs {
       env: run.env,
       input: data["input"] ?? null,
       ...(data["labels"] ? { labels: data["labels"] as Record<string, string> } : {}),
+      ...(typeof data["priority"] === "number" ? { priority: data["priority"] } : {}),
       ...(data["budget"] ? { budget: data["budget"] as NonNullable<StartRun["budget"]> } : {}),
     };
     return this.start(caller, request, { retry_of: run_id, ...(seed ? { seed } : {}) });

@@ -7,11 +7,26 @@ import { Compile } from "typebox/compile";
 import { parse } from "yaml";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
+import { Label } from "../contract/workers.ts";
 import { PERMISSIONS } from "../contract/routes.ts";
 import { isLoopback } from "../gateway/auth.ts";
 
 export const Config = Type.Object(
   {
+    role: Type.Union([Type.Literal("all"), Type.Literal("control"), Type.Literal("worker")], {
+      description: "all: everything in one process; control: no jobs are run here; worker: nothing else is.",
+    }),
+    redis_url: Type.Union([Type.String({ pattern: "^rediss?://" }), Type.Null()], {
+      description: "Queue of remote workers. Null: it is kept in this process.",
+    }),
+    queue_name: Type.String({
+      pattern: "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$",
+      description: "Tells installations apart that share a Redis.",
+    }),
+    control_url: Type.Union([Type.String({ pattern: "^https?://[^/]+$" }), Type.Null()], {
+      description: "Where a worker gets its jobs.",
+    }),
+    labels: Type.Array(Label, { description: "What this worker can do that others cannot." }),
     data: Type.String({ minLength: 1, description: "Data folder (embedded database, keys, artifacts, witness)." }),
     host: Type.String({ minLength: 1 }),
     port: Type.Integer({ minimum: 0, maximum: 65_535 }),
@@ -42,6 +57,11 @@ export const Config = Type.Object(
 export type Config = Static<typeof Config>;
 
 const DEFAULTS: Config = {
+  role: "all",
+  redis_url: null,
+  queue_name: "default",
+  control_url: null,
+  labels: [],
   data: ".quarterdeck",
   host: "127.0.0.1",
   port: 7800,
@@ -58,6 +78,11 @@ const DEFAULTS: Config = {
 };
 
 const ENV: Readonly<Record<string, keyof Config>> = {
+  QUARTERDECK_ROLE: "role",
+  REDIS_URL: "redis_url",
+  QUARTERDECK_QUEUE_NAME: "queue_name",
+  QUARTERDECK_CONTROL_URL: "control_url",
+  QUARTERDECK_LABELS: "labels",
   QUARTERDECK_DATA: "data",
   QUARTERDECK_HOST: "host",
   QUARTERDECK_PORT: "port",
@@ -68,6 +93,8 @@ const ENV: Readonly<Record<string, keyof Config>> = {
   QUARTERDECK_CONCURRENCY: "concurrency",
 };
 
+const LISTS: ReadonlySet<string> = new Set(["private_origins", "labels"]);
+
 const validator = Compile(Config);
 
 function fromEnv(env: NodeJS.ProcessEnv): Record<string, unknown> {
@@ -76,7 +103,7 @@ function fromEnv(env: NodeJS.ProcessEnv): Record<string, unknown> {
     const value = env[name];
     if (value === undefined || value === "") continue;
     const isNumber = key === "port" || key === "concurrency";
-    out[key] = isNumber ? Number(value) : key === "private_origins" ? value.split(",") : value;
+    out[key] = isNumber ? Number(value) : LISTS.has(key) ? value.split(",") : value;
   }
   return out;
 }
@@ -113,6 +140,11 @@ export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.Proc
     }
   }
   const config = merged;
+  if (errors.length === 0 && config.role === "worker" && config.control_url === null)
+    errors.push({
+      pointer: "/control_url",
+      message: "a worker needs the address of its control plane (--control URL)",
+    });
   if (errors.length === 0 && !isLoopback(config.host) && config.credentials.length === 0) {
     errors.push({
       pointer: "/host",
@@ -123,6 +155,17 @@ export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.Proc
     throw new AppError("CONFIG_INVALID", errors.map((e) => `${e.pointer || "/"} ${e.message}`).join("; "), { errors });
   }
   return { ...config, data: path.resolve(config.data) };
+}
+
+/** A worker's credential. It comes by environment alone: a file of settings is read by too many. */
+export function workerToken(): string {
+  const token = process.env["QUARTERDECK_WORKER_TOKEN"] ?? "";
+  if (token === "")
+    throw new AppError(
+      "CONFIG_INVALID",
+      "QUARTERDECK_WORKER_TOKEN is not set; mint one with: quarterdeck workers mint NAME",
+    );
+  return token;
 }
 
 /** Environment for secrets; read at the moment of use. */

@@ -1,16 +1,13 @@
 // The composition root: builds every part, wires the ports, listens, and takes all down again in the reverse order.
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import { EventEmitter } from "node:events";
 import path from "node:path";
 import { encodeId, uuidBytes } from "../kit/ids.ts";
-import { parseJson } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import { FileBlobStore } from "../adapters/files/blob-store.ts";
 import { FileWitness, loadSigner, loadTenantKeys } from "../adapters/files/keys.ts";
-import { LocalSecrets } from "../adapters/files/secrets.ts";
-import { EgressNet } from "../adapters/net/net.ts";
 import { systemClock, systemRandom } from "../adapters/system/system.ts";
-import { AppError, messageOf } from "../contract/errors.ts";
+import { messageOf } from "../contract/errors.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { JobResult } from "../contract/jobs.ts";
@@ -19,24 +16,27 @@ import { Gateway } from "../gateway/gateway.ts";
 import type { Services } from "../gateway/services.ts";
 import { Checkpointer } from "../journal/checkpoint.ts";
 import { PostgresJournalStore } from "../journal/postgres-store.ts";
-import { McpClients } from "../mcp/client.ts";
+import type { McpClients } from "../mcp/client.ts";
 import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 import { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
-import { createExecutor } from "../worker/execute.ts";
 import { WorkerPool } from "../worker/pool.ts";
-import { readRecording } from "../worker/recorded-model.ts";
-import type { RecordedAnswers } from "../worker/recorded-model.ts";
+import { routeJobs } from "../orchestrator/dispatcher.ts";
 import { announceApprovals } from "./announce.ts";
-import { crashSetting, secretEnvironment } from "./config.ts";
+import { crashSetting } from "./config.ts";
 import type { Config } from "./config.ts";
 import { CrashPoints } from "./crash-points.ts";
 import { openDatabase } from "./database.ts";
 import type { Database } from "./database.ts";
 import { EngineHost } from "./engine-host.ts";
+import { every } from "./every.ts";
+import { Metrics } from "./metrics.ts";
+import { outsideOf } from "./outside.ts";
+import { openRemote } from "./remote.ts";
+import type { Remote } from "./remote.ts";
 import { LocalJournalService } from "./journal-service.ts";
 import { statusOf } from "./status.ts";
 import { VERSION } from "./version.ts";
@@ -70,54 +70,35 @@ interface Parts {
   readonly store: PostgresJournalStore;
   readonly checkpointer: Checkpointer;
   readonly services: Services;
+  readonly remote: Remote;
 }
 
-function recordings(folder: string | null): (name: string) => Promise<RecordedAnswers> {
-  const known = new Map<string, Promise<RecordedAnswers>>();
-  const read = async (name: string) => {
-    if (folder === null || path.basename(name) !== name)
-      throw new AppError("NOT_FOUND", `There is no recording ${name}`);
-    const text = await readFile(path.join(folder, `${name}.json`), "utf8").catch((cause) => {
-      throw new AppError("NOT_FOUND", `There is no recording ${name} in ${folder}`, { cause });
-    });
-    return readRecording(parseJson(text));
-  };
-  return (name) => {
-    let found = known.get(name);
-    if (!found) known.set(name, (found = read(name)));
-    return found;
-  };
-}
-
-/** Everything that touches the world outside: keys, files, network, MCP servers. */
-async function outsideOf(config: Config, log: Log, clock: Clock) {
+/** What is kept beside the database: keys, the witness, artifacts. */
+async function keepingOf(config: Config) {
   const crash = new CrashPoints(crashSetting());
   const keys = path.join(config.data, "keys");
   const signer = crash.signer(await loadSigner(keys));
   const tenantKey = await loadTenantKeys(keys);
   const witness = crash.witness(new FileWitness(path.join(config.data, "witness.jsonl")));
   const blobs = new FileBlobStore(path.join(config.data, "artifacts"));
-  const secrets = new LocalSecrets({ env: secretEnvironment(), folder: path.join(config.data, "secrets") });
-  const net = new EgressNet();
-  const { private_origins } = config;
-  const mcp = new McpClients({ net, secrets, clock, log, private_origins, version: VERSION });
-  const recording = recordings(config.recordings);
-  const execute = crash.execute(createExecutor({ net, secrets, blobs, clock, mcp, private_origins, recording }));
-  return { crash, signer, tenantKey, witness, blobs, net, mcp, execute };
+  return { crash, signer, tenantKey, witness, blobs };
 }
 
 async function assemble(options: StartOptions, database: Database): Promise<Parts> {
   const { config, log } = options;
   const clock = options.clock ?? systemClock;
   const { db } = database;
-  const outside = await outsideOf(config, log, clock);
-  const { signer, witness, blobs, net, mcp, execute, tenantKey } = outside;
-  const store = outside.crash.store(new PostgresJournalStore(db));
+  const { crash, signer, witness, blobs, tenantKey } = await keepingOf(config);
+  const { net, mcp, execute } = outsideOf(config, log, clock, blobs);
+  const store = crash.store(new PostgresJournalStore(db));
   const stdio = config.stdio_tools ?? config.credentials.length === 0;
   const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio });
   const commits = new EventEmitter().setMaxListeners(0);
   const report = (results: readonly JobResult[]) => host.report(results);
-  const pool = new WorkerPool({ clock, log, concurrency_max: config.concurrency, execute, report });
+  const { concurrency } = config;
+  const pool = new WorkerPool({ clock, log, concurrency_max: concurrency, execute: crash.execute(execute), report });
+  const metrics = new Metrics({ role: config.role });
+  const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, host: () => host });
   const onCommit = (commit: Commit) => {
     commits.emit(commit.run_id, commit);
     options.onCommit?.(commit);
@@ -128,8 +109,9 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
     clock,
     random: systemRandom,
     governance: registry,
-    queue: pool,
+    queue: routeJobs(config.role === "all" ? pool : null, remote.dispatcher),
     tenantKey,
+    onFlush: (rows: number, ms: number) => metrics.committed(rows, ms),
     log,
     group: GROUP,
     onCommit,
@@ -137,7 +119,11 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const host = new EngineHost({
     clock,
     log,
-    create: (onLost) => new Engine({ ...engineOptions, owner: newId("node", { clock, random: systemRandom }), onLost }),
+    create: (onLost) => {
+      // Jobs of the engine before are not ours any more: the new one finds their intents in the journal.
+      remote.dispatcher.reset();
+      return new Engine({ ...engineOptions, owner: newId("node", { clock, random: systemRandom }), onLost });
+    },
     reviveDatabase: async () => database.embedded?.revive(),
     onFenced: () => options.onFenced?.(),
   });
@@ -158,15 +144,15 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
     group: GROUP,
   });
   const services = servicesOf(
-    { runs, registry, journal, blobs, db, clock, log },
-    { commits, host, pool, store, database, config },
+    { runs, registry, journal, workers: remote.workers, blobs, db, clock, log },
+    { commits, host, pool, store, database, config, metrics },
   );
-  return { host, pool, mcp, store, checkpointer, services };
+  return { host, pool, mcp, store, checkpointer, services, remote };
 }
 
 /** What the gateway may use. */
 function servicesOf(
-  given: Pick<Services, "runs" | "registry" | "journal" | "blobs" | "db" | "clock" | "log">,
+  given: Pick<Services, "runs" | "registry" | "journal" | "workers" | "blobs" | "db" | "clock" | "log">,
   own: {
     commits: EventEmitter;
     host: EngineHost;
@@ -174,10 +160,11 @@ function servicesOf(
     store: PostgresJournalStore;
     database: Database;
     config: Config;
+    metrics: Metrics;
   },
 ): Services {
   const { clock, db } = given;
-  const { commits, host, pool, store, database, config } = own;
+  const { commits, host, pool, store, database, config, metrics } = own;
   return {
     ...given,
     version: VERSION,
@@ -188,28 +175,13 @@ function servicesOf(
       commits.on(run_id, listener);
       return () => commits.off(run_id, listener);
     },
+    metrics: () => metrics.text(),
+    observe: (route, status, duration_ms) => metrics.request(route, status, duration_ms),
     status: (caller) => statusOf(caller, { db, clock, host, pool, config, embedded: database.embedded }),
     ready: async () => {
       const { head } = await store.groupHead(GROUP);
       return { journal: `head ${head}`, engine: `${host.current().openRuns} open runs` };
     },
-  };
-}
-
-/** Repeats a task until stopped; a failure is logged and the next time is tried as planned. */
-function every(clock: Clock, ms: number, log: Log, name: string, task: () => Promise<unknown>): () => void {
-  let stopped = false;
-  let timer = clock.timer(ms, run);
-  function run() {
-    task()
-      .catch((error: unknown) => log.warn(`${name}.failed`, { error: messageOf(error) }))
-      .finally(() => {
-        if (!stopped) timer = clock.timer(ms, run);
-      });
-  }
-  return () => {
-    stopped = true;
-    timer.cancel();
   };
 }
 
@@ -227,13 +199,15 @@ export async function startServer(options: StartOptions): Promise<Server> {
   };
   try {
     const parts = await assemble(options, database);
-    const { host, pool, mcp, store, checkpointer, services } = parts;
+    const { host, pool, mcp, store, checkpointer, services, remote } = parts;
     closers.push(
       () => store.close(),
       () => mcp.close(),
       () => pool.stop(),
+      () => remote.close(),
     );
     await services.registry.open();
+    await remote.open();
     const recovered = await host.open();
     closers.push(() => host.close());
     const stopCheckpoints = every(clock, LIMITS.checkpoint_interval_ms, log, "checkpoint", () => checkpointer.tick());

@@ -20,7 +20,7 @@ import { Semaphore } from "./semaphore.ts";
 export interface ExecuteDeps {
   readonly net: Net;
   readonly secrets: Secrets;
-  readonly blobs: BlobStore;
+  readonly blobs: Pick<BlobStore, "get" | "put">;
   readonly clock: Clock;
   readonly mcp: McpTools;
   readonly private_origins: readonly string[];
@@ -65,14 +65,14 @@ function toolOutcome(job: ToolJob, context: JobContext, deps: ExecuteDeps): Prom
 async function storeLarge(
   job: Job,
   outcome: Extract<JobOutcome, { ok: true; kind: "tool" }>,
-  blobs: BlobStore,
+  blobs: ExecuteDeps["blobs"],
 ): Promise<JobOutcome> {
   const text = typeof outcome.result === "string" ? outcome.result : canonicalJson(outcome.result);
   if (Buffer.byteLength(text) <= LIMITS.inline_bytes_max) return outcome;
   return { ...outcome, result: preview(text), result_ref: await stored(job.tenant_id, text, blobs) };
 }
 
-async function stored(tenant_id: string, text: string, blobs: BlobStore): Promise<ArtifactRef> {
+async function stored(tenant_id: string, text: string, blobs: ExecuteDeps["blobs"]): Promise<ArtifactRef> {
   return { digest: await blobs.put(tenant_id, Buffer.from(text)), bytes: Buffer.byteLength(text) };
 }
 
@@ -107,7 +107,7 @@ async function runModel(
 }
 
 /** The model reads whole texts, not the previews that events hold. */
-async function withArtifacts(job: ModelJob, blobs: BlobStore): Promise<ModelJob> {
+async function withArtifacts(job: ModelJob, blobs: ExecuteDeps["blobs"]): Promise<ModelJob> {
   const whole = async (message: Message): Promise<Message> => {
     if ((message.role !== "tool" && message.role !== "assistant") || !message.ref) return message;
     return { ...message, content: (await blobs.get(job.tenant_id, message.ref.digest)).toString("utf8") };

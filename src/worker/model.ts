@@ -24,7 +24,7 @@ import { JobError } from "./pool.ts";
 export interface ModelDeps {
   readonly net: Net;
   readonly secrets: Secrets;
-  readonly blobs: BlobStore;
+  readonly blobs: Pick<BlobStore, "get">;
   readonly clock: Clock;
   readonly private_origins: readonly string[];
 }
@@ -64,7 +64,11 @@ async function languageModel(route: ModelRoute, deps: ModelDeps): Promise<Langua
   }
 }
 
-async function mediaPart(part: Exclude<ContentPart, { type: "text" }>, tenant_id: string, blobs: BlobStore) {
+async function mediaPart(
+  part: Exclude<ContentPart, { type: "text" }>,
+  tenant_id: string,
+  blobs: Pick<BlobStore, "get">,
+) {
   const data = await blobs.get(tenant_id, part.artifact);
   return part.type === "image"
     ? { type: "image" as const, image: data, mediaType: part.media_type }
@@ -85,7 +89,11 @@ function parsedInput(text: string): unknown {
   }
 }
 
-async function toModelMessage(message: Message, tenant_id: string, blobs: BlobStore): Promise<ModelMessage> {
+async function toModelMessage(
+  message: Message,
+  tenant_id: string,
+  blobs: Pick<BlobStore, "get">,
+): Promise<ModelMessage> {
   switch (message.role) {
     case "system":
       return { role: "system", content: message.content };

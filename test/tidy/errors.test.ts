@@ -61,7 +61,7 @@ async function codeOf(work: () => unknown): Promise<string> {
 const REACH: Partial<Record<ErrorCode, () => unknown>> = {
   CONFIG_INVALID: () => loadConfig({ port: -1 }, {}),
   AUTH_REQUIRED: () =>
-    new Authenticator([{ principal: "a", token_sha256: "0".repeat(64), permissions: [] }]).authenticate({}),
+    new Authenticator([{ principal: "a", token_sha256: "0".repeat(64), permissions: [] }], () => null).authenticate({}),
   AUTH_FORBIDDEN: () => authorise({ id: "a", permissions: ["runs:read"] }, "runs:execute"),
   RUN_EXISTS: async () => {
     const h = await engine();

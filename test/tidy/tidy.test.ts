@@ -44,6 +44,7 @@ const MAY: Record<string, readonly string[]> = {
     "replay",
     "gateway",
     "adapters",
+    "sdk",
   ],
   sdk: ["kit", "contract"],
   cli: ["kit", "contract", "core", "journal", "sdk", "server", "adapters"],

@@ -1,0 +1,5 @@
+export type StartedRedis =
+  | { missing: string; url?: undefined }
+  | { missing?: undefined; url: string; port: number; pid: number; stop(): Promise<void> };
+export function freePort(): Promise<number>;
+export function startRedis(port?: number): Promise<StartedRedis>;

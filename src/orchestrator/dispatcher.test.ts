@@ -1,0 +1,218 @@
+// The dispatcher over the in-process queue, on a clock moved by hand.
+import { expect, test } from "vitest";
+import { silent, TENANT } from "../../test/support/engine.ts";
+import { FakeClock } from "../../test/support/fake-clock.ts";
+import { AppError } from "../contract/errors.ts";
+import type { JobResult, ToolJob } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Delivery, Ticket } from "../contract/queue.ts";
+import type { LeasedJob, LeasedResult, LeaseRef } from "../contract/workers.ts";
+import { Dispatcher, routeJobs } from "./dispatcher.ts";
+import { MemoryQueue } from "./memory-queue.ts";
+
+const alice = { name: "alice", instance: "1" };
+const bob = { name: "bob", instance: "1" };
+
+function job(step: number, over: Partial<ToolJob> & { runs_on?: string[] } = {}): ToolJob {
+  const { runs_on, ...rest } = over;
+  const tool = { name: "t", version: 1, ...(runs_on ? { runs_on } : {}) } as unknown as ToolJob["tool"];
+  return {
+    tenant_id: TENANT,
+    run_id: "run_a",
+    step,
+    attempt: 1,
+    kind: "tool",
+    tool,
+    args: {},
+    idempotency_key: "",
+    ...rest,
+  };
+}
+
+/** Loses, repeats and fails as it is told to. */
+class UnreliableQueue extends MemoryQueue {
+  mode: "well" | "loses" | "repeats" | "fails" = "well";
+  override async push(tickets: readonly Ticket[]): Promise<void> {
+    if (this.mode === "fails") throw new AppError("DEPENDENCY_UNAVAILABLE", "the queue is away");
+    if (this.mode === "loses") return;
+    await super.push(tickets);
+    if (this.mode === "repeats") await super.push(tickets);
+  }
+  override async take(labels: readonly string[], max: number): Promise<Delivery[]> {
+    if (this.mode === "fails") throw new AppError("DEPENDENCY_UNAVAILABLE", "the queue is away");
+    return super.take(labels, max);
+  }
+}
+
+function setUp(deliver: (result: JobResult) => Promise<void> = async () => undefined) {
+  const clock = new FakeClock();
+  const queue = new UnreliableQueue();
+  const delivered: JobResult[] = [];
+  const dispatcher = new Dispatcher({
+    queue,
+    clock,
+    log: silent,
+    key: () => new Uint8Array(32),
+    deliver: async (result) => {
+      await deliver(result);
+      delivered.push(result);
+    },
+    epoch: () => 1,
+  });
+  dispatcher.start();
+  const lease = (worker: typeof alice, labels: string[] = [], max = 10) =>
+    dispatcher.lease({ worker, labels, max, wait_ms: 0 });
+  return { clock, queue, delivered, dispatcher, lease };
+}
+
+const result = ({ job: { tenant_id, run_id, step, attempt }, attempt_epoch, token }: LeasedJob): LeasedResult => ({
+  tenant_id,
+  run_id,
+  step,
+  attempt,
+  kind: "tool",
+  duration_ms: 1,
+  outcome: { ok: true, kind: "tool", result: "done" },
+  attempt_epoch,
+  token,
+});
+const ref = ({ job: { tenant_id, run_id, step, attempt }, attempt_epoch, token }: LeasedJob): LeaseRef => ({
+  tenant_id,
+  run_id,
+  step,
+  attempt,
+  attempt_epoch,
+  token,
+});
+const only = (jobs: readonly LeasedJob[]): LeasedJob => {
+  expect(jobs).toHaveLength(1);
+  return jobs[0] as LeasedJob;
+};
+
+test("a job goes to one worker, and its result is taken once, from that worker alone", async () => {
+  const { dispatcher, lease, delivered } = setUp();
+  dispatcher.dispatch([job(1)], 5);
+  const leased = only(await lease(alice));
+  expect(await lease(bob)).toEqual([]);
+  expect(await dispatcher.report(bob, [result(leased)])).toEqual([{ accepted: false, code: "FOREIGN_RESULT" }]);
+  const forged = { ...result(leased), step: 2 };
+  expect(await dispatcher.report(alice, [forged])).toEqual([{ accepted: false, code: "FOREIGN_RESULT" }]);
+  expect(await dispatcher.report(alice, [result(leased)])).toEqual([{ accepted: true }]);
+  expect(await dispatcher.report(alice, [result(leased)])).toEqual([{ accepted: false, code: "DUPLICATE_RESULT" }]);
+  expect(delivered).toHaveLength(1);
+  expect(dispatcher.depth).toMatchObject({ waiting: 0, running: 0 });
+});
+
+test("the same result sent twice at the same time is delivered once", async () => {
+  let commit: () => void = () => undefined;
+  const { dispatcher, lease, delivered } = setUp(() => new Promise((resolve) => (commit = resolve)));
+  dispatcher.dispatch([job(1)], 5);
+  const leased = only(await lease(alice));
+  const both = [dispatcher.report(alice, [result(leased)]), dispatcher.report(alice, [result(leased)])];
+  commit();
+  expect((await Promise.all(both)).flat()).toEqual([{ accepted: true }, { accepted: false, code: "DUPLICATE_RESULT" }]);
+  expect(delivered).toHaveLength(1);
+});
+
+test("a result that cannot be committed now is not acknowledged, and taken when it comes again", async () => {
+  let away = true;
+  const { dispatcher, lease, delivered } = setUp(async () => {
+    if (away) throw new AppError("DATABASE_UNAVAILABLE", "away");
+  });
+  dispatcher.dispatch([job(1)], 5);
+  const leased = only(await lease(alice));
+  await expect(dispatcher.report(alice, [result(leased)])).rejects.toMatchObject({ code: "DATABASE_UNAVAILABLE" });
+  away = false;
+  expect(await dispatcher.report(alice, [result(leased)])).toEqual([{ accepted: true }]);
+  expect(delivered).toHaveLength(1);
+});
+
+test("a worker that is not heard of loses its job; one that beats keeps it; a late result is told so", async () => {
+  const { dispatcher, lease, delivered, clock } = setUp(async (given) => {
+    // The run has gone on without it.
+    if (given.outcome.ok) throw new AppError("STALE_RESULT", "late");
+  });
+  dispatcher.dispatch([job(1), job(2)], 5);
+  const [silentOne, beating] = (await lease(alice)) as [LeasedJob, LeasedJob];
+  for (let ms = 0; ms < LIMITS.worker_lease_ms * 2; ms += LIMITS.worker_heartbeat_ms) {
+    expect(dispatcher.heartbeat(alice, [ref(beating)])).toEqual([]);
+    await clock.pass(LIMITS.worker_heartbeat_ms);
+  }
+  expect(delivered.map(({ step, outcome }) => [step, outcome.ok || outcome.failure.code])).toEqual([
+    [silentOne.job.step, "worker_lost"],
+  ]);
+  expect(await dispatcher.report(alice, [result(silentOne)])).toEqual([{ accepted: false, code: "STALE_RESULT" }]);
+});
+
+test("a stopped run: what waits is answered at once, what runs is named to its worker", async () => {
+  const { dispatcher, lease, delivered } = setUp();
+  dispatcher.dispatch([job(1), job(2), job(1, { run_id: "run_b" })], 5);
+  const leased = only(await lease(alice, [], 1));
+  dispatcher.abort("run_a");
+  expect(dispatcher.heartbeat(alice, [ref(leased)])).toEqual([ref(leased)]);
+  await Promise.resolve();
+  expect(delivered.map(({ step, outcome }) => [step, outcome.ok || outcome.failure.code])).toEqual([[2, "cancelled"]]);
+  expect((await lease(bob)).map((given) => given.job.run_id)).toEqual(["run_b"]);
+});
+
+test("tickets that the queue lost are pushed again within seconds", async () => {
+  const { dispatcher, lease, queue, clock } = setUp();
+  queue.mode = "loses";
+  dispatcher.dispatch([job(1)], 5);
+  expect(await lease(alice)).toEqual([]);
+  queue.mode = "well";
+  await clock.pass(5_000);
+  expect(await lease(alice)).toHaveLength(1);
+});
+
+test("a queue that is away fails nobody: the jobs wait here", async () => {
+  const { dispatcher, lease, queue, clock } = setUp();
+  queue.mode = "fails";
+  dispatcher.dispatch([job(1)], 5);
+  expect(await lease(alice)).toEqual([]);
+  await clock.pass(10_000);
+  queue.mode = "well";
+  await clock.pass(5_000);
+  expect(await lease(alice)).toHaveLength(1);
+});
+
+test("tickets that come twice hand a job out once", async () => {
+  const { dispatcher, lease, queue } = setUp();
+  queue.mode = "repeats";
+  dispatcher.dispatch([job(1), job(2)], 5);
+  expect(await lease(alice)).toHaveLength(2);
+  expect(await lease(bob)).toEqual([]);
+});
+
+test("who waits for a job gets it as soon as it is there", async () => {
+  const { dispatcher } = setUp();
+  const waiting = dispatcher.lease({ worker: alice, labels: [], max: 5, wait_ms: 10_000 });
+  await new Promise((resolve) => setImmediate(resolve));
+  dispatcher.dispatch([job(1)], 5);
+  expect(await waiting).toHaveLength(1);
+});
+
+test("a job whose worker has hung up before the answer goes to the next one", async () => {
+  const { dispatcher, lease } = setUp();
+  const gone = new AbortController();
+  dispatcher.dispatch([job(1)], 5);
+  gone.abort();
+  expect(await dispatcher.lease({ worker: alice, labels: [], max: 5, wait_ms: 0, gone: gone.signal })).toEqual([]);
+  expect(await lease(bob)).toHaveLength(1);
+});
+
+test("jobs with needs go to remote workers, the others stay where there is a pool", () => {
+  const seen: [string, number[]][] = [];
+  const to = (name: string) => ({
+    dispatch: (jobs: readonly { step: number }[]) => void seen.push([name, jobs.map(({ step }) => step)]),
+    abort: () => undefined,
+  });
+  const jobs = [job(1), job(2, { runs_on: ["gpu"] })];
+  routeJobs(to("local"), to("remote")).dispatch(jobs, 5);
+  routeJobs(null, to("remote")).dispatch(jobs, 5);
+  expect(seen).toEqual([
+    ["local", [1]],
+    ["remote", [2]],
+    ["remote", [1, 2]],
+  ]);
+});

@@ -1,0 +1,349 @@
+// Hands jobs to remote workers. Owns every job that waits or is out, in memory: the journal has their intents, so whoever
+// takes over finds them there again. The queue only carries tickets.
+// Invariants:
+//   - a job is handed out at most once per attempt: a ticket counts only while its job waits here;
+//   - a worker not heard of for the lease has lost its jobs; the run decides what follows (again, or in doubt);
+//   - a result is acknowledged when it is committed, and taken only from the worker that holds the lease.
+import { hmacHex, secretsEqual } from "../kit/hash.ts";
+import type { Clock, Timer } from "../kit/clock.ts";
+import { isAppError, messageOf } from "../contract/errors.ts";
+import { needsOf } from "../contract/jobs.ts";
+import type { Job, JobQueue, JobResult } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Log } from "../contract/ports.ts";
+import { WORKER_LOST } from "../core/decide.ts";
+import { ticketKey } from "../contract/queue.ts";
+import type { Queue, Ticket } from "../contract/queue.ts";
+import type { LeasedJob, LeasedResult, LeaseRef, Verdict } from "../contract/workers.ts";
+
+/** Jobs that need labels, or all where there is no pool in this process, go to remote workers. */
+export function routeJobs(local: JobQueue | null, remote: JobQueue): JobQueue {
+  return {
+    dispatch: (jobs, priority) => {
+      const here = local ? jobs.filter((job) => needsOf(job).length === 0) : [];
+      const there = here.length === jobs.length ? [] : local ? jobs.filter((job) => needsOf(job).length > 0) : jobs;
+      if (here.length > 0) local?.dispatch(here, priority);
+      if (there.length > 0) remote.dispatch(there, priority);
+    },
+    abort: (run_id) => {
+      local?.abort(run_id);
+      remote.abort(run_id);
+    },
+  };
+}
+
+/** Who leases: the credential's name and the process that holds it. */
+export interface WorkerId {
+  readonly name: string;
+  readonly instance: string;
+}
+
+interface Held {
+  readonly job: Job;
+  readonly ticket: Ticket;
+  readonly waiting_since_ms: number;
+  /** Null while it waits. */
+  worker: WorkerId | null;
+  epoch: number;
+  until_ms: number;
+  stopped: boolean;
+  /** Set while its result is being committed. */
+  settling: Promise<Verdict> | null;
+}
+
+export interface DispatcherOptions {
+  readonly queue: Queue;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Signs lease tokens; from outside the database. */
+  readonly key: (tenant_id: string) => Uint8Array;
+  /** Commits a result; throws STALE_RESULT when no attempt waits for it. */
+  readonly deliver: (result: JobResult) => Promise<void>;
+  /** Raised by each take-over of the runs. */
+  readonly epoch: () => number;
+  readonly onLeased?: (waited_ms: number) => void;
+}
+
+const SWEEP_MS = 1_000;
+/** A waiting job that the queue has not handed out for so long may have lost its ticket. */
+const LOST_TICKET_MS = 2_000;
+const POLL_MS = 500;
+const SETTLED_KEPT = 10_000;
+
+export class Dispatcher implements JobQueue {
+  private readonly options: DispatcherOptions;
+  private readonly held = new Map<string, Held>();
+  /** Attempts whose result was committed lately, so that a second one is told apart from a late one. */
+  private settled = new Set<string>();
+  private settledBefore = new Set<string>();
+  private waiters: (() => void)[] = [];
+  private running = 0;
+  private timer: Timer | null = null;
+  private sweeping: Promise<void> | null = null;
+
+  constructor(options: DispatcherOptions) {
+    this.options = options;
+  }
+
+  start(): void {
+    this.timer = this.options.clock.timer(SWEEP_MS, () => {
+      this.sweeping = this.tick()
+        .catch((error: unknown) => this.options.log.warn("queue.sweep_failed", { error: messageOf(error) }))
+        .finally(() => {
+          this.sweeping = null;
+          if (this.timer) this.start();
+        });
+    });
+  }
+
+  async stop(): Promise<void> {
+    this.timer?.cancel();
+    this.timer = null;
+    await this.sweeping;
+    this.wake(this.waiters.length);
+  }
+
+  /** Jobs that wait, and jobs that are out. */
+  get depth(): { waiting: number; running: number; oldest_ms: number } {
+    const now = this.options.clock.monotonic_ms();
+    const first = [...this.held.values()].find((held) => held.worker === null);
+    const oldest_ms = first ? Math.round(now - first.waiting_since_ms) : 0;
+    return { waiting: this.held.size - this.running, running: this.running, oldest_ms };
+  }
+
+  /** Jobs out on each worker process. */
+  runningOn(worker: WorkerId): number {
+    let count = 0;
+    for (const held of this.held.values()) if (held.worker && sameWorker(held.worker, worker)) count += 1;
+    return count;
+  }
+
+  dispatch(jobs: readonly Job[], priority: number): void {
+    const now = this.options.clock.monotonic_ms();
+    const tickets = jobs.map((job) => {
+      const { tenant_id, run_id, step, attempt } = job;
+      const ticket: Ticket = { tenant_id, run_id, step, attempt, priority, needs: needsOf(job) };
+      const fresh = { worker: null, epoch: 0, until_ms: 0, stopped: false, settling: null };
+      this.held.set(ticketKey(ticket), { job, ticket, waiting_since_ms: now, ...fresh });
+      return ticket;
+    });
+    this.push(tickets);
+  }
+
+  private push(tickets: readonly Ticket[]): void {
+    this.options.queue.push(tickets).then(
+      () => this.wake(tickets.length),
+      // The jobs are here; the sweep pushes their tickets again.
+      (error: unknown) => this.options.log.warn("queue.push_failed", { error: messageOf(error) }),
+    );
+  }
+
+  abort(run_id: string): void {
+    for (const [key, held] of this.held) {
+      if (held.ticket.run_id !== run_id) continue;
+      held.stopped = true;
+      if (held.worker) continue;
+      this.held.delete(key);
+      this.answer(held, { class: "cancelled", code: "cancelled", message: "The run was stopped." });
+    }
+  }
+
+  /** Forgets all jobs: another engine has taken the runs over and dispatches what is open anew. */
+  reset(): void {
+    this.held.clear();
+    this.running = 0;
+  }
+
+  /** Jobs for a worker; waits for the first one. */
+  async lease(wanted: {
+    worker: WorkerId;
+    labels: readonly string[];
+    max: number;
+    wait_ms: number;
+    gone?: AbortSignal;
+  }): Promise<LeasedJob[]> {
+    const end = this.options.clock.monotonic_ms() + wanted.wait_ms;
+    for (;;) {
+      const jobs = await this.take(wanted.worker, wanted.labels, wanted.max);
+      if (wanted.gone?.aborted) {
+        this.giveBack(jobs);
+        return [];
+      }
+      const left = end - this.options.clock.monotonic_ms();
+      if (jobs.length > 0 || left <= 0 || this.timer === null) return jobs;
+      await this.woken(Math.min(left, POLL_MS));
+    }
+  }
+
+  private woken(limit_ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = this.options.clock.timer(limit_ms, resolve);
+      this.waiters.push(() => {
+        timer.cancel();
+        resolve();
+      });
+    });
+  }
+
+  private wake(count: number): void {
+    for (const waiter of this.waiters.splice(0, Math.max(1, count))) waiter();
+  }
+
+  private async take(worker: WorkerId, labels: readonly string[], max: number): Promise<LeasedJob[]> {
+    if (this.held.size === this.running) return [];
+    const deliveries = await this.options.queue.take(labels, max).catch((error: unknown) => {
+      this.options.log.warn("queue.take_failed", { error: messageOf(error) });
+      return [];
+    });
+    if (deliveries.length === 0) return [];
+    const epoch = this.options.epoch();
+    const now = this.options.clock.monotonic_ms();
+    const jobs: LeasedJob[] = [];
+    for (const { ticket } of deliveries) {
+      const held = this.held.get(ticketKey(ticket));
+      // A ticket that came twice, or of a job that is not waiting any more.
+      if (!held || held.worker || held.ticket.tenant_id !== ticket.tenant_id) continue;
+      held.worker = worker;
+      held.epoch = epoch;
+      held.until_ms = now + LIMITS.worker_lease_ms;
+      this.running += 1;
+      this.options.onLeased?.(now - held.waiting_since_ms);
+      jobs.push({ job: held.job, attempt_epoch: epoch, token: this.token(held.ticket, worker, epoch) });
+    }
+    this.options.queue.confirm(deliveries).catch(() => undefined);
+    return jobs;
+  }
+
+  /** Jobs whose answer could not be sent: nobody has seen them. */
+  private giveBack(jobs: readonly LeasedJob[]): void {
+    const tickets = jobs.flatMap(({ job }) => {
+      const held = this.held.get(ticketKey(job));
+      if (!held) return [];
+      held.worker = null;
+      this.running -= 1;
+      return [held.ticket];
+    });
+    if (tickets.length > 0) this.push(tickets);
+  }
+
+  private token(ticket: Omit<Ticket, "priority" | "needs">, worker: WorkerId, epoch: number): string {
+    const { tenant_id, run_id, step, attempt } = ticket;
+    return hmacHex(
+      this.options.key(tenant_id),
+      `lease\n${run_id}\n${step}\n${attempt}\n${epoch}\n${worker.name}\n${worker.instance}`,
+    );
+  }
+
+  /**
+   * Extends the leases of what runs; answers what should stop. What is not known here (this process started anew) goes on:
+   * its result may settle a step in doubt.
+   */
+  heartbeat(worker: WorkerId, running: readonly LeaseRef[]): LeaseRef[] {
+    const until_ms = this.options.clock.monotonic_ms() + LIMITS.worker_lease_ms;
+    return running.filter((ref) => {
+      const held = this.held.get(ticketKey(ref));
+      if (!held) return false;
+      if (!held.worker || !sameWorker(held.worker, worker) || held.epoch !== ref.attempt_epoch) return true;
+      held.until_ms = until_ms;
+      return held.stopped;
+    });
+  }
+
+  /** Takes results; a verdict for each, once they are committed. Throws when they cannot be committed now. */
+  report(worker: WorkerId, results: readonly LeasedResult[]): Promise<Verdict[]> {
+    return Promise.all(results.map((result) => this.settle(worker, result)));
+  }
+
+  private settle(worker: WorkerId, given: LeasedResult): Promise<Verdict> {
+    const { attempt_epoch, token, ...result } = given;
+    if (!secretsEqual(token, this.token(result, worker, attempt_epoch))) {
+      return Promise.resolve(this.refused("FOREIGN_RESULT", worker, result));
+    }
+    const key = ticketKey(result);
+    const held = this.held.get(key);
+    if (held?.settling) return held.settling.then(() => this.refused("DUPLICATE_RESULT", worker, result));
+    if (this.settled.has(key) || this.settledBefore.has(key))
+      return Promise.resolve(this.refused("DUPLICATE_RESULT", worker, result));
+    const settling = this.commit(key, worker, result);
+    if (held) held.settling = settling;
+    return settling;
+  }
+
+  private async commit(key: string, worker: WorkerId, result: JobResult): Promise<Verdict> {
+    try {
+      await this.options.deliver(result);
+      this.release(key);
+      this.remember(key);
+      return { accepted: true };
+    } catch (error) {
+      if (isAppError(error, "STALE_RESULT")) {
+        this.release(key);
+        return this.refused("STALE_RESULT", worker, result);
+      }
+      const held = this.held.get(key);
+      if (held) held.settling = null;
+      throw error;
+    }
+  }
+
+  private release(key: string): void {
+    const held = this.held.get(key);
+    if (!held) return;
+    this.held.delete(key);
+    if (held.worker) this.running -= 1;
+  }
+
+  private remember(key: string): void {
+    this.settled.add(key);
+    if (this.settled.size < SETTLED_KEPT) return;
+    this.settledBefore = this.settled;
+    this.settled = new Set();
+  }
+
+  private refused(code: NonNullable<Verdict["code"]>, worker: WorkerId, result: JobResult): Verdict {
+    const { run_id, step, attempt } = result;
+    this.options.log.warn("result.refused", { code, worker: worker.name, run_id, step, attempt });
+    return { accepted: false, code };
+  }
+
+  /** Ends leases that ran out and pushes tickets that the queue has lost. */
+  async tick(): Promise<void> {
+    const now = this.options.clock.monotonic_ms();
+    let waiting = 0;
+    const old: Ticket[] = [];
+    for (const [key, held] of this.held) {
+      if (held.worker && held.until_ms <= now && !held.settling) this.lose(key, held);
+      if (held.worker) continue;
+      waiting += 1;
+      if (now - held.waiting_since_ms > LOST_TICKET_MS) old.push(held.ticket);
+    }
+    if (old.length === 0) return;
+    const there = (await this.options.queue.depth()).reduce((sum, lane) => sum + lane.waiting, 0);
+    if (there >= waiting) return;
+    this.options.log.warn("queue.tickets_lost", { waiting, there });
+    this.push(old.filter((ticket) => this.held.get(ticketKey(ticket))?.worker === null));
+  }
+
+  private lose(key: string, held: Held): void {
+    this.release(key);
+    const { run_id, step, attempt } = held.ticket;
+    this.options.log.warn("worker.lost_job", { worker: held.worker?.name, run_id, step, attempt });
+    const message = "The worker was not heard of any more.";
+    this.answer(held, { class: "unknown_outcome", code: WORKER_LOST, message });
+  }
+
+  /** Answers in a worker's place. */
+  private answer(held: Held, failure: Extract<JobResult["outcome"], { ok: false }>["failure"]): void {
+    const { tenant_id, run_id, step, attempt, kind } = held.job;
+    this.options
+      .deliver({ tenant_id, run_id, step, attempt, kind, duration_ms: 0, outcome: { ok: false, failure } })
+      .catch((error: unknown) => {
+        if (isAppError(error)) return;
+        this.options.log.error("queue.answer_failed", { run_id, step, error: messageOf(error) });
+      });
+  }
+}
+
+function sameWorker(a: WorkerId, b: WorkerId): boolean {
+  return a.name === b.name && a.instance === b.instance;
+}

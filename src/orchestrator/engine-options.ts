@@ -1,0 +1,41 @@
+// What an engine is given and what it tells others.
+import type { Clock } from "../kit/clock.ts";
+import type { Random } from "../kit/random.ts";
+import type { Catalog } from "../contract/catalog.ts";
+import type { EventDraft } from "../contract/events.ts";
+import type { JobQueue } from "../contract/jobs.ts";
+import type { JournalStore, RunSummary } from "../contract/journal.ts";
+import type { Log } from "../contract/ports.ts";
+import type { Policy } from "../core/policy.ts";
+
+/** The registry and the policy that govern a run, as of now. */
+export interface Governance {
+  of(scope: { tenant_id: string; project: string; env: string }): { catalog: Catalog; policy: Policy | null };
+}
+
+/** What followers are told after a commit. */
+export interface Commit {
+  readonly run_id: string;
+  readonly tenant_id: string;
+  readonly last_seq: number;
+  readonly offset: number;
+  readonly drafts: readonly EventDraft[];
+  readonly summary: RunSummary;
+}
+
+export interface EngineOptions {
+  readonly store: JournalStore;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly governance: Governance;
+  readonly queue: JobQueue;
+  /** Key of a tenant, from outside the database. */
+  readonly tenantKey: (tenant_id: string) => Uint8Array;
+  readonly log: Log;
+  readonly group: number;
+  readonly owner: string;
+  readonly onCommit?: (commit: Commit) => void;
+  readonly onFlush?: (rows: number, ms: number) => void;
+  /** The group is lost (fenced, or no database): this engine is finished. */
+  readonly onLost?: (error: Error) => void;
+}

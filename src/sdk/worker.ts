@@ -1,0 +1,196 @@
+// A remote worker: leases jobs over HTTP, executes them, and reports until each result is acknowledged.
+// Invariants: no more jobs at hand than the concurrency; a result is kept until the control plane has answered for it; what
+// runs is named in every heartbeat, and stops when the answer says so.
+import { messageOf, isAppError } from "../contract/errors.ts";
+import type { Job, JobResult } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Log } from "../contract/ports.ts";
+import { ticketKey } from "../contract/queue.ts";
+import type { LeasedResult, LeaseRef } from "../contract/workers.ts";
+import { fullJitter } from "../kit/backoff.ts";
+import type { Clock } from "../kit/clock.ts";
+import type { Random } from "../kit/random.ts";
+import type { Client } from "./client.ts";
+
+/** Executes jobs; results come back through `RemoteWorker.finished`. */
+export interface JobRunner {
+  dispatch(jobs: readonly Job[]): void;
+  abort(run_id: string): void;
+}
+
+export interface RemoteWorkerOptions {
+  readonly client: Client;
+  /** Names this process. */
+  readonly instance: string;
+  readonly labels: readonly string[];
+  readonly concurrency: number;
+  readonly runner: JobRunner;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** The credential was refused, or the control plane asked to drain: this worker ends. */
+  readonly onEnd: (reason: "refused" | "drained") => void;
+}
+
+export interface WorkerFigures {
+  leased: number;
+  accepted: number;
+  refused: number;
+  running: number;
+  unreported: number;
+}
+
+const WAIT_MS = 10_000;
+const RETRY = { base_ms: 100, cap_ms: 2_000 };
+
+export class RemoteWorker {
+  private readonly options: RemoteWorkerOptions;
+  /** Everything at hand: running, or finished and not acknowledged. */
+  private readonly atHand = new Map<string, LeaseRef>();
+  private outbox: LeasedResult[] = [];
+  private reporting = false;
+  private stopping = false;
+  private ended = false;
+  private connected = false;
+  private readonly leasing = new AbortController();
+  private freed: () => void = () => undefined;
+  private readonly counts = { leased: 0, accepted: 0, refused: 0 };
+  private loops: Promise<unknown> = Promise.resolve();
+
+  constructor(options: RemoteWorkerOptions) {
+    this.options = options;
+  }
+
+  get figures(): WorkerFigures {
+    return { ...this.counts, running: this.atHand.size - this.outbox.length, unreported: this.outbox.length };
+  }
+
+  /** The control plane answered the last request. */
+  get isConnected(): boolean {
+    return this.connected;
+  }
+
+  start(): void {
+    this.loops = Promise.all([this.leaseLoop(), this.heartbeatLoop()]);
+  }
+
+  /** Takes no more jobs and resolves when those at hand are reported, or the time is over. */
+  async drain(limit_ms: number): Promise<void> {
+    this.stopping = true;
+    this.leasing.abort();
+    this.freed();
+    const end = this.options.clock.monotonic_ms() + limit_ms;
+    while (this.atHand.size > 0 && !this.ended && this.options.clock.monotonic_ms() < end) {
+      await this.options.clock.sleep(20);
+    }
+    this.ended = true;
+    await this.loops;
+  }
+
+  /** Results of the runner. */
+  finished(results: readonly JobResult[]): void {
+    for (const result of results) {
+      const ref = this.atHand.get(ticketKey(result));
+      if (ref) this.outbox.push({ ...result, attempt_epoch: ref.attempt_epoch, token: ref.token });
+    }
+    if (this.reporting) return;
+    this.reporting = true;
+    // What finishes while a report is on its way goes with the next one.
+    queueMicrotask(() => void this.report());
+  }
+
+  private async report(): Promise<void> {
+    for (let failures = 0; this.outbox.length > 0;) {
+      const batch = this.outbox.slice(0, LIMITS.worker_batch_max);
+      try {
+        const { items } = await this.options.client.report(this.options.instance, batch);
+        this.connected = true;
+        failures = 0;
+        this.outbox.splice(0, batch.length);
+        for (const [index, verdict] of items.entries()) this.acknowledged(batch[index], verdict);
+        this.freed();
+      } catch (error) {
+        if (this.failed("report", error) || (this.ended && failures > 3)) break;
+        failures += 1;
+        await this.pause(failures);
+      }
+    }
+    this.reporting = false;
+  }
+
+  private acknowledged(result: LeasedResult | undefined, verdict: { accepted: boolean; code?: string }): void {
+    if (!result) return;
+    this.atHand.delete(ticketKey(result));
+    if (verdict.accepted) this.counts.accepted += 1;
+    else {
+      this.counts.refused += 1;
+      const { run_id, step, attempt } = result;
+      this.options.log.warn("result.refused", { code: verdict.code, run_id, step, attempt });
+    }
+  }
+
+  private async leaseLoop(): Promise<void> {
+    const { client, instance, labels, concurrency, runner } = this.options;
+    for (let failures = 0; !this.stopping;) {
+      const free = concurrency - this.atHand.size;
+      if (free <= 0) {
+        await new Promise<void>((resolve) => (this.freed = resolve));
+        continue;
+      }
+      try {
+        const max = Math.min(free, LIMITS.worker_batch_max);
+        const request = { instance, labels: [...labels], max, wait_ms: WAIT_MS };
+        const { jobs, drain } = await client.lease(request, this.leasing.signal);
+        this.connected = true;
+        failures = 0;
+        for (const { job, attempt_epoch, token } of jobs) {
+          const { tenant_id, run_id, step, attempt } = job;
+          this.atHand.set(ticketKey(job), { tenant_id, run_id, step, attempt, attempt_epoch, token });
+        }
+        this.counts.leased += jobs.length;
+        if (jobs.length > 0) runner.dispatch(jobs.map(({ job }) => job));
+        if (drain) return this.end("drained");
+      } catch (error) {
+        if (this.stopping || this.failed("lease", error)) return;
+        failures += 1;
+        await this.pause(failures);
+      }
+    }
+  }
+
+  private async heartbeatLoop(): Promise<void> {
+    const { client, instance, labels, runner, clock } = this.options;
+    while (!this.ended) {
+      try {
+        const running = [...this.atHand.values()];
+        const answer = await client.heartbeat({ instance, labels: [...labels], running, draining: this.stopping });
+        this.connected = true;
+        for (const ref of answer.stop) runner.abort(ref.run_id);
+        if (answer.drain && !this.stopping) this.end("drained");
+      } catch (error) {
+        this.failed("heartbeat", error);
+      }
+      await clock.sleep(LIMITS.worker_heartbeat_ms);
+    }
+  }
+
+  /** True when there is no use in going on. */
+  private failed(what: string, error: unknown): boolean {
+    this.connected = false;
+    this.options.log.warn(`worker.${what}_failed`, { error: messageOf(error) });
+    if (!isAppError(error, "AUTH_REQUIRED") && !isAppError(error, "AUTH_FORBIDDEN")) return false;
+    this.end("refused");
+    return true;
+  }
+
+  private end(reason: "refused" | "drained"): void {
+    if (this.stopping) return;
+    this.stopping = true;
+    this.options.onEnd(reason);
+  }
+
+  private pause(failures: number): Promise<void> {
+    const { clock, random } = this.options;
+    return clock.sleep(fullJitter({ ...RETRY, retry: failures, random: random.float() }) + 10);
+  }
+}

@@ -1,0 +1,94 @@
+// Remote workers, seen from the control plane: the queue's driver, the dispatcher and the use cases.
+import type { Clock } from "../kit/clock.ts";
+import { RedisQueue } from "../adapters/redis/queue.ts";
+import { systemRandom } from "../adapters/system/system.ts";
+import { newId } from "../contract/ids.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Db, Log } from "../contract/ports.ts";
+import type { Queue } from "../contract/queue.ts";
+import { Dispatcher } from "../orchestrator/dispatcher.ts";
+import { MemoryQueue } from "../orchestrator/memory-queue.ts";
+import { Workers } from "../orchestrator/workers.ts";
+import type { Config } from "./config.ts";
+import type { EngineHost } from "./engine-host.ts";
+import { every } from "./every.ts";
+import type { Metrics } from "./metrics.ts";
+
+export interface Remote {
+  readonly dispatcher: Dispatcher;
+  readonly workers: Workers;
+  /** Reads the credentials; before requests are served. */
+  open(): Promise<void>;
+  close(): Promise<void>;
+}
+
+const REFRESH_MS = 2_000;
+
+async function queueOf(config: Config, clock: Clock): Promise<{ queue: Queue; driver: string }> {
+  if (config.redis_url === null) return { queue: new MemoryQueue(), driver: "in-process" };
+  const queue = new RedisQueue({
+    url: config.redis_url,
+    prefix: `quarterdeck:${config.queue_name}`,
+    consumer: newId("node", { clock, random: systemRandom }),
+    reclaim_ms: LIMITS.worker_lease_ms,
+  });
+  await queue.open();
+  return { queue, driver: "redis" };
+}
+
+export async function openRemote(given: {
+  config: Config;
+  db: Db;
+  clock: Clock;
+  log: Log;
+  tenantKey: (tenant_id: string) => Uint8Array;
+  metrics: Metrics;
+  host: () => EngineHost;
+}): Promise<Remote> {
+  const { config, db, clock, log, metrics, host } = given;
+  const { queue, driver } = await queueOf(config, clock);
+  const engine = () => host().current();
+  const dispatcher = new Dispatcher({
+    queue,
+    clock,
+    log,
+    key: given.tenantKey,
+    deliver: async (result) => engine().result(result),
+    epoch: () => engine().writer.shard_epoch,
+    onLeased: (waited_ms) => metrics.waited(waited_ms),
+  });
+  const workers = new Workers({ dispatcher, queue, driver, db, clock, random: systemRandom, engine });
+  gauges(metrics, dispatcher, workers, host);
+  let stopRefresh: () => void = () => undefined;
+  return {
+    dispatcher,
+    workers,
+    open: async () => {
+      await workers.refresh();
+      dispatcher.start();
+      stopRefresh = every(clock, REFRESH_MS, log, "workers.refresh", () => workers.refresh());
+    },
+    close: async () => {
+      stopRefresh();
+      await dispatcher.stop();
+      await queue.close();
+    },
+  };
+}
+
+function gauges(metrics: Metrics, dispatcher: Dispatcher, workers: Workers, host: () => EngineHost): void {
+  const engine = () => (host().isReady ? host().current() : null);
+  metrics.gauge("queue_waiting", "Jobs that wait for a remote worker.", () => dispatcher.depth.waiting);
+  metrics.gauge("queue_leased", "Jobs that remote workers have.", () => dispatcher.depth.running);
+  metrics.gauge("queue_oldest_seconds", "Age of the job that waits longest.", () => dispatcher.depth.oldest_ms / 1_000);
+  metrics.gauges("workers", "Worker processes by state.", "state", () => workers.counts());
+  metrics.gauge("open_runs", "Runs that have not ended.", () => engine()?.openRuns);
+  metrics.gauge("journal_head", "Last offset of the journal.", () => engine()?.writer.head);
+  metrics.gauge("shard_epoch", "Take-overs of the journal so far.", () => engine()?.writer.shard_epoch);
+  metrics.gauge(
+    "unknown_commits",
+    "Commits whose outcome had to be asked for.",
+    () => engine()?.writer.stats.unknown_commits,
+  );
+  metrics.gauge("ready", "Whether requests that write are served.", () => (host().isReady ? 1 : 0));
+}
