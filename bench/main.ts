@@ -8,6 +8,7 @@ import type { PolicyCall } from "../src/core/policy.ts";
 import { concurrently, IN_FLIGHT, median, openOurs, percentile, STEPS } from "./harness.ts";
 import { openPeer } from "./peers.ts";
 import { w4 } from "./w4.ts";
+import { openCluster } from "./w6.ts";
 
 interface Subject {
   readonly name: string;
@@ -146,24 +147,27 @@ function ratios(ours: Row, peer: Row): Row {
   return out;
 }
 
+/** Measures us, then each peer, each alone; and the ratios. */
+async function besides(work: (subject: Subject) => Promise<Row>, ours: Subject): Promise<Row[]> {
+  const first = await work(ours);
+  await ours.close();
+  const others: Row[] = [];
+  for (const name of values.peers.split(",").filter(Boolean)) {
+    const peer = await openPeer(name);
+    others.push(await work(peer));
+    await peer.close();
+  }
+  return [first, ...others, ...others.map((peer) => ratios(first, peer))];
+}
+
 async function main(): Promise<void> {
   const rows: Row[] = [];
   const work = WORK[workload];
   if (workload === "POLICY") rows.push(policyFigures());
   else if (workload === "W4") rows.push(await w4());
-  else if (!work) throw new Error(`there is no workload ${workload}; there are W1, W2, W3, W4, W5 and policy`);
-  else {
-    const ours = await openOurs();
-    rows.push(await work({ name: "quarterdeck", ...ours }));
-    await ours.close();
-    for (const name of values.peers.split(",").filter(Boolean)) {
-      const peer = await openPeer(name);
-      rows.push(await work(peer));
-      await peer.close();
-    }
-    const [first] = rows;
-    if (first) for (const peer of rows.slice(1)) rows.push(ratios(first, peer));
-  }
+  else if (workload === "W6") rows.push(...(await besides(w1, await openCluster())));
+  else if (!work) throw new Error(`there is no workload ${workload}; there are W1, W2, W3, W4, W5, W6 and policy`);
+  else rows.push(...(await besides(work, { name: "quarterdeck", ...(await openOurs()) })));
   const machine = `${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, node ${process.version}`;
   if (values.json) console.log(JSON.stringify({ workload, machine, passes, runs, rows }, null, 2));
   else {

@@ -7,6 +7,10 @@ create table qd.groups (
   shard_epoch bigint not null,
   head bigint not null,
   owner text not null,
+  -- Where the owner answers, and until when it owns the group if it says nothing more. Not used where a data folder's lock
+  -- proves that there is no other owner.
+  owner_url text not null default '',
+  lease_until timestamptz not null default '-infinity',
   acquired_at timestamptz not null default clock_timestamp()
 );
 insert into qd.groups (grp, shard_epoch, head, owner) values (0, 0, 0, '');

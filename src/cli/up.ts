@@ -1,6 +1,7 @@
 // `up`: starts the control plane, or one role of it, and stops it in order. Owns no state of its own.
 import type { Command } from "commander";
 import { systemClock } from "../adapters/system/system.ts";
+import { AppError } from "../contract/errors.ts";
 import { loadConfig, workerToken } from "../server/config.ts";
 import type { Config } from "../server/config.ts";
 import { createLog } from "../server/log.ts";
@@ -11,7 +12,6 @@ import { globalsOf, stopSignal } from "./context.ts";
 import type { Globals } from "./context.ts";
 import { bold, dim, print, printJson, yellow } from "./output.ts";
 
-const EXIT_AUTH = 3;
 const EXIT_DEPENDENCY = 6;
 
 interface UpOptions {
@@ -96,7 +96,9 @@ async function upWorker(config: Config, globals: Globals): Promise<void> {
   }
   const why = await Promise.race([worker.ended, stopSignal()]);
   await worker.close();
-  if (why !== "refused") return;
-  print("The control plane refuses this worker's token. Mint another one: quarterdeck workers mint NAME");
-  process.exitCode = EXIT_AUTH;
+  if (why === "refused")
+    throw new AppError(
+      "AUTH_REQUIRED",
+      "The control plane refuses this worker: its token is unknown or revoked, or does not have these labels. Mint one with: quarterdeck workers mint NAME",
+    );
 }

@@ -105,6 +105,24 @@ export class UnknownCommitError extends Error {
   override readonly name = "UnknownCommitError";
 }
 
+/** A node as others see it. */
+export interface NodeAddress {
+  readonly node: string;
+  readonly url: string;
+}
+
+/** Who owns a group, by the database's clock alone. A lease that ran out is anybody's; each claim raises the epoch. */
+export interface GroupLeases {
+  /** Null when another node holds the lease. */
+  claim(group: number, by: NodeAddress, ttl_ms: number): Promise<GroupLease | null>;
+  /** False when the group is not ours any more. */
+  renew(lease: Pick<GroupLease, "group" | "shard_epoch">, ttl_ms: number): Promise<boolean>;
+  /** Gives the group up at once. */
+  release(lease: Pick<GroupLease, "group" | "shard_epoch">): Promise<void>;
+  /** The holder; null while there is none. */
+  holder(group: number): Promise<NodeAddress | null>;
+}
+
 export interface JournalStore {
   /** Raises the group's epoch and returns the lease. Whoever held the group before is fenced from here on. */
   acquireGroup(group: number, owner: string): Promise<GroupLease>;

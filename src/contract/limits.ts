@@ -53,6 +53,10 @@ export const LIMITS = {
   queue_depth_max: 100_000,
   /** A worker that is not heard of for so long has lost its jobs. */
   worker_lease_ms: 5_000,
+  /** A control node that is not heard of for so long has lost its runs to another one. */
+  node_lease_ms: 5_000,
+  /** How long a request waits for an owner while the runs change hands. */
+  forward_wait_ms: 10_000,
   worker_heartbeat_ms: 1_000,
   /** Jobs handed out, and results taken, in one request. */
   worker_batch_max: 256,

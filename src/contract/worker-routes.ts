@@ -99,10 +99,12 @@ export const WORKER_ROUTES = {
     method: "POST",
     path: "/worker/results",
     permission: "workers:execute",
-    summary: "Results of jobs; each is answered when it is committed, or with the code of its refusal.",
+    summary:
+      "Results of jobs; each is answered when it is committed, or with the code of its refusal. Jobs that follow come along.",
     body: ResultsRequest,
     status: 200,
     response: ResultsAnswer,
+    waits: true,
     errors: [...common, "FENCED", "SHUTTING_DOWN"],
   },
   putJobArtifact: {

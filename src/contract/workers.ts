@@ -43,8 +43,9 @@ export interface LeasedJob {
   readonly token: string;
 }
 
+const Leased = Type.Object({ job: Type.Unknown(), attempt_epoch: Type.Integer(), token: Type.String() });
 export const LeaseAnswer = Type.Object({
-  jobs: Type.Array(Type.Object({ job: Type.Unknown(), attempt_epoch: Type.Integer(), token: Type.String() })),
+  jobs: Type.Array(Leased),
   drain: Type.Boolean({ description: "Take no more jobs and end when those at hand are done." }),
 });
 
@@ -116,6 +117,12 @@ const Outcome = Type.Union([
 export const ResultsRequest = Type.Object(
   {
     instance: Type.String({ minLength: 1, maxLength: 64 }),
+    labels: Labels,
+    max: Type.Integer({
+      minimum: 0,
+      maximum: LIMITS.worker_batch_max,
+      description: "Room for jobs that follow from these results; they come with the answer.",
+    }),
     results: Type.Array(
       Type.Object(
         {
@@ -146,7 +153,17 @@ export interface Verdict {
   readonly accepted: boolean;
   readonly code?: (typeof RESULT_CODES)[number];
 }
-export const ResultsAnswer = Type.Object({ items: Type.Array(Verdict) });
+export const ResultsAnswer = Type.Object({ items: Type.Array(Verdict), jobs: Type.Array(Leased) });
+export interface ResultsAnswer {
+  readonly items: readonly Verdict[];
+  readonly jobs: readonly LeasedJob[];
+}
+export interface ResultsRequest {
+  readonly instance: string;
+  readonly labels: readonly string[];
+  readonly max: number;
+  readonly results: readonly LeasedResult[];
+}
 
 export const MintWorker = Type.Object({ name: Name, labels: Type.Optional(Labels) }, closed);
 export const MintedWorker = Type.Object({

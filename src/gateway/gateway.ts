@@ -1,5 +1,6 @@
 // The HTTP server: every route of the table, in this order for each request: origin -> credential -> permission -> body
 // read (strict JSON, fixed content type, size) -> schemas -> handler -> answer or problem document.
+import { Readable } from "node:stream";
 import Fastify from "fastify";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { Compile } from "typebox/compile";
@@ -7,13 +8,14 @@ import type { TSchema } from "typebox";
 import { assert } from "../kit/assert.ts";
 import { isObject, parseJson, JsonSyntaxError } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
-import { AppError } from "../contract/errors.ts";
+import { AppError, isAppError } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { API_PREFIX, ROUTES } from "../contract/routes.ts";
 import type { Route, RouteId } from "../contract/routes.ts";
 import { Authenticator, authorise, checkOrigin } from "./auth.ts";
 import type { Credential } from "./auth.ts";
+import { Forwarder } from "./forward.ts";
 import { HANDLERS } from "./handlers.ts";
 import type { Handlers, StreamId } from "./handlers.ts";
 import { Idempotency } from "./idempotency.ts";
@@ -157,12 +159,18 @@ class RouteRunner {
   }
 }
 
+/** What each node answers for itself. */
+const OWN: readonly RouteId[] = ["live", "ready", "openapi", "metrics"];
+/** How long requests may take to end when the server stops. */
+const CLOSE_MS = 2_000;
+
 export class Gateway {
   readonly services: Services;
   readonly options: GatewayOptions;
   readonly authenticator: Authenticator;
   readonly idempotency: Idempotency;
   readonly app: FastifyInstance;
+  private readonly forwarder: Forwarder;
 
   constructor(services: Services, options: GatewayOptions) {
     this.services = services;
@@ -173,15 +181,31 @@ export class Gateway {
       bodyLimit: LIMITS.request_bytes_max,
       requestIdHeader: false,
       genReqId: () => services.requestId(),
-      forceCloseConnections: true,
+      forceCloseConnections: "idle",
+      // What comes on an open connection while the server ends is answered like everything else, not by the framework.
+      return503OnClosing: false,
       routerOptions: { maxParamLength: 128 },
     });
+    this.forwarder = new Forwarder(() => services.owner(), services.clock);
     this.parsers();
     this.errors();
+    this.forwarding();
     this.app.addHook("onResponse", async (req, reply) => {
       services.observe(req.routeOptions.url ?? "none", reply.statusCode, reply.elapsedTime);
     });
     for (const id of Object.keys(ROUTES) as RouteId[]) this.mount(id);
+  }
+
+  /** Requests that the owner of the runs must answer go there; probes and figures are each node's own. */
+  private forwarding(): void {
+    const { services, options, forwarder } = this;
+    const own = new Set(OWN.flatMap((id) => [ROUTES[id].path, API_PREFIX + ROUTES[id].path]));
+    this.app.addHook("preParsing", async (req, reply, payload) => {
+      if (services.owner().isSelf || own.has(req.routeOptions.url ?? "")) return payload;
+      checkOrigin(req.headers, options.host_names);
+      const body = await forwarder.forward(req, reply);
+      return body === null ? payload : Readable.from(body.length > 0 ? [body] : []);
+    });
   }
 
   private mount(id: RouteId): void {
@@ -189,9 +213,14 @@ export class Gateway {
     const runner = new RouteRunner(this, id);
     const large = route.accepts === "application/x-ndjson" || route.accepts === "application/octet-stream";
     const config = large ? { bodyLimit: LIMITS.artifact_bytes_max } : {};
-    const handler = (req: FastifyRequest, reply: FastifyReply) => {
+    const handler = async (req: FastifyRequest, reply: FastifyReply) => {
       this.requireType(req, route);
-      return runner.handle(req, reply);
+      try {
+        await runner.handle(req, reply);
+      } catch (error) {
+        if (!isAppError(error) || this.services.owner().isSelf) throw error;
+        await this.forwarder.again(req, reply, error);
+      }
     };
     this.app.route({ method: route.method, url: API_PREFIX + route.path, handler, ...config });
     if (route.permission === "public") this.app.route({ method: route.method, url: route.path, handler, ...config });
@@ -250,7 +279,9 @@ export class Gateway {
   }
 
   async close(): Promise<void> {
+    const timer = this.services.clock.timer(CLOSE_MS, () => this.app.server.closeAllConnections());
     await this.app.close();
+    timer.cancel();
   }
 }
 

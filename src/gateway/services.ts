@@ -3,6 +3,7 @@ import type { Json, JsonObject } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Registry } from "../orchestrator/registry.ts";
+import type { Owner } from "./forward.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Verified } from "../journal/audit.ts";
@@ -39,6 +40,8 @@ export interface Services {
   subscribe(run_id: string, listener: (commit: Commit) => void): () => void;
   status(caller: Caller): Promise<JsonObject>;
   ready(): Promise<Record<string, string>>;
+  /** Who answers what concerns runs, where several control nodes share a database. */
+  owner(): Owner;
   /** Prometheus text format. */
   metrics(): Promise<string>;
   /** Told of each answered request. */

@@ -145,6 +145,13 @@ export class Checkpointer {
     return this.running;
   }
 
+  /** Another node may have signed since: what is known is read again. */
+  forget(): void {
+    this.loaded = false;
+    this.last = new Map();
+    this.covered = 0;
+  }
+
   private async make(): Promise<number> {
     const { store, db, group } = this.options;
     if (!this.loaded) {

@@ -12,6 +12,8 @@ export interface Clock {
   /** Calls fn once, after delay_ms. */
   timer(delay_ms: number, fn: () => void): Timer;
   sleep(delay_ms: number): Promise<void>;
+  /** Calls fn once, when everything that is ready now has been done: what comes together is then handled together. */
+  soon(fn: () => void): void;
 }
 
 /** RFC 3339 in UTC with microseconds. */

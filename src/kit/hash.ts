@@ -19,6 +19,11 @@ export function hmacHex(key: Uint8Array, text: string): string {
   return createHmac("sha256", key).update(text).digest("hex");
 }
 
+/** Compares two tokens of ours, whose length is no secret, in constant time. */
+export function sameText(a: string, b: string): boolean {
+  return a.length === b.length && a.length > 0 && timingSafeEqual(Buffer.from(a), Buffer.from(b));
+}
+
 /** Compares secrets in constant time. Empty never equals anything: a missing secret must not match another one. */
 export function secretsEqual(a: string, b: string): boolean {
   if (a.length === 0 || b.length === 0) return false;

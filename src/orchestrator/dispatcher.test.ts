@@ -60,8 +60,11 @@ function setUp(deliver: (result: JobResult) => Promise<void> = async () => undef
     epoch: () => 1,
   });
   dispatcher.start();
-  const lease = (worker: typeof alice, labels: string[] = [], max = 10) =>
-    dispatcher.lease({ worker, labels, max, wait_ms: 0 });
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  const lease = async (worker: typeof alice, labels: string[] = [], max = 10) => {
+    await turn();
+    return dispatcher.lease({ worker, labels, max, wait_ms: 0 });
+  };
   return { clock, queue, delivered, dispatcher, lease };
 }
 
@@ -192,10 +195,28 @@ test("who waits for a job gets it as soon as it is there", async () => {
   expect(await waiting).toHaveLength(1);
 });
 
+test("the jobs that follow from results go to the worker that brought them, as far as it has room", async () => {
+  const next = [job(2), job(3), job(4)];
+  const { dispatcher, lease } = setUp(async () => dispatcher.dispatch(next, 5));
+  dispatcher.dispatch([job(1)], 5);
+  const leased = only(await lease(alice));
+  const other = dispatcher.lease({ worker: bob, labels: [], max: 5, wait_ms: 10_000 });
+  const { verdicts, jobs } = await dispatcher.exchange({
+    worker: alice,
+    labels: [],
+    max: 2,
+    results: [result(leased)],
+  });
+  expect(verdicts).toEqual([{ accepted: true }]);
+  expect(jobs.map((given) => given.job.step)).toEqual([2, 3]);
+  expect((await other).map((given) => given.job.step)).toEqual([4]);
+});
+
 test("a job whose worker has hung up before the answer goes to the next one", async () => {
   const { dispatcher, lease } = setUp();
   const gone = new AbortController();
   dispatcher.dispatch([job(1)], 5);
+  await lease(alice, ["other"], 0);
   gone.abort();
   expect(await dispatcher.lease({ worker: alice, labels: [], max: 5, wait_ms: 0, gone: gone.signal })).toEqual([]);
   expect(await lease(bob)).toHaveLength(1);

@@ -4,7 +4,7 @@
 //   - a job is handed out at most once per attempt: a ticket counts only while its job waits here;
 //   - a worker not heard of for the lease has lost its jobs; the run decides what follows (again, or in doubt);
 //   - a result is acknowledged when it is committed, and taken only from the worker that holds the lease.
-import { hmacHex, secretsEqual } from "../kit/hash.ts";
+import { hmacHex, sameText } from "../kit/hash.ts";
 import type { Clock, Timer } from "../kit/clock.ts";
 import { isAppError, messageOf } from "../contract/errors.ts";
 import { needsOf } from "../contract/jobs.ts";
@@ -12,7 +12,7 @@ import type { Job, JobQueue, JobResult } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
 import { WORKER_LOST } from "../core/decide.ts";
-import { ticketKey } from "../contract/queue.ts";
+import { serves, ticketKey } from "../contract/queue.ts";
 import type { Queue, Ticket } from "../contract/queue.ts";
 import type { LeasedJob, LeasedResult, LeaseRef, Verdict } from "../contract/workers.ts";
 
@@ -38,6 +38,17 @@ export interface WorkerId {
   readonly instance: string;
 }
 
+/** A worker that asks for jobs just now. */
+interface Waiter {
+  readonly worker: WorkerId;
+  readonly labels: readonly string[];
+  readonly max: number;
+  readonly jobs: LeasedJob[];
+  readonly leaving?: (() => boolean) | undefined;
+  /** Called when it has jobs, or when it should look into the queue. */
+  wake: () => void;
+}
+
 interface Held {
   readonly job: Job;
   readonly ticket: Ticket;
@@ -45,6 +56,8 @@ interface Held {
   /** Null while it waits. */
   worker: WorkerId | null;
   epoch: number;
+  /** Of the lease; empty while it waits. */
+  token: string;
   until_ms: number;
   stopped: boolean;
   /** Set while its result is being committed. */
@@ -61,6 +74,8 @@ export interface DispatcherOptions {
   readonly deliver: (result: JobResult) => Promise<void>;
   /** Raised by each take-over of the runs. */
   readonly epoch: () => number;
+  /** False when another node may own the runs by now: nothing is handed out then. */
+  readonly owns?: () => boolean;
   readonly onLeased?: (waited_ms: number) => void;
 }
 
@@ -76,7 +91,9 @@ export class Dispatcher implements JobQueue {
   /** Attempts whose result was committed lately, so that a second one is told apart from a late one. */
   private settled = new Set<string>();
   private settledBefore = new Set<string>();
-  private waiters: (() => void)[] = [];
+  private readonly outgoing: Ticket[] = [];
+  /** In the order in which they get jobs. */
+  private waiters: Waiter[] = [];
   private running = 0;
   private timer: Timer | null = null;
   private sweeping: Promise<void> | null = null;
@@ -100,7 +117,7 @@ export class Dispatcher implements JobQueue {
     this.timer?.cancel();
     this.timer = null;
     await this.sweeping;
-    this.wake(this.waiters.length);
+    for (const waiter of this.waiters.splice(0)) waiter.wake();
   }
 
   /** Jobs that wait, and jobs that are out. */
@@ -123,19 +140,41 @@ export class Dispatcher implements JobQueue {
     const tickets = jobs.map((job) => {
       const { tenant_id, run_id, step, attempt } = job;
       const ticket: Ticket = { tenant_id, run_id, step, attempt, priority, needs: needsOf(job) };
-      const fresh = { worker: null, epoch: 0, until_ms: 0, stopped: false, settling: null };
+      const fresh = { worker: null, epoch: 0, token: "", until_ms: 0, stopped: false, settling: null };
       this.held.set(ticketKey(ticket), { job, ticket, waiting_since_ms: now, ...fresh });
       return ticket;
     });
     this.push(tickets);
   }
 
+  /** Tickets of one turn of the event loop (all runs of one commit) go out together. */
   private push(tickets: readonly Ticket[]): void {
-    this.options.queue.push(tickets).then(
-      () => this.wake(tickets.length),
+    this.outgoing.push(...tickets);
+    if (this.outgoing.length > tickets.length) return;
+    this.options.clock.soon(() => this.send(this.outgoing.splice(0)));
+  }
+
+  /** Straight to workers that ask for jobs when nothing else waits; else through the queue, which knows whose turn it is. */
+  private send(tickets: readonly Ticket[]): void {
+    const alone = this.held.size - this.running <= tickets.length;
+    const left = alone ? tickets.filter((ticket) => !this.handOver(ticket)) : tickets;
+    if (left.length === 0) return;
+    this.options.queue.push(left).then(
+      () => this.wake(left.length),
       // The jobs are here; the sweep pushes their tickets again.
       (error: unknown) => this.options.log.warn("queue.push_failed", { error: messageOf(error) }),
     );
+  }
+
+  private handOver(ticket: Ticket): boolean {
+    const waiter = this.waiters.find(
+      ({ labels, jobs, max, leaving }) => jobs.length < max && leaving?.() !== true && serves(labels, ticket.needs),
+    );
+    const job = waiter && this.claim(ticket, waiter.worker);
+    if (!job) return false;
+    waiter.jobs.push(job);
+    waiter.wake();
+    return true;
   }
 
   abort(run_id: string): void {
@@ -161,32 +200,47 @@ export class Dispatcher implements JobQueue {
     max: number;
     wait_ms: number;
     gone?: AbortSignal;
+    /** True once the worker wants no more: it is answered at once, and gets nothing. */
+    leaving?: () => boolean;
   }): Promise<LeasedJob[]> {
+    const { worker, labels, max, gone, leaving } = wanted;
     const end = this.options.clock.monotonic_ms() + wanted.wait_ms;
     for (;;) {
-      const jobs = await this.take(wanted.worker, wanted.labels, wanted.max);
-      if (wanted.gone?.aborted) {
+      if (leaving?.()) return [];
+      const jobs = await this.take(worker, labels, max);
+      const left = end - this.options.clock.monotonic_ms();
+      if (jobs.length === 0 && left > 0 && this.timer !== null && !gone?.aborted)
+        jobs.push(...(await this.waitFor({ worker, labels, max, jobs: [], leaving }, Math.min(left, POLL_MS))));
+      if (gone?.aborted) {
         this.giveBack(jobs);
         return [];
       }
-      const left = end - this.options.clock.monotonic_ms();
       if (jobs.length > 0 || left <= 0 || this.timer === null) return jobs;
-      await this.woken(Math.min(left, POLL_MS));
     }
   }
 
-  private woken(limit_ms: number): Promise<void> {
-    return new Promise((resolve) => {
+  /** Waits until there is something in the queue, or jobs are handed over, which are returned. */
+  private async waitFor(waiter: Omit<Waiter, "wake">, limit_ms: number): Promise<readonly LeasedJob[]> {
+    await new Promise<void>((resolve) => {
       const timer = this.options.clock.timer(limit_ms, resolve);
-      this.waiters.push(() => {
+      const wake = () => {
         timer.cancel();
-        resolve();
-      });
+        // A turn later: more jobs of the same commit may be on their way to it.
+        this.options.clock.soon(resolve);
+      };
+      this.waiters.push({ ...waiter, wake });
     });
+    this.waiters = this.waiters.filter((other) => other.jobs !== waiter.jobs);
+    return waiter.jobs;
+  }
+
+  /** Lets a worker that waits look up: it is leaving. */
+  dismiss(worker: WorkerId): void {
+    for (const waiter of this.waiters.filter((other) => sameWorker(other.worker, worker))) waiter.wake();
   }
 
   private wake(count: number): void {
-    for (const waiter of this.waiters.splice(0, Math.max(1, count))) waiter();
+    for (const waiter of this.waiters.slice(0, Math.max(1, count))) waiter.wake();
   }
 
   private async take(worker: WorkerId, labels: readonly string[], max: number): Promise<LeasedJob[]> {
@@ -196,22 +250,24 @@ export class Dispatcher implements JobQueue {
       return [];
     });
     if (deliveries.length === 0) return [];
-    const epoch = this.options.epoch();
-    const now = this.options.clock.monotonic_ms();
-    const jobs: LeasedJob[] = [];
-    for (const { ticket } of deliveries) {
-      const held = this.held.get(ticketKey(ticket));
-      // A ticket that came twice, or of a job that is not waiting any more.
-      if (!held || held.worker || held.ticket.tenant_id !== ticket.tenant_id) continue;
-      held.worker = worker;
-      held.epoch = epoch;
-      held.until_ms = now + LIMITS.worker_lease_ms;
-      this.running += 1;
-      this.options.onLeased?.(now - held.waiting_since_ms);
-      jobs.push({ job: held.job, attempt_epoch: epoch, token: this.token(held.ticket, worker, epoch) });
-    }
+    const jobs = deliveries.flatMap(({ ticket }) => this.claim(ticket, worker) ?? []);
     this.options.queue.confirm(deliveries).catch(() => undefined);
     return jobs;
+  }
+
+  /** Gives a waiting job to a worker. Null for a ticket that came twice, or whose job does not wait any more. */
+  private claim(ticket: Ticket, worker: WorkerId): LeasedJob | null {
+    const held = this.held.get(ticketKey(ticket));
+    if (this.options.owns?.() === false) return null;
+    if (!held || held.worker || held.ticket.tenant_id !== ticket.tenant_id) return null;
+    const now = this.options.clock.monotonic_ms();
+    held.worker = worker;
+    held.epoch = this.options.epoch();
+    held.token = this.token(held.ticket, worker, held.epoch);
+    held.until_ms = now + LIMITS.worker_lease_ms;
+    this.running += 1;
+    this.options.onLeased?.(now - held.waiting_since_ms);
+    return { job: held.job, attempt_epoch: held.epoch, token: held.token };
   }
 
   /** Jobs whose answer could not be sent: nobody has seen them. */
@@ -220,6 +276,7 @@ export class Dispatcher implements JobQueue {
       const held = this.held.get(ticketKey(job));
       if (!held) return [];
       held.worker = null;
+      held.token = "";
       this.running -= 1;
       return [held.ticket];
     });
@@ -254,13 +311,42 @@ export class Dispatcher implements JobQueue {
     return Promise.all(results.map((result) => this.settle(worker, result)));
   }
 
+  /** Takes results, and hands the jobs that follow from them to the same worker, as far as it has room. */
+  async exchange(wanted: {
+    worker: WorkerId;
+    labels: readonly string[];
+    max: number;
+    results: readonly LeasedResult[];
+    gone?: AbortSignal;
+  }): Promise<{ verdicts: Verdict[]; jobs: readonly LeasedJob[] }> {
+    const { worker, labels, max } = wanted;
+    const waiter: Waiter = { worker, labels, max, jobs: [], wake: () => undefined };
+    // First in the row: its jobs then cost no request of their own.
+    if (max > 0) this.waiters.unshift(waiter);
+    try {
+      const verdicts = await this.report(worker, wanted.results);
+      // What the commit made ready was sent a turn ago.
+      await new Promise<void>((resolve) => this.options.clock.soon(resolve));
+      this.waiters = this.waiters.filter((other) => other !== waiter);
+      if (!wanted.gone?.aborted) return { verdicts, jobs: waiter.jobs };
+      this.giveBack(waiter.jobs);
+      return { verdicts, jobs: [] };
+    } catch (error) {
+      this.waiters = this.waiters.filter((other) => other !== waiter);
+      this.giveBack(waiter.jobs);
+      throw error;
+    }
+  }
+
   private settle(worker: WorkerId, given: LeasedResult): Promise<Verdict> {
     const { attempt_epoch, token, ...result } = given;
-    if (!secretsEqual(token, this.token(result, worker, attempt_epoch))) {
-      return Promise.resolve(this.refused("FOREIGN_RESULT", worker, result));
-    }
     const key = ticketKey(result);
     const held = this.held.get(key);
+    const right =
+      held?.token && held.worker && sameWorker(held.worker, worker)
+        ? held.token
+        : this.token(result, worker, attempt_epoch);
+    if (!sameText(token, right)) return Promise.resolve(this.refused("FOREIGN_RESULT", worker, result));
     if (held?.settling) return held.settling.then(() => this.refused("DUPLICATE_RESULT", worker, result));
     if (this.settled.has(key) || this.settledBefore.has(key))
       return Promise.resolve(this.refused("DUPLICATE_RESULT", worker, result));

@@ -4,7 +4,7 @@ import type { Random } from "../kit/random.ts";
 import type { Catalog } from "../contract/catalog.ts";
 import type { EventDraft } from "../contract/events.ts";
 import type { JobQueue } from "../contract/jobs.ts";
-import type { JournalStore, RunSummary } from "../contract/journal.ts";
+import type { GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { Log } from "../contract/ports.ts";
 import type { Policy } from "../core/policy.ts";
 
@@ -34,6 +34,8 @@ export interface EngineOptions {
   readonly log: Log;
   readonly group: number;
   readonly owner: string;
+  /** The group's lease, where it was claimed before; else the group is taken from whoever had it. */
+  readonly lease?: GroupLease;
   readonly onCommit?: (commit: Commit) => void;
   readonly onFlush?: (rows: number, ms: number) => void;
   /** The group is lost (fenced, or no database): this engine is finished. */

@@ -78,7 +78,7 @@ export class Engine {
   /** Takes the group, reads every open run back from the journal and goes on with each. Returns how many. */
   async open(): Promise<number> {
     const { store, clock, group, owner, governance } = this.options;
-    const lease = await store.acquireGroup(group, owner);
+    const lease = this.options.lease ?? (await store.acquireGroup(group, owner));
     const use = await store.budgetUse();
     this.ledgerOrNull = new Ledger({
       use,

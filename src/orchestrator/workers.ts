@@ -12,11 +12,11 @@ import type {
   HeartbeatAnswer,
   HeartbeatRequest,
   LeasedJob,
-  LeasedResult,
   LeaseRequest,
   MintedWorker,
   QueueView,
-  Verdict,
+  ResultsAnswer,
+  ResultsRequest,
   WorkerView,
 } from "../contract/workers.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -146,7 +146,9 @@ export class Workers {
     const instance = this.heard(worker, labels, false);
     if (instance.draining) return { jobs: [], drain: true };
     const { max, wait_ms } = request;
-    const jobs = await this.options.dispatcher.lease({ worker, labels, max, wait_ms, ...(gone ? { gone } : {}) });
+    const leaving = () => instance.draining || this.drained.has(name);
+    const asked = { worker, labels, max, wait_ms, leaving, ...(gone ? { gone } : {}) };
+    const jobs = await this.options.dispatcher.lease(asked);
     instance.seen_ms = this.options.clock.monotonic_ms();
     return { jobs, drain: this.drained.has(name) };
   }
@@ -154,21 +156,25 @@ export class Workers {
   heartbeat(name: string, request: HeartbeatRequest): HeartbeatAnswer {
     const worker = { name, instance: request.instance };
     const instance = this.heard(worker, this.allowed(name, request.labels), request.draining === true);
+    if (instance.draining) this.options.dispatcher.dismiss(worker);
     const stop = this.options.dispatcher.heartbeat(worker, request.running);
     return { stop, drain: instance.draining };
   }
 
-  async report(name: string, instance: string, results: readonly LeasedResult[]): Promise<Verdict[]> {
+  async report(name: string, request: ResultsRequest, gone: AbortSignal | null): Promise<ResultsAnswer> {
+    const { instance, results } = request;
     const worker = { name, instance };
-    const verdicts = await this.options.dispatcher.report(worker, results);
+    const labels = this.allowed(name, request.labels);
     const known = this.instances.get(`${name}/${instance}`);
+    const max = !known || known.draining || this.drained.has(name) ? 0 : request.max;
+    const { dispatcher } = this.options;
+    const { verdicts, jobs } = await dispatcher.exchange({ worker, labels, max, results, ...(gone ? { gone } : {}) });
+    const accepted = verdicts.filter((verdict) => verdict.accepted).length;
     if (known) {
-      for (const verdict of verdicts) {
-        if (verdict.accepted) known.completed += 1;
-        else known.refused += 1;
-      }
+      known.completed += accepted;
+      known.refused += verdicts.length - accepted;
     }
-    return verdicts;
+    return { items: verdicts, jobs };
   }
 
   list(): WorkerView[] {

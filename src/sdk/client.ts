@@ -4,14 +4,6 @@ import type { ErrorCode, FieldError } from "../contract/errors.ts";
 import type { Event } from "../contract/events.ts";
 import { API_PREFIX } from "../contract/routes.ts";
 import type { Approval, Explanation, Run, StartRun } from "../contract/runs.ts";
-import type {
-  HeartbeatAnswer,
-  HeartbeatRequest,
-  LeasedJob,
-  LeasedResult,
-  LeaseRequest,
-  Verdict,
-} from "../contract/workers.ts";
 import { isObject } from "../kit/json.ts";
 
 export interface ClientOptions {
@@ -26,7 +18,6 @@ interface Sent {
   readonly body?: unknown;
   readonly raw?: { type: string; bytes: string | Uint8Array };
   readonly headers?: Record<string, string>;
-  readonly signal?: AbortSignal;
 }
 
 export class Client {
@@ -59,7 +50,6 @@ export class Client {
       response = await fetch(`${url}${API_PREFIX}${path}`, {
         method: sent.method ?? "GET",
         headers,
-        ...(sent.signal ? { signal: sent.signal } : {}),
         ...(body === undefined ? {} : { body: body as string }),
       });
     } catch (cause) {
@@ -107,18 +97,6 @@ export class Client {
     return this.json(`/runs/${encodeURIComponent(run_id)}/steps/${encodeURIComponent(step)}/explain`);
   }
 
-  lease(request: LeaseRequest, signal?: AbortSignal): Promise<{ jobs: LeasedJob[]; drain: boolean }> {
-    return this.json("/worker/lease", { method: "POST", body: request, ...(signal ? { signal } : {}) });
-  }
-
-  heartbeat(request: HeartbeatRequest): Promise<HeartbeatAnswer> {
-    return this.json("/worker/heartbeat", { method: "POST", body: request });
-  }
-
-  report(instance: string, results: readonly LeasedResult[]): Promise<{ items: Verdict[] }> {
-    return this.json("/worker/results", { method: "POST", body: { instance, results } });
-  }
-
   apply<T>(yaml: string): Promise<T> {
     return this.json("/registry/apply", { method: "POST", raw: { type: "application/yaml", bytes: yaml } });
   }
@@ -145,7 +123,7 @@ export class Client {
   }
 }
 
-function problemError(text: string, status: number): AppError {
+export function problemError(text: string, status: number): AppError {
   let problem: unknown;
   try {
     problem = JSON.parse(text);

@@ -6,11 +6,11 @@ import type { Job, JobResult } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
 import { ticketKey } from "../contract/queue.ts";
-import type { LeasedResult, LeaseRef } from "../contract/workers.ts";
+import type { LeasedJob, LeasedResult, LeaseRef } from "../contract/workers.ts";
 import { fullJitter } from "../kit/backoff.ts";
 import type { Clock } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
-import type { Client } from "./client.ts";
+import type { WorkerClient } from "./worker-client.ts";
 
 /** Executes jobs; results come back through `RemoteWorker.finished`. */
 export interface JobRunner {
@@ -19,7 +19,7 @@ export interface JobRunner {
 }
 
 export interface RemoteWorkerOptions {
-  readonly client: Client;
+  readonly client: WorkerClient;
   /** Names this process. */
   readonly instance: string;
   readonly labels: readonly string[];
@@ -41,6 +41,8 @@ export interface WorkerFigures {
 }
 
 const WAIT_MS = 10_000;
+/** How long a worker that leaves waits for the answer to its last lease. */
+const LEAVE_MS = 2_000;
 const RETRY = { base_ms: 100, cap_ms: 2_000 };
 
 export class RemoteWorker {
@@ -49,12 +51,15 @@ export class RemoteWorker {
   private readonly atHand = new Map<string, LeaseRef>();
   private outbox: LeasedResult[] = [];
   private reporting = false;
+  /** Jobs that the lease in flight may bring. */
+  private asked = 0;
   private stopping = false;
   private ended = false;
   private connected = false;
   private readonly leasing = new AbortController();
   private freed: () => void = () => undefined;
   private readonly counts = { leased: 0, accepted: 0, refused: 0 };
+  private leased: Promise<void> = Promise.resolve();
   private loops: Promise<unknown> = Promise.resolve();
 
   constructor(options: RemoteWorkerOptions) {
@@ -71,20 +76,35 @@ export class RemoteWorker {
   }
 
   start(): void {
-    this.loops = Promise.all([this.leaseLoop(), this.heartbeatLoop()]);
+    this.leased = this.leaseLoop();
+    this.loops = Promise.all([this.leased, this.heartbeatLoop()]);
   }
 
   /** Takes no more jobs and resolves when those at hand are reported, or the time is over. */
   async drain(limit_ms: number): Promise<void> {
     this.stopping = true;
-    this.leasing.abort();
     this.freed();
+    await this.takeLeave();
     const end = this.options.clock.monotonic_ms() + limit_ms;
     while (this.atHand.size > 0 && !this.ended && this.options.clock.monotonic_ms() < end) {
       await this.options.clock.sleep(20);
     }
     this.ended = true;
     await this.loops;
+  }
+
+  /**
+   * Says that no more jobs are wanted, so that the lease in flight is answered. Cutting it off could lose jobs that are on
+   * their way; that is done only when nobody answers.
+   */
+  private async takeLeave(): Promise<void> {
+    const { client, instance, labels, clock } = this.options;
+    const running = [...this.atHand.values()];
+    await client
+      .heartbeat({ instance, labels: [...labels], running, draining: true })
+      .catch(() => this.leasing.abort());
+    await Promise.race([this.leased, clock.sleep(LEAVE_MS)]);
+    this.leasing.abort();
   }
 
   /** Results of the runner. */
@@ -95,19 +115,24 @@ export class RemoteWorker {
     }
     if (this.reporting) return;
     this.reporting = true;
-    // What finishes while a report is on its way goes with the next one.
-    queueMicrotask(() => void this.report());
+    // What finishes in the same turn goes together; what finishes while a report is on its way goes with the next one.
+    this.options.clock.soon(() => void this.report());
   }
 
+  /** Reports until nothing is left; one request at a time, which also brings the jobs that follow. */
   private async report(): Promise<void> {
+    const { client, instance, labels } = this.options;
     for (let failures = 0; this.outbox.length > 0;) {
       const batch = this.outbox.slice(0, LIMITS.worker_batch_max);
+      // What is reported makes room at once.
+      const max = this.stopping ? 0 : Math.min(this.room() + batch.length, LIMITS.worker_batch_max);
       try {
-        const { items } = await this.options.client.report(this.options.instance, batch);
+        const { items, jobs } = await client.report({ instance, labels, max, results: batch });
         this.connected = true;
         failures = 0;
         this.outbox.splice(0, batch.length);
         for (const [index, verdict] of items.entries()) this.acknowledged(batch[index], verdict);
+        this.begin(jobs);
         this.freed();
       } catch (error) {
         if (this.failed("report", error) || (this.ended && failures > 3)) break;
@@ -129,27 +154,37 @@ export class RemoteWorker {
     }
   }
 
+  private room(): number {
+    return this.options.concurrency - this.atHand.size - this.asked;
+  }
+
+  private begin(jobs: readonly LeasedJob[]): void {
+    if (jobs.length === 0) return;
+    for (const { job, attempt_epoch, token } of jobs) {
+      const { tenant_id, run_id, step, attempt } = job;
+      this.atHand.set(ticketKey(job), { tenant_id, run_id, step, attempt, attempt_epoch, token });
+    }
+    this.counts.leased += jobs.length;
+    this.options.runner.dispatch(jobs.map(({ job }) => job));
+  }
+
   private async leaseLoop(): Promise<void> {
-    const { client, instance, labels, concurrency, runner } = this.options;
+    const { client, instance, labels } = this.options;
     for (let failures = 0; !this.stopping;) {
-      const free = concurrency - this.atHand.size;
+      const free = this.room();
       if (free <= 0) {
         await new Promise<void>((resolve) => (this.freed = resolve));
         continue;
       }
       try {
-        const max = Math.min(free, LIMITS.worker_batch_max);
-        const request = { instance, labels: [...labels], max, wait_ms: WAIT_MS };
-        const { jobs, drain } = await client.lease(request, this.leasing.signal);
+        // The other half is for jobs that follow from results: the two together never ask for more than there is room.
+        this.asked = Math.min(Math.ceil(free / 2), LIMITS.worker_batch_max);
+        const request = { instance, labels: [...labels], max: this.asked, wait_ms: WAIT_MS };
+        const { jobs, drain } = await client.lease(request, this.leasing.signal).finally(() => (this.asked = 0));
         this.connected = true;
         failures = 0;
-        for (const { job, attempt_epoch, token } of jobs) {
-          const { tenant_id, run_id, step, attempt } = job;
-          this.atHand.set(ticketKey(job), { tenant_id, run_id, step, attempt, attempt_epoch, token });
-        }
-        this.counts.leased += jobs.length;
-        if (jobs.length > 0) runner.dispatch(jobs.map(({ job }) => job));
-        if (drain) return this.end("drained");
+        this.begin(jobs);
+        if (drain && !this.stopping) return this.end("drained");
       } catch (error) {
         if (this.stopping || this.failed("lease", error)) return;
         failures += 1;

@@ -27,6 +27,12 @@ export const Config = Type.Object(
       description: "Where a worker gets its jobs.",
     }),
     labels: Type.Array(Label, { description: "What this worker can do that others cannot." }),
+    shared: Type.Union([Type.String({ minLength: 1 }), Type.Null()], {
+      description: "Folder that all control nodes see: keys, artifacts, witness. Null: the data folder.",
+    }),
+    advertise_url: Type.Union([Type.String({ pattern: "^https?://[^/]+$" }), Type.Null()], {
+      description: "Where other control nodes reach this one. Null: the address it listens on.",
+    }),
     data: Type.String({ minLength: 1, description: "Data folder (embedded database, keys, artifacts, witness)." }),
     host: Type.String({ minLength: 1 }),
     port: Type.Integer({ minimum: 0, maximum: 65_535 }),
@@ -58,6 +64,8 @@ export type Config = Static<typeof Config>;
 
 const DEFAULTS: Config = {
   role: "all",
+  shared: null,
+  advertise_url: null,
   redis_url: null,
   queue_name: "default",
   control_url: null,
@@ -79,6 +87,8 @@ const DEFAULTS: Config = {
 
 const ENV: Readonly<Record<string, keyof Config>> = {
   QUARTERDECK_ROLE: "role",
+  QUARTERDECK_SHARED: "shared",
+  QUARTERDECK_ADVERTISE_URL: "advertise_url",
   REDIS_URL: "redis_url",
   QUARTERDECK_QUEUE_NAME: "queue_name",
   QUARTERDECK_CONTROL_URL: "control_url",
@@ -154,7 +164,8 @@ export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.Proc
   if (errors.length > 0) {
     throw new AppError("CONFIG_INVALID", errors.map((e) => `${e.pointer || "/"} ${e.message}`).join("; "), { errors });
   }
-  return { ...config, data: path.resolve(config.data) };
+  const shared = config.shared === null ? null : path.resolve(config.shared);
+  return { ...config, shared, data: path.resolve(config.data) };
 }
 
 /** A worker's credential. It comes by environment alone: a file of settings is read by too many. */

@@ -3,6 +3,7 @@
 import type { Clock } from "../kit/clock.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import { FencedError } from "../contract/journal.ts";
+import type { GroupLease } from "../contract/journal.ts";
 import type { JobResult } from "../contract/jobs.ts";
 import type { Log } from "../contract/ports.ts";
 import type { Engine } from "../orchestrator/engine.ts";
@@ -12,10 +13,12 @@ const PAUSE_MS = 500;
 export interface EngineHostOptions {
   readonly clock: Clock;
   readonly log: Log;
-  readonly create: (onLost: (error: Error) => void) => Engine;
+  readonly create: (onLost: (error: Error) => void, lease?: GroupLease) => Engine;
   /** Brings the database itself back, where that is ours to do. */
   readonly reviveDatabase: () => Promise<void>;
   readonly onFenced: () => void;
+  /** Where several nodes share a database, who goes on is not for this one to say: it is told of every loss. */
+  readonly onLost?: () => void;
 }
 
 export class EngineHost {
@@ -29,6 +32,7 @@ export class EngineHost {
 
   /** The engine. Throws DATABASE_UNAVAILABLE while there is none. */
   current(): Engine {
+    if (!this.engine && this.options.onLost) throw new AppError("FENCED", "Another node owns the runs, or is about to");
     if (!this.engine)
       throw new AppError("DATABASE_UNAVAILABLE", "The journal cannot be written right now; it is being recovered");
     return this.engine;
@@ -43,11 +47,18 @@ export class EngineHost {
     return this.engine !== null;
   }
 
-  async open(): Promise<number> {
-    const engine = this.options.create((error) => this.lost(engine, error));
+  async open(lease?: GroupLease): Promise<number> {
+    const engine = this.options.create((error) => this.lost(engine, error), lease);
     const recovered = await engine.open();
     this.engine = engine;
     return recovered;
+  }
+
+  /** Ends the engine: another node takes the runs over. */
+  async drop(): Promise<void> {
+    const { engine } = this;
+    this.engine = null;
+    await engine?.close();
   }
 
   async close(): Promise<void> {
@@ -59,6 +70,7 @@ export class EngineHost {
     if (this.engine !== engine || this.closed) return;
     this.engine = null;
     this.options.log.error("engine.lost", { error: messageOf(error) });
+    if (this.options.onLost) return this.options.onLost();
     if (error instanceof FencedError) return this.options.onFenced();
     void this.reopen();
   }

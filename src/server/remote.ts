@@ -44,6 +44,8 @@ export async function openRemote(given: {
   tenantKey: (tenant_id: string) => Uint8Array;
   metrics: Metrics;
   host: () => EngineHost;
+  /** False when another node may own the runs by now. */
+  owns: () => boolean;
 }): Promise<Remote> {
   const { config, db, clock, log, metrics, host } = given;
   const { queue, driver } = await queueOf(config, clock);
@@ -55,6 +57,7 @@ export async function openRemote(given: {
     key: given.tenantKey,
     deliver: async (result) => engine().result(result),
     epoch: () => engine().writer.shard_epoch,
+    owns: given.owns,
     onLeased: (waited_ms) => metrics.waited(waited_ms),
   });
   const workers = new Workers({ dispatcher, queue, driver, db, clock, random: systemRandom, engine });

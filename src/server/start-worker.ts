@@ -7,6 +7,7 @@ import { newId } from "../contract/ids.ts";
 import type { Log } from "../contract/ports.ts";
 import { RemoteArtifacts } from "../sdk/artifacts.ts";
 import { Client } from "../sdk/client.ts";
+import { WorkerClient } from "../sdk/worker-client.ts";
 import { RemoteWorker } from "../sdk/worker.ts";
 import { WorkerPool } from "../worker/pool.ts";
 import type { Config } from "./config.ts";
@@ -27,8 +28,9 @@ const DRAIN_MS = 30_000;
 
 export async function startWorker(options: { config: Config; token: string; log: Log }): Promise<WorkerServer> {
   const { config, token, log } = options;
-  const client = new Client({ url: config.control_url ?? "", token });
-  const { mcp, execute } = outsideOf(config, log, systemClock, new RemoteArtifacts(client));
+  const address = { url: config.control_url ?? "", token };
+  const client = new WorkerClient(address);
+  const { mcp, execute } = outsideOf(config, log, systemClock, new RemoteArtifacts(new Client(address)));
   const instance = newId("node", { clock: systemClock, random: systemRandom });
   let end: (reason: "refused" | "drained") => void = () => undefined;
   const ended = new Promise<"refused" | "drained">((resolve) => (end = resolve));
@@ -60,6 +62,7 @@ export async function startWorker(options: { config: Config; token: string; log:
       await worker.drain(DRAIN_MS);
       pool.stop();
       await mcp.close();
+      await client.close();
       await probes.close();
     },
   };

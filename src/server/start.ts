@@ -11,7 +11,8 @@ import { messageOf } from "../contract/errors.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { JobResult } from "../contract/jobs.ts";
-import type { Log } from "../contract/ports.ts";
+import type { NodeAddress } from "../contract/journal.ts";
+import type { Db, Log } from "../contract/ports.ts";
 import { Gateway } from "../gateway/gateway.ts";
 import type { Services } from "../gateway/services.ts";
 import { Checkpointer } from "../journal/checkpoint.ts";
@@ -21,6 +22,7 @@ import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 import { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
+import { PostgresLeases } from "../store/leases.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
@@ -35,6 +37,7 @@ import { EngineHost } from "./engine-host.ts";
 import { every } from "./every.ts";
 import { Metrics } from "./metrics.ts";
 import { outsideOf } from "./outside.ts";
+import { Ownership } from "./ownership.ts";
 import { openRemote } from "./remote.ts";
 import type { Remote } from "./remote.ts";
 import { LocalJournalService } from "./journal-service.ts";
@@ -71,17 +74,50 @@ interface Parts {
   readonly checkpointer: Checkpointer;
   readonly services: Services;
   readonly remote: Remote;
+  /** Null where a data folder's lock proves that there is no other owner. */
+  readonly ownership: Ownership | null;
+  /** Where other nodes reach this one; its URL is known once it listens. */
+  readonly address: { -readonly [K in keyof NodeAddress]: NodeAddress[K] };
 }
 
 /** What is kept beside the database: keys, the witness, artifacts. */
 async function keepingOf(config: Config) {
   const crash = new CrashPoints(crashSetting());
-  const keys = path.join(config.data, "keys");
+  const folder = config.shared ?? config.data;
+  const keys = path.join(folder, "keys");
   const signer = crash.signer(await loadSigner(keys));
   const tenantKey = await loadTenantKeys(keys);
-  const witness = crash.witness(new FileWitness(path.join(config.data, "witness.jsonl")));
-  const blobs = new FileBlobStore(path.join(config.data, "artifacts"));
+  const witness = crash.witness(new FileWitness(path.join(folder, "witness.jsonl")));
+  const blobs = new FileBlobStore(path.join(folder, "artifacts"));
   return { crash, signer, tenantKey, witness, blobs };
+}
+
+/** Takes the runs over when nobody owns them; for databases that several nodes may share. */
+function ownershipOf(given: {
+  db: Db;
+  clock: Clock;
+  log: Log;
+  address: NodeAddress;
+  registry: Registry;
+  checkpointer: Checkpointer;
+  host: EngineHost;
+}): Ownership {
+  const { db, clock, log, address, registry, checkpointer, host } = given;
+  return new Ownership({
+    leases: new PostgresLeases(db),
+    group: GROUP,
+    clock,
+    log,
+    self: () => address,
+    onClaimed: async (lease) => {
+      // What another owner changed meanwhile is read again before the first run goes on.
+      await registry.open();
+      checkpointer.forget();
+      const recovered = await host.open(lease);
+      log.info("runs.taken_over", { open_runs: recovered, shard_epoch: lease.shard_epoch });
+    },
+    onLost: () => void host.drop(),
+  });
 }
 
 async function assemble(options: StartOptions, database: Database): Promise<Parts> {
@@ -98,11 +134,14 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const { concurrency } = config;
   const pool = new WorkerPool({ clock, log, concurrency_max: concurrency, execute: crash.execute(execute), report });
   const metrics = new Metrics({ role: config.role });
-  const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, host: () => host });
+  const node = newId("node", { clock, random: systemRandom });
+  const owns = () => ownership === null || ownership.isOwner;
+  const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, host: () => host, owns });
+  const { private_origins, approval_webhook: webhook } = config;
   const onCommit = (commit: Commit) => {
     commits.emit(commit.run_id, commit);
     options.onCommit?.(commit);
-    announceApprovals(commit, { net, log, webhook: config.approval_webhook, private_origins: config.private_origins });
+    announceApprovals(commit, { net, log, webhook, private_origins });
   };
   const engineOptions = {
     store,
@@ -119,35 +158,28 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const host = new EngineHost({
     clock,
     log,
-    create: (onLost) => {
+    create: (onLost, lease) => {
       // Jobs of the engine before are not ours any more: the new one finds their intents in the journal.
       remote.dispatcher.reset();
-      return new Engine({ ...engineOptions, owner: newId("node", { clock, random: systemRandom }), onLost });
+      return new Engine({ ...engineOptions, owner: node, onLost, ...(lease ? { lease } : {}) });
     },
     reviveDatabase: async () => database.embedded?.revive(),
     onFenced: () => options.onFenced?.(),
+    ...(database.embedded ? {} : { onLost: () => ownership?.lost() }),
   });
-  const engine = () => host.current();
+  const address = { node, url: "" };
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
+  const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
+  const engine = () => host.current();
   const seams = { clock, random: systemRandom };
   const runs = new Runs({ engine, store, db, governance: registry, ...seams });
-  const journal = new LocalJournalService({
-    store,
-    db,
-    blobs,
-    registry,
-    signer,
-    witness,
-    checkpointer,
-    engine,
-    seams,
-    group: GROUP,
-  });
+  const keeping = { store, db, blobs, registry, signer, witness, checkpointer };
+  const journal = new LocalJournalService({ ...keeping, engine, seams, group: GROUP });
   const services = servicesOf(
     { runs, registry, journal, workers: remote.workers, blobs, db, clock, log },
-    { commits, host, pool, store, database, config, metrics },
+    { commits, host, pool, store, database, config, metrics, ownership },
   );
-  return { host, pool, mcp, store, checkpointer, services, remote };
+  return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
 }
 
 /** What the gateway may use. */
@@ -161,10 +193,11 @@ function servicesOf(
     database: Database;
     config: Config;
     metrics: Metrics;
+    ownership: Ownership | null;
   },
 ): Services {
   const { clock, db } = given;
-  const { commits, host, pool, store, database, config, metrics } = own;
+  const { commits, host, pool, store, database, config, metrics, ownership } = own;
   return {
     ...given,
     version: VERSION,
@@ -175,13 +208,42 @@ function servicesOf(
       commits.on(run_id, listener);
       return () => commits.off(run_id, listener);
     },
+    owner: () => ({
+      isSelf: ownership === null || (host.isReady && ownership.isOwner),
+      url: ownership?.otherUrl ?? null,
+    }),
     metrics: () => metrics.text(),
     observe: (route, status, duration_ms) => metrics.request(route, status, duration_ms),
     status: (caller) => statusOf(caller, { db, clock, host, pool, config, embedded: database.embedded }),
     ready: async () => {
       const { head } = await store.groupHead(GROUP);
+      if (ownership && !host.isReady && ownership.otherUrl !== null)
+        return { journal: `head ${head}`, engine: `stands by for ${ownership.otherUrl}` };
       return { journal: `head ${head}`, engine: `${host.current().openRuns} open runs` };
     },
+  };
+}
+
+/** What runs now and then, on the node that owns the runs. */
+function startChores(parts: Parts, clock: Clock, log: Log): () => Promise<void> {
+  const { host, checkpointer, services } = parts;
+  const owned = (task: () => Promise<unknown>) => async () => (host.isReady ? task() : undefined);
+  const stopCheckpoints = every(
+    clock,
+    LIMITS.checkpoint_interval_ms,
+    log,
+    "checkpoint",
+    owned(() => checkpointer.tick()),
+  );
+  const expire = () =>
+    services.db.transaction({ role: "qd_system" }, (tx) =>
+      expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000),
+    );
+  const stopExpiry = every(clock, 3_600_000, log, "idempotency", owned(expire));
+  return async () => {
+    stopCheckpoints();
+    stopExpiry();
+    await owned(() => checkpointer.tick())();
   };
 }
 
@@ -199,32 +261,38 @@ export async function startServer(options: StartOptions): Promise<Server> {
   };
   try {
     const parts = await assemble(options, database);
-    const { host, pool, mcp, store, checkpointer, services, remote } = parts;
+    const { host, pool, mcp, store, services, remote, ownership, address } = parts;
     closers.push(
       () => store.close(),
       () => mcp.close(),
       () => pool.stop(),
       () => remote.close(),
     );
+    // Alone, requests end before the runs stop. With others the runs go first: what still comes here is passed on.
+    if (!ownership) closers.push(() => host.close());
     await services.registry.open();
     await remote.open();
-    const recovered = await host.open();
-    closers.push(() => host.close());
-    const stopCheckpoints = every(clock, LIMITS.checkpoint_interval_ms, log, "checkpoint", () => checkpointer.tick());
-    const stopExpiry = every(clock, 3_600_000, log, "idempotency", () =>
-      services.db.transaction({ role: "qd_system" }, (tx) =>
-        expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000),
-      ),
-    );
-    closers.push(async () => {
-      stopCheckpoints();
-      stopExpiry();
-      await checkpointer.tick();
-    });
+    let recovered = ownership ? 0 : await host.open();
+    const stopChores = startChores(parts, clock, log);
+    if (!ownership) closers.push(stopChores);
     const gateway = new Gateway(services, { credentials: config.credentials, host_names: config.host_names });
     const { port } = await gateway.listen(config.host, config.port);
     closers.push(() => gateway.close());
+    if (ownership) {
+      closers.push(
+        () => ownership.stop(),
+        () => host.close(),
+        () => stopChores(),
+      );
+    }
+    closers.push(
+      // Requests that wait for jobs are answered, so that they do not hold up the end.
+      () => remote.dispatcher.stop(),
+    );
     const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`;
+    address.url = config.advertise_url ?? url;
+    await ownership?.start();
+    if (ownership && host.isReady) recovered = host.current().openRuns;
     const marker = path.join(config.data, "server.json");
     await writeFile(marker, JSON.stringify({ url, pid: process.pid }));
     closers.push(() => rm(marker, { force: true }));

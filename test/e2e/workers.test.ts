@@ -58,79 +58,78 @@ metadata: { name: main }
 spec: { rules: [{ id: all, effect: allow, match: { tools: ["*"] } }] }
 `;
 
-describe.each([
+for (const [driver, redis] of [
   ["in process", ""],
   ["over Redis", redis_url],
-])("remote workers, queue %s", (driver, redis) => {
-  let ledger: Ledger;
-  let folder: string;
-  let port: number;
-  let server: Running;
-  const workers: WorkerProcess[] = [];
-  const queue_name = `e2e-${process.pid}-${driver.length}`;
+] as const)
+  describe.skipIf(driver === "over Redis" && redis === "")(`remote workers, queue ${driver}`, () => {
+    let ledger: Ledger;
+    let folder: string;
+    let port: number;
+    let server: Running;
+    const workers: WorkerProcess[] = [];
+    const queue_name = `e2e-${process.pid}-${driver.length}`;
 
-  const up = () =>
-    startUp(
-      folder,
-      {
-        QUARTERDECK_ROLE: "control",
-        QUARTERDECK_PRIVATE_ORIGINS: ledger.url,
-        QUARTERDECK_QUEUE_NAME: queue_name,
-        ...(redis === "" ? {} : { REDIS_URL: redis }),
-      },
-      ["--port", String(port)],
-    );
-  const work = async (token: string, args: string[] = []) => {
-    const env = { QUARTERDECK_PRIVATE_ORIGINS: ledger.url };
-    const worker = await startWorker(tempFolder("qd-worker"), { control: server.url, token, args, env });
-    workers.push(worker);
-    return worker;
-  };
-  const ended = (run: Run, state = "succeeded") =>
-    until(`run ${run.run_id} is ${state}`, async () => {
-      const now = await server.client.getRun(run.run_id);
-      return now.state === state ? now : null;
+    const up = () =>
+      startUp(
+        folder,
+        {
+          QUARTERDECK_ROLE: "control",
+          QUARTERDECK_PRIVATE_ORIGINS: ledger.url,
+          QUARTERDECK_QUEUE_NAME: queue_name,
+          ...(redis === "" ? {} : { REDIS_URL: redis }),
+        },
+        ["--port", String(port)],
+      );
+    const work = async (token: string, args: string[] = []) => {
+      const env = { QUARTERDECK_PRIVATE_ORIGINS: ledger.url };
+      const worker = await startWorker(tempFolder("qd-worker"), { control: server.url, token, args, env });
+      workers.push(worker);
+      return worker;
+    };
+    const ended = (run: Run, state = "succeeded") =>
+      until(`run ${run.run_id} is ${state}`, async () => {
+        const now = await server.client.getRun(run.run_id);
+        return now.state === state ? now : null;
+      });
+    const queues = () => server.client.json<QueueView>("/queues");
+    const leased = () => until("a job is out", async () => (await queues()).running > 0);
+    const list = async () => (await server.client.json<{ items: WorkerView[] }>("/workers")).items;
+
+    beforeAll(async () => {
+      ledger = await startLedger(LEDGER_MS);
+      folder = tempFolder("qd-control");
+      port = await freePort();
+      server = await up();
+      await server.client.apply(manifests(ledger));
     });
-  const queues = () => server.client.json<QueueView>("/queues");
-  const leased = () => until("a job is out", async () => (await queues()).running > 0);
-  const list = async () => (await server.client.json<{ items: WorkerView[] }>("/workers")).items;
+    afterEach(async () => {
+      for (const worker of workers.splice(0)) await worker.kill();
+    });
+    afterAll(async () => {
+      await server?.stop();
+      ledger?.stop();
+      if (folder) remove(folder);
+    });
 
-  beforeAll(async () => {
-    if (redis === "" && driver !== "in process") return;
-    ledger = await startLedger(LEDGER_MS);
-    folder = tempFolder("qd-control");
-    port = await freePort();
-    server = await up();
-    await server.client.apply(manifests(ledger));
-  });
-  afterEach(async () => {
-    for (const worker of workers.splice(0)) await worker.kill();
-  });
-  afterAll(async () => {
-    await server?.stop();
-    ledger?.stop();
-    if (folder) remove(folder);
-  });
+    test("jobs run on workers and nowhere else", async () => {
+      const run = await server.client.startRun({ workflow: "quick" });
+      await until("the job waits", async () => (await queues()).waiting === 1);
+      const token = await mint(server, "plain");
+      await work(token);
+      await work(token);
+      expect(await ended(run)).toMatchObject({ steps: 3 });
+      const [view] = await list();
+      expect(view).toMatchObject({ name: "plain", revoked_at: null });
+      expect(view?.instances.reduce((sum, one) => sum + one.completed, 0)).toBe(3);
+      expect((await queues()).driver).toBe(driver === "in process" ? "in-process" : "redis");
+      const words = await cli(["workers", "list", "--url", server.url]);
+      expect(words.out).toContain("plain");
+      const again = await cli(["workers", "mint", "plain", "--url", server.url, "--json"]);
+      expect([again.code, (JSON.parse(again.err || again.out) as { code: string }).code]).toEqual([1, "WORKER_EXISTS"]);
+    });
 
-  test.skipIf(redis === "" && driver !== "in process")("jobs run on workers and nowhere else", async () => {
-    const run = await server.client.startRun({ workflow: "quick" });
-    await until("the job waits", async () => (await queues()).waiting === 1);
-    const token = await mint(server, "plain");
-    await work(token);
-    await work(token);
-    expect(await ended(run)).toMatchObject({ steps: 3 });
-    const [view] = await list();
-    expect(view).toMatchObject({ name: "plain", revoked_at: null });
-    expect(view?.instances.reduce((sum, one) => sum + one.completed, 0)).toBe(3);
-    expect((await queues()).driver).toBe(driver === "in process" ? "in-process" : "redis");
-    const words = await cli(["workers", "list", "--url", server.url]);
-    expect(words.out).toContain("plain");
-    expect((await cli(["workers", "mint", "plain", "--url", server.url])).code).toBe(1);
-  });
-
-  test.skipIf(redis === "" && driver !== "in process")(
-    "a job that needs a label waits for a worker that has it, and no worker can claim one",
-    async () => {
+    test("a job that needs a label waits for a worker that has it, and no worker can claim one", async () => {
       const plain = await mint(server, "no-gpu");
       await work(plain);
       const run = await server.client.startRun({ workflow: "training", priority: 9 });
@@ -140,25 +139,22 @@ describe.each([
       expect(await liar.exit).toBe(3);
       await work(await mint(server, "with-gpu", ["gpu", "eu"]), ["--labels", "gpu"]);
       await ended(run);
-    },
-  );
+    });
 
-  test.skipIf(redis === "" && driver !== "in process")("a cancelled run stops its worker within 2 s", async () => {
-    const worker = await work(await mint(server, "stopped"));
-    const run = await server.client.startRun({ workflow: "slow" });
-    await leased();
-    const begun = performance.now();
-    await server.client.act(run.run_id, "cancel");
-    await until("the worker has stopped", async () =>
-      (await (await fetch(`${worker.url}/metrics`)).text()).includes('quarterdeck_worker_running{role="worker"} 0'),
-    );
-    expect(performance.now() - begun).toBeLessThan(2_500);
-    await ended(run, "cancelled");
-  });
+    test("a cancelled run stops its worker within 2 s", async () => {
+      const worker = await work(await mint(server, "stopped"));
+      const run = await server.client.startRun({ workflow: "slow" });
+      await leased();
+      const begun = performance.now();
+      await server.client.act(run.run_id, "cancel");
+      await until("the worker has stopped", async () =>
+        (await (await fetch(`${worker.url}/metrics`)).text()).includes('quarterdeck_worker_running{role="worker"} 0'),
+      );
+      expect(performance.now() - begun).toBeLessThan(2_500);
+      await ended(run, "cancelled");
+    });
 
-  test.skipIf(redis === "" && driver !== "in process")(
-    "SIGTERM lets a worker finish; revoking its credential ends it",
-    async () => {
+    test("SIGTERM lets a worker finish; revoking its credential ends it", async () => {
       const token = await mint(server, "leaving");
       const worker = await work(token);
       const run = await server.client.startRun({ workflow: "paying" });
@@ -169,24 +165,18 @@ describe.each([
       await cli(["workers", "revoke", "leaving", "--url", server.url]);
       expect(await second.exit).toBe(3);
       expect((await list()).find((view) => view.name === "leaving")?.revoked_at).not.toBeNull();
-    },
-  );
+    });
 
-  test.skipIf(redis === "" && driver !== "in process")(
-    "a drained worker ends by itself when it has done what it had",
-    async () => {
+    test("a drained worker ends by itself when it has done what it had", async () => {
       const worker = await work(await mint(server, "drained"));
       const run = await server.client.startRun({ workflow: "paying" });
       await leased();
       expect((await cli(["workers", "drain", "drained", "--url", server.url])).code).toBe(0);
       expect(await worker.exit).toBe(0);
       await ended(run);
-    },
-  );
+    });
 
-  test.skipIf(redis === "" && driver !== "in process")(
-    "a killed worker: what is idempotent runs again, what is not is in doubt, and nothing happens twice",
-    async () => {
+    test("a killed worker: what is idempotent runs again, what is not is in doubt, and nothing happens twice", async () => {
       const token = await mint(server, "killed");
       const worker = await work(token);
       const before = await ledger.counts();
@@ -204,12 +194,9 @@ describe.each([
       expect(Object.values(after.once).every((count) => count === 1)).toBe(true);
       expect(Object.keys(after.once).length - Object.keys(before.once).length).toBeLessThanOrEqual(1);
       await server.client.act(pay.run_id, "cancel");
-    },
-  );
+    });
 
-  test.skipIf(redis === "" && driver !== "in process")(
-    "a job that no worker survives becomes a dead letter, blocks nobody, and can be requeued",
-    async () => {
+    test("a job that no worker survives becomes a dead letter, blocks nobody, and can be requeued", async () => {
       const token = await mint(server, "poisoned");
       const run = await server.client.startRun({ workflow: "putting" });
       for (let attempt = 1; attempt <= 2; attempt++) {
@@ -226,12 +213,9 @@ describe.each([
       expect(requeued.code).toBe(0);
       await ended(run);
       expect((await queues()).dead).toEqual([]);
-    },
-  );
+    });
 
-  test.skipIf(redis === "" && driver !== "in process")(
-    "the control plane is killed while a worker pays: the result arrives later and settles the doubt",
-    async () => {
+    test("the control plane is killed while a worker pays: the result arrives later and settles the doubt", async () => {
       await work(await mint(server, "patient"));
       const before = Object.keys((await ledger.counts()).once).length;
       const run = await server.client.startRun({ workflow: "paying" });
@@ -244,31 +228,39 @@ describe.each([
       expect(Object.keys(once).length - before).toBe(1);
       expect(Object.values(once).every((count) => count === 1)).toBe(true);
       expect(await server.client.json("/journal/verify", { method: "POST", body: {} })).toMatchObject({ ok: true });
-    },
-  );
+    });
 
-  test.skipIf(redis === "")("Redis may lose everything: what waits is run within seconds", async () => {
-    const direct = new Redis(redis);
-    const runs = await Promise.all(Array.from({ length: 20 }, () => server.client.startRun({ workflow: "putting" })));
-    await direct.flushall();
-    await work(await mint(server, "flushed"));
-    for (const run of runs) await ended(run);
-    direct.disconnect();
-  });
+    if (redis !== "")
+      test("Redis may lose everything: what waits is run within seconds", async () => {
+        const direct = new Redis(redis);
+        const runs = await Promise.all(
+          Array.from({ length: 20 }, () => server.client.startRun({ workflow: "putting" })),
+        );
+        await direct.flushall();
+        await work(await mint(server, "flushed"));
+        for (const run of runs) await ended(run);
+        direct.disconnect();
+      });
 
-  test.skipIf(redis === "" && driver !== "in process")("each role shows its figures and its health", async () => {
-    const worker = await work(await mint(server, "measured"));
-    await ended(await server.client.startRun({ workflow: "quick" }));
-    const control = await (await fetch(`${server.url}/api/v1/metrics`)).text();
-    for (const name of ["http_requests_total", "append_batch_rows", "queue_wait_seconds", "workers", "journal_head"]) {
-      expect(control).toContain(`quarterdeck_${name}`);
-    }
-    expect(await (await fetch(`${worker.url}/metrics`)).text()).toMatch(/quarterdeck_worker_accepted\S* [1-9]/);
-    expect((await fetch(`${worker.url}/readyz`)).status).toBe(200);
-    await server.kill();
-    await until("the worker is not ready", async () => (await fetch(`${worker.url}/readyz`)).status === 503);
-    expect((await fetch(`${worker.url}/healthz`)).status).toBe(200);
-    server = await up();
-    await until("the worker is ready again", async () => (await fetch(`${worker.url}/readyz`)).ok);
+    test("each role shows its figures and its health", async () => {
+      const worker = await work(await mint(server, "measured"));
+      await ended(await server.client.startRun({ workflow: "quick" }));
+      const control = await (await fetch(`${server.url}/api/v1/metrics`)).text();
+      for (const name of [
+        "http_requests_total",
+        "append_batch_rows",
+        "queue_wait_seconds",
+        "workers",
+        "journal_head",
+      ]) {
+        expect(control).toContain(`quarterdeck_${name}`);
+      }
+      expect(await (await fetch(`${worker.url}/metrics`)).text()).toMatch(/quarterdeck_worker_accepted\S* [1-9]/);
+      expect((await fetch(`${worker.url}/readyz`)).status).toBe(200);
+      await server.kill();
+      await until("the worker is not ready", async () => (await fetch(`${worker.url}/readyz`)).status === 503);
+      expect((await fetch(`${worker.url}/healthz`)).status).toBe(200);
+      server = await up();
+      await until("the worker is ready again", async () => (await fetch(`${worker.url}/readyz`)).ok);
+    });
   });
-});

@@ -74,6 +74,10 @@ export class SimClock implements Clock {
     return new Promise((resolve) => this.timer(delay_ms, resolve));
   }
 
+  soon(fn: () => void): void {
+    this.timer(0, fn);
+  }
+
   /** Runs the next timer; false when there is none. */
   step(): boolean {
     this.timers = this.timers.filter((timer) => !timer.cancelled);

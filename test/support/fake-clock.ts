@@ -23,6 +23,10 @@ export class FakeClock implements Clock {
     return new Promise((resolve) => this.timer(delay_ms, resolve));
   }
 
+  soon(fn: () => void): void {
+    setImmediate(fn);
+  }
+
   /** Moves time on, firing what falls due in its order. */
   async pass(ms: number): Promise<void> {
     const end = this.now + ms;

@@ -22,6 +22,7 @@ export const systemClock: Clock = {
     new Promise((resolve) => {
       setTimeout(resolve, Math.min(Math.max(0, delay_ms), TIMER_MS_MAX));
     }),
+  soon: (fn) => void setImmediate(fn),
 };
 
 const POOL_BYTES = 4096;

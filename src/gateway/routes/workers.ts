@@ -1,6 +1,6 @@
 import { decodeId } from "../../kit/ids.ts";
 import { AppError } from "../../contract/errors.ts";
-import type { HeartbeatRequest, LeasedResult, LeaseRequest } from "../../contract/workers.ts";
+import type { HeartbeatRequest, LeaseRequest, ResultsRequest } from "../../contract/workers.ts";
 import type { Handlers } from "../handlers.ts";
 
 /** Which tenant a worker's artifact belongs to: the job says so, and it must be an id. */
@@ -24,10 +24,8 @@ export const workerHandlers = {
     services.workers.lease(request.caller.principal, request.body as unknown as LeaseRequest, request.gone),
   heartbeat: async ({ services, request }) =>
     services.workers.heartbeat(request.caller.principal, request.body as unknown as HeartbeatRequest),
-  reportResults: async ({ services, request }) => {
-    const body = request.body as unknown as { instance: string; results: LeasedResult[] };
-    return { items: await services.workers.report(request.caller.principal, body.instance, body.results) };
-  },
+  reportResults: ({ services, request }) =>
+    services.workers.report(request.caller.principal, request.body as unknown as ResultsRequest, request.gone),
   putJobArtifact: async ({ services, request }) => {
     const digest = await services.blobs.put(tenantOf(request.params), request.raw);
     return { digest, size: request.raw.length };

@@ -1,0 +1,58 @@
+// SQL of the leases of shard groups. All times are the database's own, so no node's clock matters.
+import type { GroupLease, GroupLeases, NodeAddress } from "../contract/journal.ts";
+import type { Db } from "../contract/ports.ts";
+
+type Held = Pick<GroupLease, "group" | "shard_epoch">;
+
+export class PostgresLeases implements GroupLeases {
+  private readonly db: Db;
+
+  constructor(db: Db) {
+    this.db = db;
+  }
+
+  claim(group: number, by: NodeAddress, ttl_ms: number): Promise<GroupLease | null> {
+    return this.db.transaction({ role: "qd_system" }, async (tx) => {
+      const { rows } = await tx.query<{ shard_epoch: number; head: number }>({
+        text: `update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, owner_url = $3, acquired_at = clock_timestamp(),
+            lease_until = clock_timestamp() + $4 * interval '1 millisecond'
+          where grp = $1 and (lease_until <= clock_timestamp() or owner = $2) returning shard_epoch, head`,
+        values: [group, by.node, by.url, ttl_ms],
+      });
+      const [row] = rows;
+      return row ? { group, shard_epoch: row.shard_epoch, head: row.head } : null;
+    });
+  }
+
+  renew(lease: Held, ttl_ms: number): Promise<boolean> {
+    return this.db.transaction({ role: "qd_system" }, async (tx) => {
+      const { count } = await tx.query({
+        name: "renew_lease",
+        text: `update qd.groups set lease_until = clock_timestamp() + $3 * interval '1 millisecond'
+          where grp = $1 and shard_epoch = $2 and lease_until > clock_timestamp()`,
+        values: [lease.group, lease.shard_epoch, ttl_ms],
+      });
+      return count === 1;
+    });
+  }
+
+  async release(lease: Held): Promise<void> {
+    await this.db.transaction({ role: "qd_system" }, (tx) =>
+      tx.query({
+        text: "update qd.groups set lease_until = clock_timestamp() where grp = $1 and shard_epoch = $2",
+        values: [lease.group, lease.shard_epoch],
+      }),
+    );
+  }
+
+  holder(group: number): Promise<NodeAddress | null> {
+    return this.db.transaction({ role: "qd_system" }, async (tx) => {
+      const { rows } = await tx.query<NodeAddress>({
+        name: "lease_holder",
+        text: "select owner as node, owner_url as url from qd.groups where grp = $1 and lease_until > clock_timestamp()",
+        values: [group],
+      });
+      return rows[0] ?? null;
+    });
+  }
+}
