@@ -27,7 +27,9 @@ export default defineConfig({
         testTimeout: 300_000,
         fileParallelism: false,
       }),
-      project("chaos", ["test/chaos/**/*.test.ts"], { testTimeout: 1_800_000, fileParallelism: false }),
+      project("chaos", ["test/chaos/**/*.test.ts"], {
+        globalSetup: ["test/support/services-setup.ts"],
+        testTimeout: 1_800_000, fileParallelism: false }),
     ],
   },
 });

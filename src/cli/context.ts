@@ -52,3 +52,16 @@ export function stopSignal(): Promise<void> {
     process.once("SIGTERM", () => resolve());
   });
 }
+
+const WATCH_MS = 1_000;
+
+/** Shows once, or again each second until the terminal is closed. */
+export async function shown<T>(globals: Globals, watch: boolean, read: () => Promise<T>, words: (value: T) => void) {
+  for (;;) {
+    const value = await read();
+    if (watch && !globals.json) process.stdout.write("\x1b[2J\x1b[H");
+    show(globals, value, words);
+    if (!watch) return;
+    await new Promise((resolve) => setTimeout(resolve, WATCH_MS));
+  }
+}

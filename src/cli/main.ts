@@ -13,7 +13,7 @@ import { report } from "./output.ts";
 import { addPolicy } from "./policy.ts";
 import { addRuns } from "./runs.ts";
 import { addUp } from "./up.ts";
-import { addQueues, addWorkers } from "./workers.ts";
+import { addQueues, addShards, addWorkers } from "./workers.ts";
 
 const EXIT_BAD_INPUT = 2;
 
@@ -39,6 +39,7 @@ function program(): Command {
     addJournal,
     addWorkers,
     addQueues,
+    addShards,
     addDoctor,
     addBench,
   ])

@@ -1,24 +1,10 @@
-// `workers ...` and `queues ...`: who executes jobs, what waits for them, and what nobody could execute.
+// `workers ...`, `queues ...` and `shards`: who executes jobs, what waits for them, what nobody could execute, who owns runs.
 import type { Command } from "commander";
 import type { Run } from "../contract/runs.ts";
-import type { MintedWorker, QueueView, WorkerView } from "../contract/workers.ts";
+import type { MintedWorker, QueueView, ShardView, WorkerView } from "../contract/workers.ts";
 import type { Client } from "../sdk/client.ts";
-import { clientOf, globalsOf, show } from "./context.ts";
-import type { Globals } from "./context.ts";
+import { clientOf, globalsOf, show, shown } from "./context.ts";
 import { bold, dim, print, stateText, table } from "./output.ts";
-
-const WATCH_MS = 1_000;
-
-/** Shows once, or again each second until the terminal is closed. */
-async function shown<T>(globals: Globals, watch: boolean, read: () => Promise<T>, words: (value: T) => void) {
-  for (;;) {
-    const value = await read();
-    if (watch && !globals.json) process.stdout.write("\x1b[2J\x1b[H");
-    show(globals, value, words);
-    if (!watch) return;
-    await new Promise((resolve) => setTimeout(resolve, WATCH_MS));
-  }
-}
 
 function workerLines(workers: readonly WorkerView[]): void {
   if (workers.length === 0) return print(dim("There are no workers. Make a credential: quarterdeck workers mint NAME"));
@@ -136,6 +122,35 @@ export function addQueues(root: Command): void {
       const path = `/runs/${encodeURIComponent(run)}/steps/${encodeURIComponent(step)}/resolve`;
       show(globals, await clientOf(globals).json<Run>(path, { method: "POST", body }), (value) =>
         print(`${value.run_id} ${stateText(value.state)}`),
+      );
+    });
+}
+
+/** `shards`: which control node owns the runs. */
+export function addShards(root: Command): void {
+  root
+    .command("shards")
+    .description("which control node owns the runs, and until when")
+    .option("--watch", "again each second")
+    .action(async (options: { watch?: boolean }, command: Command) => {
+      const globals = globalsOf(command);
+      const client = clientOf(globals);
+      const read = async () => (await client.json<{ items: ShardView[] }>("/shards")).items;
+      await shown(globals, options.watch === true, read, (items) =>
+        print(
+          table(
+            ["group", "owner", "address", "epoch", "head", "open runs", "lease"],
+            items.map((item) => [
+              String(item.group),
+              item.node,
+              item.url || "-",
+              String(item.shard_epoch),
+              String(item.head),
+              String(item.open_runs),
+              item.lease_ms === null ? "data folder" : `${(item.lease_ms / 1_000).toFixed(1)} s`,
+            ]),
+          ),
+        ),
       );
     });
 }

@@ -48,6 +48,8 @@ export interface ToolDefinition {
   readonly attempts_max: number;
   readonly cost_micro_usd: number;
   readonly config: JsonObject;
+  /** Calls of it at a time, over all workers; absent: as many as there are. */
+  readonly concurrency_max?: number;
   /** Labels that a worker must have to run it, sorted; none: every worker can. */
   readonly runs_on?: readonly string[];
 }
@@ -137,6 +139,12 @@ export interface JobQueue {
   dispatch(jobs: readonly Job[], priority: number): void;
   /** Tells whoever executes jobs of this run to stop. Results still come. */
   abort(run_id: string): void;
+}
+
+/** What this job counts against, where its tool limits how many run at a time. */
+export function limitOf(job: Job): { key: string; max: number } | null {
+  if (job.kind !== "tool" || job.tool.concurrency_max === undefined) return null;
+  return { key: `${job.tenant_id}/${job.tool.name}`, max: job.tool.concurrency_max };
 }
 
 /** Labels that a worker must have to run this job. */

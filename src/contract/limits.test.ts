@@ -7,6 +7,7 @@ import { readManifests } from "../orchestrator/manifests.ts";
 import { AppError } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
 import { ROUTES } from "./routes.ts";
+import { LeaseRequest, MintWorker } from "./workers.ts";
 import { ResolveStep, StartRun } from "./runs.ts";
 
 const labels = (n: number) => ({
@@ -24,6 +25,24 @@ test.each<[string, TSchema, (n: number) => unknown, number]>([
     ResolveStep,
     (n) => ({ outcome: "failed", message: "n".repeat(n) }),
     LIMITS.note_chars_max,
+  ],
+  [
+    "jobs in one lease",
+    LeaseRequest,
+    (max) => ({ instance: "i", labels: [], max, wait_ms: 0 }),
+    LIMITS.worker_batch_max,
+  ],
+  [
+    "time a lease waits",
+    LeaseRequest,
+    (wait_ms) => ({ instance: "i", labels: [], max: 1, wait_ms }),
+    LIMITS.worker_wait_ms_max,
+  ],
+  [
+    "labels of a worker",
+    MintWorker,
+    (n) => ({ name: "w", labels: Array.from({ length: n }, (_, i) => `l${i}`) }),
+    LIMITS.labels_max,
   ],
   ["page of runs", ROUTES.listRuns.query, (limit) => ({ limit }), LIMITS.page_size_max],
   ["page of events", ROUTES.listEvents.query, (limit) => ({ limit }), LIMITS.events_page_max],

@@ -69,6 +69,9 @@ const toolCommon = {
   attempts_max: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.attempts_max })),
   cost_usd: Type.Optional(Usd),
   runs_on: RunsOn,
+  concurrency_max: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: 10_000, description: "Calls at a time, over all workers." }),
+  ),
 };
 
 const McpToolEntry = Type.Object({ name: Type.String({ minLength: 1, maxLength: 128 }), ...toolCommon }, closed);

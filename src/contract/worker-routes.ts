@@ -13,6 +13,7 @@ import {
   QueueView,
   ResultsAnswer,
   ResultsRequest,
+  ShardView,
   WorkerView,
 } from "./workers.ts";
 
@@ -73,6 +74,15 @@ export const WORKER_ROUTES = {
     status: 200,
     response: QueueView,
     errors: [...common, "DEPENDENCY_UNAVAILABLE"],
+  },
+  listShards: {
+    method: "GET",
+    path: "/shards",
+    permission: "workers:read",
+    summary: "Which control node owns the runs.",
+    status: 200,
+    response: Type.Object({ items: Type.Array(ShardView) }),
+    errors: common,
   },
   leaseJobs: {
     method: "POST",

@@ -212,3 +212,16 @@ export const QueueView = Type.Object({
   ),
 });
 export type QueueView = Static<typeof QueueView>;
+
+export const ShardView = Type.Object({
+  group: Type.Integer(),
+  node: Type.String(),
+  url: Type.String(),
+  shard_epoch: Type.Integer(),
+  head: Type.Integer(),
+  open_runs: Type.Integer(),
+  lease_ms: Type.Union([Type.Integer(), Type.Null()], {
+    description: "What is left of the owner's lease; null where a data folder's lock stands for it.",
+  }),
+});
+export type ShardView = Static<typeof ShardView>;

@@ -92,6 +92,7 @@ interface ToolCommon {
   effect_class?: string | undefined;
   idempotent?: boolean | undefined;
   runs_on?: string[] | undefined;
+  concurrency_max?: number | undefined;
   timeout_ms?: number | undefined;
   attempts_max?: number | undefined;
   cost_usd?: string | number | undefined;
@@ -116,6 +117,7 @@ function definition(
     timeout_ms: common.timeout_ms ?? LIMITS.tool_timeout_ms_default,
     attempts_max: common.attempts_max ?? 3,
     cost_micro_usd: usd(common.cost_usd) ?? 0,
+    ...(common.concurrency_max === undefined ? {} : { concurrency_max: common.concurrency_max }),
     ...(common.runs_on?.length ? { runs_on: common.runs_on.toSorted() } : {}),
   };
 }

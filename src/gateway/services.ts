@@ -7,6 +7,7 @@ import type { Owner } from "./forward.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Verified } from "../journal/audit.ts";
+import type { ShardView } from "../contract/workers.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 
 export interface ImportedRun {
@@ -42,6 +43,7 @@ export interface Services {
   ready(): Promise<Record<string, string>>;
   /** Who answers what concerns runs, where several control nodes share a database. */
   owner(): Owner;
+  shards(): Promise<readonly ShardView[]>;
   /** Prometheus text format. */
   metrics(): Promise<string>;
   /** Told of each answered request. */

@@ -187,6 +187,21 @@ test("tickets that come twice hand a job out once", async () => {
   expect(await lease(bob)).toEqual([]);
 });
 
+test("a tool's limit holds over all workers, and a place that becomes free is used at once", async () => {
+  const { dispatcher, lease } = setUp();
+  const tool = { name: "t", version: 1, concurrency_max: 2 } as unknown as ToolJob["tool"];
+  dispatcher.dispatch([job(1, { tool }), job(2, { tool }), job(3, { tool }), job(4, { tool }), job(5)], 5);
+  const first = await lease(alice);
+  expect(first.map((given) => given.job.step)).toEqual([1, 2, 5]);
+  expect(await lease(bob)).toEqual([]);
+  await dispatcher.report(alice, [result(first[0] as LeasedJob)]);
+  expect((await lease(bob)).map((given) => given.job.step)).toEqual([3]);
+  dispatcher.abort("run_a");
+  await dispatcher.report(alice, [result(first[1] as LeasedJob)]);
+  dispatcher.dispatch([job(6, { tool, run_id: "run_b" })], 5);
+  expect((await lease(alice)).map((given) => given.job.step)).toEqual([6]);
+});
+
 test("who waits for a job gets it as soon as it is there", async () => {
   const { dispatcher } = setUp();
   const waiting = dispatcher.lease({ worker: alice, labels: [], max: 5, wait_ms: 10_000 });

@@ -6,8 +6,9 @@
 //   - a result is acknowledged when it is committed, and taken only from the worker that holds the lease.
 import { hmacHex, sameText } from "../kit/hash.ts";
 import type { Clock, Timer } from "../kit/clock.ts";
+import { KeyedLimit } from "../kit/keyed-limit.ts";
 import { isAppError, messageOf } from "../contract/errors.ts";
-import { needsOf } from "../contract/jobs.ts";
+import { limitOf, needsOf } from "../contract/jobs.ts";
 import type { Job, JobQueue, JobResult } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
@@ -60,6 +61,8 @@ interface Held {
   token: string;
   until_ms: number;
   stopped: boolean;
+  /** Waits for a place, not for a worker. */
+  parked: boolean;
   /** Set while its result is being committed. */
   settling: Promise<Verdict> | null;
 }
@@ -94,6 +97,7 @@ export class Dispatcher implements JobQueue {
   private readonly outgoing: Ticket[] = [];
   /** In the order in which they get jobs. */
   private waiters: Waiter[] = [];
+  private readonly limits = new KeyedLimit<Held>();
   private running = 0;
   private timer: Timer | null = null;
   private sweeping: Promise<void> | null = null;
@@ -140,7 +144,7 @@ export class Dispatcher implements JobQueue {
     const tickets = jobs.map((job) => {
       const { tenant_id, run_id, step, attempt } = job;
       const ticket: Ticket = { tenant_id, run_id, step, attempt, priority, needs: needsOf(job) };
-      const fresh = { worker: null, epoch: 0, token: "", until_ms: 0, stopped: false, settling: null };
+      const fresh = { worker: null, epoch: 0, token: "", until_ms: 0, stopped: false, parked: false, settling: null };
       this.held.set(ticketKey(ticket), { job, ticket, waiting_since_ms: now, ...fresh });
       return ticket;
     });
@@ -190,6 +194,7 @@ export class Dispatcher implements JobQueue {
   /** Forgets all jobs: another engine has taken the runs over and dispatches what is open anew. */
   reset(): void {
     this.held.clear();
+    this.limits.clear();
     this.running = 0;
   }
 
@@ -258,8 +263,15 @@ export class Dispatcher implements JobQueue {
   /** Gives a waiting job to a worker. Null for a ticket that came twice, or whose job does not wait any more. */
   private claim(ticket: Ticket, worker: WorkerId): LeasedJob | null {
     const held = this.held.get(ticketKey(ticket));
+    if (!held || held.worker || held.parked || held.ticket.tenant_id !== ticket.tenant_id) return null;
     if (this.options.owns?.() === false) return null;
-    if (!held || held.worker || held.ticket.tenant_id !== ticket.tenant_id) return null;
+    const limit = limitOf(held.job);
+    if (limit && !this.limits.enter(limit.key, limit.max)) {
+      // Its ticket is used up; it gets another one when a place is free.
+      held.parked = true;
+      this.limits.park(limit.key, held);
+      return null;
+    }
     const now = this.options.clock.monotonic_ms();
     held.worker = worker;
     held.epoch = this.options.epoch();
@@ -277,7 +289,7 @@ export class Dispatcher implements JobQueue {
       if (!held) return [];
       held.worker = null;
       held.token = "";
-      this.running -= 1;
+      this.vacate(held);
       return [held.ticket];
     });
     if (tickets.length > 0) this.push(tickets);
@@ -376,7 +388,20 @@ export class Dispatcher implements JobQueue {
     const held = this.held.get(key);
     if (!held) return;
     this.held.delete(key);
-    if (held.worker) this.running -= 1;
+    if (held.worker) this.vacate(held);
+  }
+
+  /** A job is not out any more: who waits for its place gets a ticket. */
+  private vacate(held: Held): void {
+    this.running -= 1;
+    const limit = limitOf(held.job);
+    if (!limit) return;
+    for (let next = this.limits.leave(limit.key); next; next = this.limits.unpark(limit.key)) {
+      // One that was stopped meanwhile is gone; the place is for the one after it.
+      if (this.held.get(ticketKey(next.ticket)) !== next) continue;
+      next.parked = false;
+      return this.push([next.ticket]);
+    }
   }
 
   private remember(key: string): void {
@@ -399,7 +424,7 @@ export class Dispatcher implements JobQueue {
     const old: Ticket[] = [];
     for (const [key, held] of this.held) {
       if (held.worker && held.until_ms <= now && !held.settling) this.lose(key, held);
-      if (held.worker) continue;
+      if (held.worker || held.parked) continue;
       waiting += 1;
       if (now - held.waiting_since_ms > LOST_TICKET_MS) old.push(held.ticket);
     }

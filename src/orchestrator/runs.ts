@@ -9,6 +9,7 @@ import type { Actor, Event, StoredEvent } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { idBytes, newId, PREFIXES } from "../contract/ids.ts";
 import type { ApprovalRow, JournalStore, RunSummary } from "../contract/journal.ts";
+import { LIMITS } from "../contract/limits.ts";
 import type { Db } from "../contract/ports.ts";
 import type { Approval, Explanation, ResolveStep, Run, StartRun } from "../contract/runs.ts";
 import { decodeBody } from "../core/chain.ts";
@@ -63,6 +64,8 @@ export interface RunsOptions {
   readonly governance: Governance;
   readonly clock: Clock;
   readonly random: Random;
+  /** Jobs that wait for remote workers: when they are too many, new runs must wait too. */
+  readonly waitingJobs?: () => number;
 }
 
 export class Runs {
@@ -76,6 +79,9 @@ export class Runs {
 
   async start(caller: Caller, request: StartRun, extra: { seed?: RunSeed; retry_of?: string } = {}): Promise<Run> {
     const { seed } = extra;
+    const waiting = this.options.waitingJobs?.() ?? 0;
+    if (waiting >= LIMITS.queue_depth_max)
+      throw new AppError("OVERLOADED", `${waiting} jobs wait for workers`, { details: { limit: "queue_depth_max" } });
     const run_id = seed
       ? encodeId(PREFIXES.run, uuidV7(Math.floor(seed.created_us / 1000), seed.bytes))
       : newId("run", this.options);

@@ -22,7 +22,7 @@ import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 import { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
-import { PostgresLeases } from "../store/leases.ts";
+import { listGroups, PostgresLeases } from "../store/leases.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
@@ -172,7 +172,14 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
   const engine = () => host.current();
   const seams = { clock, random: systemRandom };
-  const runs = new Runs({ engine, store, db, governance: registry, ...seams });
+  const runs = new Runs({
+    engine,
+    store,
+    db,
+    governance: registry,
+    waitingJobs: () => remote.dispatcher.depth.waiting,
+    ...seams,
+  });
   const keeping = { store, db, blobs, registry, signer, witness, checkpointer };
   const journal = new LocalJournalService({ ...keeping, engine, seams, group: GROUP });
   const services = servicesOf(
@@ -212,6 +219,15 @@ function servicesOf(
       isSelf: ownership === null || (host.isReady && ownership.isOwner),
       url: ownership?.otherUrl ?? null,
     }),
+    shards: async () => {
+      const groups = await db.transaction({ role: "qd_system" }, listGroups);
+      const { openRuns } = host.current();
+      return groups.map((row) => ({
+        ...row,
+        open_runs: openRuns,
+        lease_ms: row.lease_ms === null ? null : Math.max(0, row.lease_ms),
+      }));
+    },
     metrics: () => metrics.text(),
     observe: (route, status, duration_ms) => metrics.request(route, status, duration_ms),
     status: (caller) => statusOf(caller, { db, clock, host, pool, config, embedded: database.embedded }),

@@ -1,6 +1,6 @@
 // SQL of the leases of shard groups. All times are the database's own, so no node's clock matters.
 import type { GroupLease, GroupLeases, NodeAddress } from "../contract/journal.ts";
-import type { Db } from "../contract/ports.ts";
+import type { Db, DbTx } from "../contract/ports.ts";
 
 type Held = Pick<GroupLease, "group" | "shard_epoch">;
 
@@ -55,4 +55,24 @@ export class PostgresLeases implements GroupLeases {
       return rows[0] ?? null;
     });
   }
+}
+
+/** A group's row; `lease_ms` is negative when the lease has run out. */
+export interface GroupRow {
+  readonly group: number;
+  readonly node: string;
+  readonly url: string;
+  readonly shard_epoch: number;
+  readonly head: number;
+  readonly lease_ms: number | null;
+}
+
+export async function listGroups(tx: DbTx): Promise<GroupRow[]> {
+  const { rows } = await tx.query<GroupRow>({
+    text: `select grp as "group", owner as node, owner_url as url, shard_epoch, head,
+        case when isfinite(lease_until)
+          then (extract(epoch from lease_until - clock_timestamp()) * 1000)::bigint end as lease_ms
+      from qd.groups order by grp`,
+  });
+  return rows;
 }

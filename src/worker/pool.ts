@@ -1,7 +1,9 @@
 // The in-process worker pool. Same contract as remote workers will have: it gets jobs, it answers results, it knows
 // nothing of runs, and it has no way to the database. Results of one turn of the event loop go back as one batch.
 import type { Clock } from "../kit/clock.ts";
+import { KeyedLimit } from "../kit/keyed-limit.ts";
 import { CanonicalFormError, canonicalJson } from "../kit/jcs.ts";
+import { limitOf } from "../contract/jobs.ts";
 import type { Job, JobFailure, JobOutcome, JobQueue, JobResult } from "../contract/jobs.ts";
 import { messageOf } from "../contract/errors.ts";
 import type { Log } from "../contract/ports.ts";
@@ -49,6 +51,7 @@ export class WorkerPool implements JobQueue {
   private readonly options: PoolOptions;
   private readonly waiting: Job[] = [];
   private readonly aborts = new Map<string, Set<JobContext>>();
+  private readonly limits = new KeyedLimit<Job>();
   private head = 0;
   private busy = 0;
   private done: JobResult[] = [];
@@ -67,16 +70,17 @@ export class WorkerPool implements JobQueue {
   abort(run_id: string): void {
     for (const context of this.aborts.get(run_id) ?? []) context.abort();
     // What has not begun is answered at once: it had no effect.
+    const stopped = this.limits.drop((job) => job.run_id === run_id);
     for (let i = this.head; i < this.waiting.length; i++) {
       const job = this.waiting[i] as Job;
       if (job.run_id !== run_id) continue;
       this.waiting.splice(i, 1);
       i -= 1;
-      this.finish(job, 0, {
-        ok: false,
-        failure: { class: "cancelled", code: "cancelled", message: "The run was stopped." },
-      });
+      stopped.push(job);
     }
+    const message = "The run was stopped.";
+    for (const job of stopped)
+      this.finish(job, 0, { ok: false, failure: { class: "cancelled", code: "cancelled", message } });
   }
 
   /** Takes no more jobs and aborts those that run. */
@@ -97,12 +101,19 @@ export class WorkerPool implements JobQueue {
         this.waiting.splice(0, this.head);
         this.head = 0;
       }
-      this.busy += 1;
-      void this.run(job);
+      this.begin(job);
     }
   }
 
-  private async run(job: Job): Promise<void> {
+  /** Starts a job, or keeps it until its tool has a place. */
+  private begin(job: Job): void {
+    const limit = limitOf(job);
+    if (limit && !this.limits.enter(limit.key, limit.max)) return this.limits.park(limit.key, job);
+    this.busy += 1;
+    void this.run(job, limit?.key ?? null);
+  }
+
+  private async run(job: Job, limit: string | null): Promise<void> {
     const context = new JobContext();
     let ofRun = this.aborts.get(job.run_id);
     if (!ofRun) this.aborts.set(job.run_id, (ofRun = new Set()));
@@ -117,6 +128,8 @@ export class WorkerPool implements JobQueue {
     ofRun.delete(context);
     if (ofRun.size === 0) this.aborts.delete(job.run_id);
     this.busy -= 1;
+    const next = limit === null ? undefined : this.limits.leave(limit);
+    if (next) this.waiting.splice(this.head, 0, next);
     this.finish(job, Math.round(this.options.clock.monotonic_ms() - started), outcome);
     this.pump();
   }

@@ -6,7 +6,7 @@ import { withClient } from "../../src/adapters/postgres/db.ts";
 import { systemClock } from "../../src/adapters/system/system.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import type { Run } from "../../src/contract/runs.ts";
-import { remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
+import { cli, remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
 import { mint, startWorker } from "../support/workers.ts";
 import type { WorkerProcess } from "../support/workers.ts";
@@ -110,6 +110,8 @@ const engine = async (at: Running) =>
 test("every node answers for the one that owns the runs: start, read, follow, steer", async () => {
   expect(await engine(owner)).toMatch(/open runs$/);
   expect(await engine(standby)).toBe(`stands by for ${owner.url}`);
+  const shards = await cli(["shards", "--url", standby.url, "--json"]);
+  expect(JSON.parse(shards.out)).toMatchObject([{ group: 0, url: owner.url, shard_epoch: 1 }]);
   const run = await standby.client.startRun({ workflow: "quick" }, "one-key");
   expect((await owner.client.startRun({ workflow: "quick" }, "one-key")).run_id).toBe(run.run_id);
   const types: string[] = [];

@@ -17,7 +17,8 @@ import { toAppError } from "../../src/gateway/problem.ts";
 import { Client } from "../../src/sdk/client.ts";
 import { loadConfig } from "../../src/server/config.ts";
 import { EngineHost } from "../../src/server/engine-host.ts";
-import { freshRun, openEngine, silent, startData, TENANT } from "../support/engine.ts";
+import { Runs } from "../../src/orchestrator/runs.ts";
+import { freshRun, openEngine, seams, silent, startData, TENANT } from "../support/engine.ts";
 import { remove, tempFolder } from "../support/processes.ts";
 
 const flow: WorkflowSpec = {
@@ -137,6 +138,23 @@ const REACH: Partial<Record<ErrorCode, () => unknown>> = {
 
 test.each(Object.keys(REACH) as ErrorCode[])("%s is reached", async (code) => {
   expect(await codeOf(() => REACH[code]?.())).toBe(code);
+});
+
+test.each([
+  [LIMITS.queue_depth_max - 1, "none"],
+  [LIMITS.queue_depth_max, "OVERLOADED"],
+])("with %i jobs waiting for workers a start is answered with %s", async (waiting, code) => {
+  const h = await engine();
+  const runs = new Runs({
+    engine: () => h.engine,
+    store: h.store,
+    db: { transaction: () => expect.fail("not asked") } as never,
+    governance: { of: () => ({ catalog, policy }) },
+    waitingJobs: () => waiting,
+    ...seams,
+  });
+  const caller = { tenant_id: TENANT, project: "p", principal: "ada" };
+  expect(await codeOf(() => runs.start(caller, { workflow: "no such" }))).toBe(code);
 });
 
 test("one open run below the limit is taken", async () => {

@@ -20,6 +20,7 @@ export const workerHandlers = {
     services.workers.revoke(request.caller.principal, request.params["name"] ?? ""),
   drainWorker: ({ services, request }) => services.workers.drain(request.params["name"] ?? ""),
   getQueues: ({ services, request }) => services.workers.queues(request.caller.tenant_id),
+  listShards: async ({ services }) => ({ items: await services.shards() }),
   leaseJobs: ({ services, request }) =>
     services.workers.lease(request.caller.principal, request.body as unknown as LeaseRequest, request.gone),
   heartbeat: async ({ services, request }) =>

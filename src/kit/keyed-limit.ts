@@ -1,0 +1,55 @@
+// Counts what is under way for each key and keeps what has to wait for a place, first come first served.
+import { assert } from "./assert.ts";
+
+export class KeyedLimit<T> {
+  private readonly busy = new Map<string, number>();
+  private readonly waiting = new Map<string, T[]>();
+
+  /** Takes a place; false when all are taken. */
+  enter(key: string, max: number): boolean {
+    const count = this.busy.get(key) ?? 0;
+    if (count >= max) return false;
+    this.busy.set(key, count + 1);
+    return true;
+  }
+
+  park(key: string, item: T): void {
+    const list = this.waiting.get(key);
+    if (list) list.push(item);
+    else this.waiting.set(key, [item]);
+  }
+
+  /** Gives a place back. Returns who waited longest for one; they have to enter again. */
+  leave(key: string): T | undefined {
+    const count = this.busy.get(key) ?? 0;
+    assert(count > 0, "nobody leaves who has not entered", { key });
+    if (count === 1) this.busy.delete(key);
+    else this.busy.set(key, count - 1);
+    return this.unpark(key);
+  }
+
+  /** Who waits longest; they have to enter again. */
+  unpark(key: string): T | undefined {
+    const list = this.waiting.get(key);
+    const next = list?.shift();
+    if (list?.length === 0) this.waiting.delete(key);
+    return next;
+  }
+
+  /** Takes out who waits and need not any more. */
+  drop(match: (item: T) => boolean): T[] {
+    const dropped: T[] = [];
+    for (const [key, list] of this.waiting) {
+      dropped.push(...list.filter(match));
+      const rest = list.filter((item) => !match(item));
+      if (rest.length === 0) this.waiting.delete(key);
+      else this.waiting.set(key, rest);
+    }
+    return dropped;
+  }
+
+  clear(): void {
+    this.busy.clear();
+    this.waiting.clear();
+  }
+}

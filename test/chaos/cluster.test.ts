@@ -1,0 +1,287 @@
+// Two control nodes, four workers, Postgres and Redis as real processes, under random faults; an outside ledger counts
+// effects. The seed is printed; the history of a round that fails is kept in a file that names what was done when.
+import { writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, expect, inject, test } from "vitest";
+import { Redis } from "ioredis";
+import { freePort, startRedis } from "../../scripts/services.mjs";
+import type { StartedRedis } from "../../scripts/services.mjs";
+import { startEmbeddedPostgres } from "../../src/adapters/embedded-postgres/supervisor.ts";
+import type { EmbeddedPostgres } from "../../src/adapters/embedded-postgres/supervisor.ts";
+import { withClient } from "../../src/adapters/postgres/db.ts";
+import { systemClock } from "../../src/adapters/system/system.ts";
+import type { Run } from "../../src/contract/runs.ts";
+import { Client } from "../../src/sdk/client.ts";
+import { remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
+import type { Ledger, Running } from "../support/processes.ts";
+import { mint, startWorker } from "../support/workers.ts";
+import type { WorkerProcess } from "../support/workers.ts";
+
+const FAULTS = Number(process.env["QD_CLUSTER_FAULTS"] ?? 40);
+const SEED = Number(process.env["QD_CLUSTER_SEED"] ?? Date.now() % 1_000_000);
+const NODES = 2;
+const WORKERS = 4;
+const CLIENTS = 4;
+/** A frozen process wakes after its leases have run out. */
+const FREEZE_MS = 6_500;
+const COST_MICRO_USD = 1_000;
+
+/** Mulberry32: small, seeded, good enough to choose faults. */
+function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
+  };
+}
+
+let postgres: EmbeddedPostgres;
+let ledger: Ledger;
+let redis: Extract<StartedRedis, { url: string }>;
+let ports: number[];
+let token: string;
+const cluster = tempFolder("qd-chaos-pg");
+const shared = tempFolder("qd-chaos-shared");
+const folders = Array.from({ length: NODES }, () => tempFolder("qd-chaos-node"));
+const nodes: (Running | null)[] = [];
+const workers: (WorkerProcess | null)[] = [];
+const history: string[] = [];
+const begun = performance.now();
+const note = (text: string) => void history.push(`${Math.round(performance.now() - begun)} ms ${text}`);
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const MANIFESTS = () => `
+kind: Tool
+metadata: { name: noop }
+spec: { kind: builtin, builtin: noop, cost_usd: "0.001" }
+---
+kind: Tool
+metadata: { name: pay }
+spec: { kind: http, method: POST, url: "${ledger.url}/once", effect_class: irreversible, input_schema: { type: object } }
+---
+kind: Tool
+metadata: { name: put }
+spec: { kind: http, method: POST, url: "${ledger.url}/idem", effect_class: write, idempotent: true, attempts_max: 10, input_schema: { type: object } }
+---
+kind: Workflow
+metadata: { name: order }
+spec: { steps: [{ id: a, tool: noop }, { id: b, tool: pay }, { id: c, tool: put }, { id: d, tool: noop }] }
+---
+kind: Policy
+metadata: { name: p }
+spec: { rules: [{ id: a, effect: allow }] }
+---
+kind: Budget
+metadata: { name: day }
+spec: { scope: project, period: month, limit_usd: "1000" }
+`;
+
+function startNode(i: number): Promise<Running> {
+  const socket = encodeURIComponent(postgres.socket_dir);
+  const url = (user: string) => `postgresql://${user}@localhost/chaos?host=${socket}`;
+  const env = {
+    QUARTERDECK_ROLE: "control",
+    DATABASE_URL: url("serving"),
+    DATABASE_ADMIN_URL: url("postgres"),
+    REDIS_URL: redis.url,
+    QUARTERDECK_SHARED: shared,
+    QUARTERDECK_PRIVATE_ORIGINS: ledger.url,
+  };
+  return startUp(folders[i] ?? "", env, ["--port", String(ports[i])]);
+}
+
+function startWorkerOf(i: number): Promise<WorkerProcess> {
+  return startWorker(tempFolder("qd-chaos-worker"), {
+    control: `http://127.0.0.1:${ports[i % NODES]}`,
+    token,
+    args: ["--concurrency", "8"],
+    env: { QUARTERDECK_PRIVATE_ORIGINS: ledger.url },
+  });
+}
+
+/** The services' script says why when there is none. */
+const hasRedis = inject("redis_url") !== null;
+
+beforeAll(async () => {
+  if (!hasRedis) return;
+  postgres = await startEmbeddedPostgres(cluster, systemClock);
+  ledger = await startLedger(20);
+  const started = await startRedis();
+  if (started.url === undefined) throw new Error(started.missing);
+  redis = started;
+  await withClient({ socket_dir: postgres.socket_dir, user: "postgres", database: "postgres" }, (tx) =>
+    tx.query({ text: "create database chaos" }),
+  );
+  ports = [await freePort(), await freePort()];
+  for (let i = 0; i < NODES; i++) nodes.push(await startNode(i));
+  const [first] = nodes;
+  if (!first) throw new Error("no node");
+  await first.client.apply(MANIFESTS());
+  token = await mint(first, "hand");
+  for (let i = 0; i < WORKERS; i++) workers.push(await startWorkerOf(i));
+});
+afterAll(async () => {
+  for (const process of [...nodes, ...workers]) {
+    process?.child.kill("SIGCONT");
+    await process?.kill();
+  }
+  await redis?.stop();
+  ledger?.stop();
+  await postgres?.stop();
+  for (const folder of [cluster, shared, ...folders]) remove(folder);
+});
+
+async function freeze(child: { kill(signal: NodeJS.Signals): boolean }): Promise<void> {
+  child.kill("SIGSTOP");
+  await pause(FREEZE_MS);
+  child.kill("SIGCONT");
+}
+
+const FAULT: Record<string, (random: () => number) => Promise<void>> = {
+  "a control node is killed": async (random) => {
+    const i = Math.floor(random() * NODES);
+    await nodes[i]?.kill();
+    nodes[i] = null;
+    await pause(random() * 2_000);
+    nodes[i] = await startNode(i);
+  },
+  "a control node is told to stop": async (random) => {
+    const i = Math.floor(random() * NODES);
+    await nodes[i]?.stop();
+    nodes[i] = await startNode(i);
+  },
+  "a control node is frozen": async (random) => {
+    const running = nodes[Math.floor(random() * NODES)];
+    if (running) await freeze(running.child);
+  },
+  "a worker is killed": async (random) => {
+    const i = Math.floor(random() * WORKERS);
+    await workers[i]?.kill();
+    workers[i] = await startWorkerOf(i);
+  },
+  "a worker is frozen": async (random) => {
+    const worker = workers[Math.floor(random() * WORKERS)];
+    if (worker) await freeze(worker.child);
+  },
+  "Redis is flushed": async () => {
+    const direct = new Redis(redis.url);
+    await direct.flushall();
+    direct.disconnect();
+  },
+  "Redis restarts with nothing": async () => {
+    const { port } = redis;
+    await redis.stop();
+    const again = await startRedis(port);
+    if (again.url !== undefined) redis = again;
+  },
+  "Redis is paused": async () => {
+    const direct = new Redis(redis.url);
+    await direct.call("CLIENT", "PAUSE", "3000");
+    direct.disconnect();
+  },
+  "every database connection is cut": async () => {
+    await withClient({ socket_dir: postgres.socket_dir, user: "postgres", database: "postgres" }, (tx) =>
+      tx.query({ text: "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'serving'" }),
+    );
+  },
+};
+
+/** Starts runs until told to stop; a start counts only when it was acknowledged. */
+async function client(name: number, acknowledged: Set<string>, going: () => boolean): Promise<void> {
+  for (let n = 0; going(); n++) {
+    const key = `client-${name}-${n}`;
+    const run = await until(
+      `run ${key} is started`,
+      async () => {
+        const port = ports[Math.floor(Math.random() * NODES)];
+        const at = new Client({ url: `http://127.0.0.1:${port}`, principal: "ada" });
+        return at.startRun({ workflow: "order" }, key).catch(() => null);
+      },
+      120_000,
+    );
+    acknowledged.add(run.run_id);
+    await pause(50);
+  }
+}
+
+/** All runs, each as it is now. */
+async function allRuns(at: Running): Promise<Run[]> {
+  const runs: Run[] = [];
+  for (let cursor = ""; ;) {
+    const page = await at.client.json<{ items: Run[]; next_cursor: string | null }>(`/runs?limit=200${cursor}`);
+    runs.push(...page.items);
+    if (page.next_cursor === null) return runs;
+    cursor = `&cursor=${page.next_cursor}`;
+  }
+}
+
+const settled = (run: Run) => !["queued", "running"].includes(run.state) && run.reason !== "timer";
+
+async function faults(): Promise<void> {
+  const random = seeded(SEED);
+  const names = Object.keys(FAULT);
+  for (let n = 0; n < FAULTS; n++) {
+    const name = names[Math.floor(random() * names.length)] ?? "";
+    note(`fault ${n}: ${name}`);
+    await FAULT[name]?.(random);
+    await pause(random() * 1_000);
+  }
+}
+
+test.skipIf(!hasRedis)(
+  `${FAULTS} faults, seed ${SEED}: nothing acknowledged is lost, nothing happens twice, every run ends or waits`,
+  async () => {
+    const acknowledged = new Set<string>();
+    let going = true;
+    const clients = Array.from({ length: CLIENTS }, (_, i) => client(i, acknowledged, () => going));
+    try {
+      await faults();
+      going = false;
+      await Promise.all(clients);
+      const [node] = nodes;
+      if (!node) throw new Error("no node");
+      const runs = await until(
+        "every run has ended or waits for a person",
+        async () => {
+          const now = await allRuns(node).catch(() => null);
+          return now?.every(settled) ? now : null;
+        },
+        90_000,
+      );
+      note(`${runs.length} runs, ${acknowledged.size} acknowledged`);
+      const known = new Set(runs.map((run) => run.run_id));
+      expect([...acknowledged].filter((id) => !known.has(id))).toEqual([]);
+      const states = new Set(runs.map((run) => (run.state === "waiting" ? run.reason : run.state)));
+      for (const state of states) expect(["succeeded", "in_doubt"]).toContain(state);
+      const { once } = await ledger.counts();
+      expect(Object.entries(once).filter(([, count]) => count > 1)).toEqual([]);
+      const paid = Object.keys(once).length;
+      const succeeded = runs.filter((run) => run.state === "succeeded");
+      expect(succeeded.length).toBeGreaterThan(0);
+      expect(succeeded.length).toBeLessThanOrEqual(paid);
+      const verified = await node.client.json("/journal/verify", { method: "POST", body: {} });
+      expect(verified).toMatchObject({ ok: true, faults: [] });
+      await budgetsHold(node, runs);
+    } catch (error) {
+      const file = path.join(tmpdir(), `quarterdeck-cluster-${SEED}.log`);
+      writeFileSync(file, `seed ${SEED}\n${history.join("\n")}\n${String(error)}\n`);
+      throw new Error(`the history is in ${file}`, { cause: error });
+    } finally {
+      going = false;
+    }
+  },
+);
+
+/** The budget's row is the sum of what the runs cost; nothing is reserved but by runs that still wait. */
+async function budgetsHold(node: Running, runs: readonly Run[]): Promise<void> {
+  const status = await node.client.json<{
+    budgets: { budget: string; spent_micro_usd: number; reserved_micro_usd: number }[];
+  }>("/status");
+  const cost = runs.reduce((sum, run) => sum + run.cost_micro_usd, 0);
+  expect(cost % COST_MICRO_USD).toBe(0);
+  expect(status.budgets.reduce((sum, use) => sum + use.spent_micro_usd, 0)).toBe(cost);
+  expect(status.budgets.reduce((sum, use) => sum + use.reserved_micro_usd, 0)).toBe(0);
+}
