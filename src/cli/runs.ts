@@ -27,6 +27,7 @@ interface RunOptions {
   version?: number;
   budget?: string;
   label?: string[];
+  priority?: number;
   deadlineMs?: number;
   key?: string;
   detach?: boolean;
@@ -58,6 +59,7 @@ async function requestOf(name: string, options: RunOptions): Promise<StartRun> {
     ...(options.version === undefined ? {} : { version: options.version }),
     ...(micro === null ? {} : { budget: { cost_micro_usd: micro } }),
     ...(options.label ? { labels } : {}),
+    ...(options.priority === undefined ? {} : { priority: options.priority }),
     ...(options.deadlineMs === undefined ? {} : { deadline_ms: options.deadlineMs }),
   };
 }
@@ -83,6 +85,7 @@ function addRun(root: Command): void {
     .option("--version <n>", "version", Number)
     .option("--budget <usd>", "most this run may cost")
     .option("--label <key=value...>", "labels")
+    .option("--priority <n>", "of its jobs in the queue: 0 (last) to 9 (first), 5 unless said", Number)
     .option("--deadline-ms <ms>", "end the run after this time", Number)
     .option("--key <key>", "Idempotency-Key: the same key starts one run")
     .option("--detach", "do not follow")

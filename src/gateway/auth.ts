@@ -59,6 +59,15 @@ export class Authenticator {
 
 /** Throws AUTH_FORBIDDEN. */
 export function authorise(principal: Principal, permission: Permission): void {
+  // Jobs go to workers' own credentials alone: `*` is for people, and has no labels that could bind it.
+  if (permission === "workers:execute" && !principal.permissions.includes(permission))
+    throw new AppError(
+      "AUTH_FORBIDDEN",
+      "Only a worker's own token may do this; make one: quarterdeck workers mint NAME",
+      {
+        details: { permission },
+      },
+    );
   if (permission === "public" || principal.permissions.includes("*") || principal.permissions.includes(permission))
     return;
   throw new AppError("AUTH_FORBIDDEN", `${principal.id} lacks the permission ${permission}`, {

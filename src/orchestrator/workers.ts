@@ -129,7 +129,9 @@ export class Workers {
   /** Labels of the credential bind: a process may leave some out, it cannot claim others. */
   private allowed(name: string, labels: readonly string[]): readonly string[] {
     const row = this.rows.find((candidate) => candidate.name === name);
-    const extra = labels.filter((label) => row && !row.labels.includes(label));
+    if (!row)
+      throw new AppError("AUTH_FORBIDDEN", `${name} is no worker`, { details: { permission: "workers:execute" } });
+    const extra = labels.filter((label) => !row.labels.includes(label));
     if (extra.length === 0) return labels;
     throw new AppError("AUTH_FORBIDDEN", `The credential of ${name} does not have the labels ${extra.join(", ")}`, {
       details: { permission: "workers:execute", labels: extra },

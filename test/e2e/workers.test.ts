@@ -132,11 +132,14 @@ for (const [driver, redis] of [
     test("a job that needs a label waits for a worker that has it, and no worker can claim one", async () => {
       const plain = await mint(server, "no-gpu");
       await work(plain);
-      const run = await server.client.startRun({ workflow: "training", priority: 9 });
+      const flags = ["run", "training", "--workflow", "--priority", "9", "--detach", "--json", "--url", server.url];
+      const run = JSON.parse((await cli(flags)).out) as Run;
       await until("the job waits", async () => (await queues()).lanes[0]?.waiting === 1);
       expect((await queues()).lanes).toMatchObject([{ priority: 9, needs: ["gpu"], served_by: 0 }]);
       const liar = await work(plain, ["--labels", "gpu"]);
       expect(await liar.exit).toBe(3);
+      const stranger = await work("not-a-token-of-a-worker");
+      expect(await stranger.exit).toBe(3);
       await work(await mint(server, "with-gpu", ["gpu", "eu"]), ["--labels", "gpu"]);
       await ended(run);
     });

@@ -136,6 +136,13 @@ const REACH: Partial<Record<ErrorCode, () => unknown>> = {
   DEPENDENCY_UNAVAILABLE: () => new Client({ url: "http://127.0.0.1:1" }).getRun("x"),
 };
 
+test("jobs are leased with a worker's credential alone: not even an operator who may do everything gets them", () => {
+  const all = { id: "root", permissions: ["*"] as const };
+  expect(() => authorise(all, "workers:write")).not.toThrow();
+  expect(() => authorise(all, "workers:execute")).toThrow("worker's own token");
+  expect(() => authorise({ id: "w", permissions: ["workers:execute"] }, "workers:execute")).not.toThrow();
+});
+
 test.each(Object.keys(REACH) as ErrorCode[])("%s is reached", async (code) => {
   expect(await codeOf(() => REACH[code]?.())).toBe(code);
 });
