@@ -131,6 +131,8 @@ export interface JournalStore {
   groupHead(group: number): Promise<{ shard_epoch: number; head: number }>;
   /** Appends of one run in order. `tenant_id` null reads across tenants: recovery and followers only. */
   readRun(tenant_id: string | null, run_id: string, from_seq: number, limit_rows: number): Promise<CommittedRow[]>;
+  /** Appends of many runs, across tenants, run after run and each in order, up to a number of rows: for recovery. */
+  readRuns(run_ids: readonly string[], limit_rows: number): Promise<CommittedRow[]>;
   /** Appends of one group after an offset, for followers. */
   readGroup(group: number, after_offset: number, limit_rows: number): Promise<CommittedRow[]>;
   /** Ids of runs that are not terminal, in the order of their creation, after the given one. */

@@ -76,6 +76,13 @@ export class MemoryJournalStore implements JournalStore {
       .slice(0, limit_rows);
   }
 
+  async readRuns(run_ids: readonly string[], limit_rows: number): Promise<CommittedRow[]> {
+    return run_ids
+      .toSorted()
+      .flatMap((id) => this.byRun.get(id) ?? [])
+      .slice(0, limit_rows);
+  }
+
   async readGroup(group: number, after_offset: number, limit_rows: number): Promise<CommittedRow[]> {
     return this.rows.filter((row) => row.group === group && row.offset > after_offset).slice(0, limit_rows);
   }

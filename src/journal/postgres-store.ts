@@ -275,6 +275,17 @@ export class PostgresJournalStore implements JournalStore {
     });
   }
 
+  readRuns(run_ids: readonly string[], limit_rows: number): Promise<CommittedRow[]> {
+    return this.db.transaction({ role: "qd_system" }, async (tx) => {
+      const { rows } = await tx.query<JournalRow>({
+        name: "read_runs",
+        text: `select ${COLUMNS} from qd.journal where run_id = any($1::uuid[]) order by run_id, first_seq limit $2`,
+        values: [uuidArray(run_ids.map(runBytes)), limit_rows],
+      });
+      return rows.map(committed);
+    });
+  }
+
   readGroup(group: number, after_offset: number, limit_rows: number): Promise<CommittedRow[]> {
     return this.db.transaction({ role: "qd_system" }, async (tx) => {
       const { rows } = await tx.query<JournalRow>({

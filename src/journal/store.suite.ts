@@ -117,6 +117,17 @@ export function journalStoreSuite(
       expect(await store.readRun(null, run_id, 1, 10)).toHaveLength(1);
     });
 
+    test("many runs are read at once, run after run, up to a number of rows", async () => {
+      const lease = await store.acquireGroup(0, "a");
+      const ids = [run(), run(), run()].sort();
+      const rows = ids.flatMap((id) => rowsOf(tenant, id, [1, 2]));
+      await store.flush(lease, flushOf(rows.toReversed().toSorted((a, b) => a.first_seq - b.first_seq)));
+      const places = (read: readonly AppendRow[]) => read.map((row) => `${row.run_id}/${row.first_seq}`);
+      expect(places(await store.readRuns(ids.toReversed(), 100))).toEqual(places(rows));
+      expect(places(await store.readRuns(ids, 3))).toEqual(places(rows.slice(0, 3)));
+      expect(await store.readRuns([], 10)).toEqual([]);
+    });
+
     test("open runs are those whose last summary is not terminal", async () => {
       const lease = await store.acquireGroup(0, "a");
       const [a, b] = [run(), run()];

@@ -1,12 +1,14 @@
 // What an engine is given and what it tells others.
-import type { Clock } from "../kit/clock.ts";
+import type { Clock, Timer } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
 import type { Catalog } from "../contract/catalog.ts";
 import type { EventDraft } from "../contract/events.ts";
 import type { JobQueue } from "../contract/jobs.ts";
-import type { GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
+import type { ApprovalRow, GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { Log } from "../contract/ports.ts";
+import type { Command } from "../core/decide.ts";
 import type { Policy } from "../core/policy.ts";
+import type { RunState } from "../core/run-state.ts";
 
 /** The registry and the policy that govern a run, as of now. */
 export interface Governance {
@@ -40,4 +42,25 @@ export interface EngineOptions {
   readonly onFlush?: (rows: number, ms: number) => void;
   /** The group is lost (fenced, or no database): this engine is finished. */
   readonly onLost?: (error: Error) => void;
+}
+
+/** A command that waits for its turn. */
+export interface Pending {
+  readonly command: Command;
+  resolve(summary: RunSummary): void;
+  reject(error: unknown): void;
+}
+
+/** An open run, as its engine keeps it. */
+export interface Actor {
+  run: RunState;
+  readonly run_bytes: Buffer;
+  chain: Buffer;
+  queue: Pending[];
+  inFlight: boolean;
+  approvals: Map<number, ApprovalRow>;
+  timer: Timer | null;
+  due_us: number;
+  /** As of the last commit. */
+  summary: RunSummary | null;
 }

@@ -6,7 +6,6 @@
 //   - a job goes out only for an intent that is committed.
 import { assert, InvariantError, present } from "../kit/assert.ts";
 import { decodeId } from "../kit/ids.ts";
-import type { Timer } from "../kit/clock.ts";
 import type { Catalog } from "../contract/catalog.ts";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
@@ -23,33 +22,15 @@ import type { Policy } from "../core/policy.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { AppendRejected, GroupWriter } from "../journal/writer.ts";
-import type { EngineOptions } from "./engine-options.ts";
+import type { Actor, EngineOptions, Pending } from "./engine-options.ts";
 import { jobOf } from "./jobs.ts";
 import { Ledger } from "./ledger.ts";
 import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
 
 export type { Commit, EngineOptions, Governance } from "./engine-options.ts";
 
-interface Pending {
-  readonly command: Command;
-  resolve(summary: RunSummary): void;
-  reject(error: unknown): void;
-}
-
-interface Actor {
-  run: RunState;
-  readonly run_bytes: Buffer;
-  chain: Buffer;
-  queue: Pending[];
-  inFlight: boolean;
-  approvals: Map<number, ApprovalRow>;
-  timer: Timer | null;
-  due_us: number;
-  /** As of the last commit. */
-  summary: RunSummary | null;
-}
-
 const RECOVERY_PAGE = 500;
+const RECOVERY_ROWS = 10_000;
 const ROWS_PAGE = 1_000;
 
 export class Engine {
@@ -96,7 +77,7 @@ export class Engine {
     const recovered: Actor[] = [];
     for (let after: string | null = null; ;) {
       const ids: string[] = await store.openRuns(group, after, RECOVERY_PAGE);
-      for (const id of ids) recovered.push(await this.load(id));
+      recovered.push(...(await this.loadMany(ids)));
       if (ids.length < RECOVERY_PAGE) break;
       after = ids.at(-1) ?? null;
     }
@@ -249,26 +230,46 @@ export class Engine {
       const rows = await this.options.store.readRun(null, run_id, from, ROWS_PAGE);
       for (const row of rows) {
         actor ??= this.newActor(row.tenant_id, run_id);
-        const before = actor.approvals;
-        for (const event of decodeBody(row.body)) {
-          fold(actor.run, event, event.at, this.catalogFor(actor.run, event));
-          approvalRows({
-            run: actor.run,
-            run_bytes: actor.run_bytes,
-            drafts: [event],
-            pending: before,
-            now_us: event.at,
-          });
-        }
-        actor.chain = row.chain;
+        this.foldRow(actor, row);
         from = row.last_seq + 1;
       }
       if (rows.length < ROWS_PAGE) break;
     }
-    const loaded = present(actor, `run ${run_id} is in the journal`);
-    loaded.summary = summaryOf(loaded.run);
-    this.actors.set(run_id, loaded);
-    return loaded;
+    return this.loaded(present(actor, `run ${run_id} is in the journal`));
+  }
+
+  /** Many runs in one read; one that did not come whole is read by itself. */
+  private async loadMany(run_ids: readonly string[]): Promise<Actor[]> {
+    const rows = await this.options.store.readRuns(run_ids, RECOVERY_ROWS);
+    const found = new Map<string, Actor>();
+    for (const row of rows) {
+      let actor = found.get(row.run_id);
+      if (!actor) found.set(row.run_id, (actor = this.newActor(row.tenant_id, row.run_id)));
+      this.foldRow(actor, row);
+    }
+    const last = rows.at(-1);
+    if (rows.length === RECOVERY_ROWS && last) found.delete(last.run_id);
+    const actors: Actor[] = [];
+    for (const id of run_ids) {
+      const actor = found.get(id);
+      actors.push(actor ? this.loaded(actor) : await this.load(id));
+    }
+    return actors;
+  }
+
+  private foldRow(actor: Actor, row: AppendRow): void {
+    const { run, run_bytes, approvals: pending } = actor;
+    for (const event of decodeBody(row.body)) {
+      fold(run, event, event.at, this.catalogFor(run, event));
+      approvalRows({ run, run_bytes, drafts: [event], pending, now_us: event.at });
+    }
+    actor.chain = row.chain;
+  }
+
+  private loaded(actor: Actor): Actor {
+    actor.summary = summaryOf(actor.run);
+    this.actors.set(actor.run.run_id, actor);
+    return actor;
   }
 
   /** The first event names project and environment; until it is folded they come from it. */
