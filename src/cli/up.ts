@@ -35,7 +35,7 @@ export function addUp(root: Command): void {
     .option("--port <port>", "port to listen on (0 = any free one)", Number)
     .option("--config <file>", "configuration file")
     .option("--recordings <folder>", "recordings of recorded models")
-    .option("--control <url>", "worker: where to get jobs")
+    .option("--control <urls>", "worker: where to get jobs; several control nodes are separated by commas")
     .option("--labels <list>", "worker: what it can do that others cannot, separated by commas")
     .option("--concurrency <n>", "jobs at a time", Number)
     .action(async (_options, command: Command) => {
@@ -48,7 +48,7 @@ export function addUp(root: Command): void {
         config: file,
         recordings,
         concurrency,
-        control_url: control?.replace(/\/$/, ""),
+        control_url: control?.replaceAll(/\/(?=,|$)/g, ""),
         labels: labels?.split(",").filter((label) => label !== ""),
         data: globals.data,
       });

@@ -2,25 +2,21 @@
 import { AppError } from "../contract/errors.ts";
 import type { BlobStore } from "../contract/ports.ts";
 import { digestOf } from "../kit/hash.ts";
-import type { Client } from "./client.ts";
+import type { WorkerClient } from "./worker-client.ts";
 
 export class RemoteArtifacts implements Pick<BlobStore, "get" | "put"> {
-  private readonly client: Client;
+  private readonly client: WorkerClient;
 
-  constructor(client: Client) {
+  constructor(client: WorkerClient) {
     this.client = client;
   }
 
-  async put(tenant_id: string, bytes: Uint8Array): Promise<string> {
-    const path = `/worker/artifacts/${encodeURIComponent(tenant_id)}`;
-    const raw = { type: "application/octet-stream", bytes };
-    const { digest } = await this.client.json<{ digest: string }>(path, { method: "POST", raw });
-    return digest;
+  put(tenant_id: string, bytes: Uint8Array): Promise<string> {
+    return this.client.putArtifact(tenant_id, bytes);
   }
 
   async get(tenant_id: string, digest: string): Promise<Buffer> {
-    const path = `/worker/artifacts/${encodeURIComponent(tenant_id)}/${encodeURIComponent(digest)}`;
-    const bytes = Buffer.from(await (await this.client.fetch(path)).arrayBuffer());
+    const bytes = await this.client.getArtifact(tenant_id, digest);
     if (digestOf(bytes) !== digest) throw new AppError("ARTIFACT_CORRUPT", `${digest} arrived with other bytes`);
     return bytes;
   }

@@ -23,8 +23,8 @@ export const Config = Type.Object(
       pattern: "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$",
       description: "Tells installations apart that share a Redis.",
     }),
-    control_url: Type.Union([Type.String({ pattern: "^https?://[^/]+$" }), Type.Null()], {
-      description: "Where a worker gets its jobs.",
+    control_url: Type.Union([Type.String({ pattern: "^https?://[^/,]+(,https?://[^/,]+)*$" }), Type.Null()], {
+      description: "Where a worker gets its jobs; several control nodes are separated by commas.",
     }),
     labels: Type.Array(Label, { description: "What this worker can do that others cannot." }),
     shared: Type.Union([Type.String({ minLength: 1 }), Type.Null()], {

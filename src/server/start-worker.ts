@@ -6,7 +6,6 @@ import { systemClock, systemRandom } from "../adapters/system/system.ts";
 import { newId } from "../contract/ids.ts";
 import type { Log } from "../contract/ports.ts";
 import { RemoteArtifacts } from "../sdk/artifacts.ts";
-import { Client } from "../sdk/client.ts";
 import { WorkerClient } from "../sdk/worker-client.ts";
 import { RemoteWorker } from "../sdk/worker.ts";
 import { WorkerPool } from "../worker/pool.ts";
@@ -28,9 +27,8 @@ const DRAIN_MS = 30_000;
 
 export async function startWorker(options: { config: Config; token: string; log: Log }): Promise<WorkerServer> {
   const { config, token, log } = options;
-  const address = { url: config.control_url ?? "", token };
-  const client = new WorkerClient(address);
-  const { mcp, execute } = outsideOf(config, log, systemClock, new RemoteArtifacts(new Client(address)));
+  const client = new WorkerClient({ urls: (config.control_url ?? "").split(","), token });
+  const { mcp, execute } = outsideOf(config, log, systemClock, new RemoteArtifacts(client));
   const instance = newId("node", { clock: systemClock, random: systemRandom });
   let end: (reason: "refused" | "drained") => void = () => undefined;
   const ended = new Promise<"refused" | "drained">((resolve) => (end = resolve));

@@ -127,7 +127,7 @@ test("every node answers for the one that owns the runs: start, read, follow, st
 test("the owner is killed while a worker pays: the other goes on within the lease, and nothing is paid twice", async () => {
   const token = await mint(standby, "cashier", ["money"]);
   worker = await startWorker(tempFolder("qd-cashier"), {
-    control: standby.url,
+    control: `${owner.url}/,${standby.url}`,
     token,
     args: ["--labels", "money"],
     env: { QUARTERDECK_PRIVATE_ORIGINS: ledger.url },

@@ -1,4 +1,6 @@
 // Control plane and remote workers as processes of their own, over HTTP, with the queue in process and over Redis.
+import { writeFileSync } from "node:fs";
+import path from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from "vitest";
 import { Redis } from "ioredis";
 import type { Run } from "../../src/contract/runs.ts";
@@ -12,7 +14,8 @@ import type { WorkerProcess } from "../support/workers.ts";
 const redis_url = inject("redis_url") ?? "";
 const LEDGER_MS = 300;
 
-const manifests = (ledger: Ledger) => `
+const LARGE = "large output of a job, ".repeat(1_000);
+const manifests = (ledger: Ledger, root: string) => `
 kind: Tool
 metadata: { name: noop }
 spec: { kind: builtin, builtin: noop }
@@ -32,6 +35,14 @@ spec: { kind: http, method: POST, url: "${ledger.url}/once", effect_class: irrev
 kind: Tool
 metadata: { name: put }
 spec: { kind: http, method: POST, url: "${ledger.url}/idem", effect_class: write, idempotent: true, attempts_max: 2, input_schema: { type: object } }
+---
+kind: Tool
+metadata: { name: read }
+spec: { kind: builtin, builtin: file_read, root: ${root} }
+---
+kind: Workflow
+metadata: { name: reading }
+spec: { steps: [{ id: a, tool: read, args: { path: large.txt } }] }
 ---
 kind: Workflow
 metadata: { name: quick }
@@ -100,8 +111,9 @@ for (const [driver, redis] of [
       ledger = await startLedger(LEDGER_MS);
       folder = tempFolder("qd-control");
       port = await freePort();
+      writeFileSync(path.join(folder, "large.txt"), LARGE);
       server = await up();
-      await server.client.apply(manifests(ledger));
+      await server.client.apply(manifests(ledger, folder));
     });
     afterEach(async () => {
       for (const worker of workers.splice(0)) await worker.kill();
@@ -127,6 +139,17 @@ for (const [driver, redis] of [
       expect(words.out).toContain("plain");
       const again = await cli(["workers", "mint", "plain", "--url", server.url, "--json"]);
       expect([again.code, (JSON.parse(again.err || again.out) as { code: string }).code]).toEqual([1, "WORKER_EXISTS"]);
+    });
+
+    test("a large output travels as an artifact", async () => {
+      await work(await mint(server, "reader"));
+      const run = await ended(await server.client.startRun({ workflow: "reading" }));
+      const { items } = await server.client.events(run.run_id);
+      const completed = items.find((event) => event.type === "tool.completed");
+      const { digest, bytes } = (completed?.data["result_ref"] ?? {}) as { digest: string; bytes: number };
+      expect(bytes).toBeGreaterThanOrEqual(LARGE.length);
+      const stored = await server.client.fetch(`/artifacts/${encodeURIComponent(digest)}`);
+      expect(await stored.text()).toContain(LARGE);
     });
 
     test("a job that needs a label waits for a worker that has it, and no worker can claim one", async () => {
