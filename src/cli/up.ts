@@ -72,9 +72,11 @@ async function upServer(config: Config, globals: Globals): Promise<void> {
   });
   if (globals.json) printJson({ url: server.url, ready_ms: server.ready_ms, recovered: server.recovered });
   else {
-    print(
-      `${bold("quarterdeck")} ready at ${server.url} in ${server.ready_ms} ms; ${server.recovered} open runs go on`,
-    );
+    const runs =
+      server.stands_by_for === null
+        ? `${server.recovered} open runs go on`
+        : `it stands by for ${server.stands_by_for}`;
+    print(`${bold("quarterdeck")} ready at ${server.url} in ${server.ready_ms} ms; ${runs}`);
     if (config.role === "control") {
       print(dim("  no jobs are run here; give it workers:"));
       print(dim("  quarterdeck workers mint NAME; quarterdeck up --role worker --control URL"));

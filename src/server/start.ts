@@ -52,6 +52,8 @@ export interface Server {
   readonly url: string;
   readonly services: Services;
   readonly recovered: number;
+  /** Where the runs are owned, when it is not here. */
+  readonly stands_by_for: string | null;
   readonly first_start: boolean;
   readonly ready_ms: number;
   close(): Promise<void>;
@@ -313,7 +315,9 @@ export async function startServer(options: StartOptions): Promise<Server> {
     await writeFile(marker, JSON.stringify({ url, pid: process.pid }));
     closers.push(() => rm(marker, { force: true }));
     const ready_ms = Math.round(clock.monotonic_ms() - begun);
-    return { url, services, recovered, first_start: database.embedded?.first_start ?? false, ready_ms, close };
+    const first_start = database.embedded?.first_start ?? false;
+    const stands_by_for = ownership?.otherUrl ?? null;
+    return { url, services, recovered, stands_by_for, first_start, ready_ms, close };
   } catch (error) {
     await close();
     throw error;
