@@ -54,6 +54,7 @@ export class Workers {
   private readonly options: WorkersOptions;
   private rows: readonly WorkerRow[] = [];
   private readonly instances = new Map<string, Instance>();
+  /** Processes that were asked to end; one that is started later under the same name is not meant. */
   private readonly drained = new Set<string>();
 
   constructor(options: WorkersOptions) {
@@ -64,7 +65,11 @@ export class Workers {
   async refresh(): Promise<void> {
     this.rows = await this.options.db.transaction({ role: "qd_system" }, listWorkers);
     const gone = this.options.clock.monotonic_ms() - FORGET_MS;
-    for (const [key, instance] of this.instances) if (instance.seen_ms < gone) this.instances.delete(key);
+    for (const [key, instance] of this.instances) {
+      if (instance.seen_ms >= gone) continue;
+      this.instances.delete(key);
+      this.drained.delete(key);
+    }
   }
 
   /** The worker with this token; null when there is none or it was revoked. */
@@ -103,7 +108,7 @@ export class Workers {
   /** Its processes take no more jobs, and end when they have done those at hand. */
   async drain(name: string): Promise<WorkerView> {
     const view = this.one(name);
-    this.drained.add(name);
+    for (const { instance } of view.instances) this.drained.add(`${name}/${instance}`);
     return view;
   }
 
@@ -121,7 +126,7 @@ export class Workers {
       this.instances.set(key, instance);
     }
     instance.labels = labels;
-    instance.draining = draining || this.drained.has(worker.name);
+    instance.draining = draining || this.drained.has(key);
     instance.seen_ms = this.options.clock.monotonic_ms();
     return instance;
   }
@@ -148,11 +153,11 @@ export class Workers {
     const instance = this.heard(worker, labels, false);
     if (instance.draining) return { jobs: [], drain: true };
     const { max, wait_ms } = request;
-    const leaving = () => instance.draining || this.drained.has(name);
+    const leaving = () => instance.draining || this.drained.has(`${name}/${request.instance}`);
     const asked = { worker, labels, max, wait_ms, leaving, ...(gone ? { gone } : {}) };
     const jobs = await this.options.dispatcher.lease(asked);
     instance.seen_ms = this.options.clock.monotonic_ms();
-    return { jobs, drain: this.drained.has(name) };
+    return { jobs, drain: this.drained.has(`${name}/${request.instance}`) };
   }
 
   heartbeat(name: string, request: HeartbeatRequest): HeartbeatAnswer {
@@ -168,7 +173,7 @@ export class Workers {
     const worker = { name, instance };
     const labels = this.allowed(name, request.labels);
     const known = this.instances.get(`${name}/${instance}`);
-    const max = !known || known.draining || this.drained.has(name) ? 0 : request.max;
+    const max = !known || known.draining || this.drained.has(`${name}/${instance}`) ? 0 : request.max;
     const { dispatcher } = this.options;
     const { verdicts, jobs } = await dispatcher.exchange({ worker, labels, max, results, ...(gone ? { gone } : {}) });
     const accepted = verdicts.filter((verdict) => verdict.accepted).length;

@@ -194,12 +194,16 @@ for (const [driver, redis] of [
     });
 
     test("a drained worker ends by itself when it has done what it had", async () => {
-      const worker = await work(await mint(server, "drained"));
+      const token = await mint(server, "drained");
+      const worker = await work(token);
       const run = await server.client.startRun({ workflow: "paying" });
       await leased();
       expect((await cli(["workers", "drain", "drained", "--url", server.url])).code).toBe(0);
       expect(await worker.exit).toBe(0);
       await ended(run);
+      // Its next process is another one.
+      await work(token);
+      await ended(await server.client.startRun({ workflow: "quick" }));
     });
 
     test("a killed worker: what is idempotent runs again, what is not is in doubt, and nothing happens twice", async () => {
