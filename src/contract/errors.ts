@@ -85,6 +85,15 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
+/** What every route that is not public may answer. */
+export const COMMON_ERRORS: readonly ErrorCode[] = [
+  "VALIDATION_ERROR",
+  "AUTH_REQUIRED",
+  "AUTH_FORBIDDEN",
+  "INTERNAL_ERROR",
+  "DATABASE_UNAVAILABLE",
+];
+
 /** One fault of an input: where it is, what was found and what to do. */
 export interface FieldError {
   /** JSON pointer (RFC 6901) into the input. */

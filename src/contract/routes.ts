@@ -1,6 +1,7 @@
 // The route table: method, path, permission, schemas and errors of every operation. The router, the OpenAPI document and
 // the client derive from it. A route without a permission cannot be written down.
 import { Type, type TSchema } from "typebox";
+import { COMMON_ERRORS } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
 import { Event } from "./events.ts";
 import { Name } from "./ids.ts";
@@ -69,14 +70,7 @@ const VerifyResult = Type.Object({
   faults: Type.Array(Type.String()),
   ok: Type.Boolean(),
 });
-const common: readonly ErrorCode[] = [
-  "VALIDATION_ERROR",
-  "AUTH_REQUIRED",
-  "AUTH_FORBIDDEN",
-  "INTERNAL_ERROR",
-  "DATABASE_UNAVAILABLE",
-];
-const onRun: readonly ErrorCode[] = [...common, "NOT_FOUND", "RUN_TERMINAL", "SHUTTING_DOWN"];
+const onRun: readonly ErrorCode[] = [...COMMON_ERRORS, "NOT_FOUND", "RUN_TERMINAL", "SHUTTING_DOWN"];
 
 export const ROUTES = {
   startRun: {
@@ -88,7 +82,7 @@ export const ROUTES = {
     status: 201,
     response: Run,
     idempotent: true,
-    errors: [...common, "RUN_REFUSED", "IDEMPOTENCY_MISMATCH", "CONFLICT", "OVERLOADED", "SHUTTING_DOWN"],
+    errors: [...COMMON_ERRORS, "RUN_REFUSED", "IDEMPOTENCY_MISMATCH", "CONFLICT", "OVERLOADED", "SHUTTING_DOWN"],
   },
   listRuns: {
     method: "GET",
@@ -106,7 +100,7 @@ export const ROUTES = {
     ),
     status: 200,
     response: Page(Run),
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   getRun: {
     method: "GET",
@@ -116,7 +110,7 @@ export const ROUTES = {
     params: IdParam,
     status: 200,
     response: Run,
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   listEvents: {
     method: "GET",
@@ -133,7 +127,7 @@ export const ROUTES = {
     ),
     status: 200,
     response: Page(Event),
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   streamEvents: {
     method: "GET",
@@ -145,7 +139,7 @@ export const ROUTES = {
     status: 200,
     response: Text,
     produces: "text/event-stream",
-    errors: [...common, "NOT_FOUND", "OVERLOADED"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "OVERLOADED"],
   },
   cancelRun: {
     method: "POST",
@@ -187,7 +181,7 @@ export const ROUTES = {
     status: 201,
     response: Run,
     idempotent: true,
-    errors: [...common, "NOT_FOUND", "CONFLICT", "RUN_REFUSED", "IDEMPOTENCY_MISMATCH"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "CONFLICT", "RUN_REFUSED", "IDEMPOTENCY_MISMATCH"],
   },
   inputRun: {
     method: "POST",
@@ -225,7 +219,7 @@ export const ROUTES = {
     ),
     status: 200,
     response: Explanation,
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   listApprovals: {
     method: "GET",
@@ -235,7 +229,7 @@ export const ROUTES = {
     query: Type.Object({ ...page, state: Type.Optional(Name) }, { additionalProperties: false }),
     status: 200,
     response: Page(Approval),
-    errors: common,
+    errors: COMMON_ERRORS,
   },
   getApproval: {
     method: "GET",
@@ -245,7 +239,7 @@ export const ROUTES = {
     params: IdParam,
     status: 200,
     response: Approval,
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   approve: {
     method: "POST",
@@ -278,7 +272,7 @@ export const ROUTES = {
     accepts: "application/yaml",
     status: 200,
     response: Type.Object({ items: Type.Array(Applied) }),
-    errors: [...common, "MANIFEST_INVALID", "EXPRESSION_INVALID", "PAYLOAD_TOO_LARGE", "DEPENDENCY_UNAVAILABLE"],
+    errors: [...COMMON_ERRORS, "MANIFEST_INVALID", "EXPRESSION_INVALID", "PAYLOAD_TOO_LARGE", "DEPENDENCY_UNAVAILABLE"],
   },
   listRegistry: {
     method: "GET",
@@ -300,7 +294,7 @@ export const ROUTES = {
         }),
       ),
     }),
-    errors: common,
+    errors: COMMON_ERRORS,
   },
   promote: {
     method: "POST",
@@ -313,7 +307,7 @@ export const ROUTES = {
     ),
     status: 200,
     response: Type.Object({ kind: Type.String(), name: Type.String(), version: Type.Integer(), env: Type.String() }),
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   verify: {
     method: "POST",
@@ -323,7 +317,7 @@ export const ROUTES = {
     body: Type.Object({ run_id: Type.Optional(Type.String({ maxLength: 64 })) }, { additionalProperties: false }),
     status: 200,
     response: VerifyResult,
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   exportJournal: {
     method: "GET",
@@ -334,7 +328,7 @@ export const ROUTES = {
     status: 200,
     response: Text,
     produces: "application/x-ndjson",
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   importJournal: {
     method: "POST",
@@ -350,7 +344,7 @@ export const ROUTES = {
       artifacts: Type.Integer(),
       skipped: Type.Integer(),
     }),
-    errors: [...common, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
+    errors: [...COMMON_ERRORS, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
   },
   importRuns: {
     method: "POST",
@@ -366,7 +360,7 @@ export const ROUTES = {
         Type.Object({ run_id: Type.String(), key: Type.String(), events: Type.Integer(), fidelity: Type.String() }),
       ),
     }),
-    errors: [...common, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
+    errors: [...COMMON_ERRORS, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
   },
   putArtifact: {
     method: "POST",
@@ -377,7 +371,7 @@ export const ROUTES = {
     accepts: "application/octet-stream",
     status: 201,
     response: Type.Object({ digest: Type.String(), size: Type.Integer() }),
-    errors: [...common, "PAYLOAD_TOO_LARGE"],
+    errors: [...COMMON_ERRORS, "PAYLOAD_TOO_LARGE"],
   },
   getArtifact: {
     method: "GET",
@@ -388,7 +382,7 @@ export const ROUTES = {
     status: 200,
     response: Text,
     produces: "application/octet-stream",
-    errors: [...common, "NOT_FOUND", "ARTIFACT_CORRUPT"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_CORRUPT"],
   },
   ...WORKER_ROUTES,
   metrics: {
@@ -399,7 +393,7 @@ export const ROUTES = {
     status: 200,
     response: Text,
     produces: "text/plain",
-    errors: common,
+    errors: COMMON_ERRORS,
   },
   status: {
     method: "GET",
@@ -408,7 +402,7 @@ export const ROUTES = {
     summary: "Versions, sizes, open and stuck runs, budgets.",
     status: 200,
     response: Type.Unknown(),
-    errors: common,
+    errors: COMMON_ERRORS,
   },
   live: {
     method: "GET",

@@ -1,6 +1,6 @@
 // Routes of remote workers and of those who look after them. Part of the route table (routes.ts).
 import { Type } from "typebox";
-import type { ErrorCode } from "./errors.ts";
+import { COMMON_ERRORS } from "./errors.ts";
 import { Name } from "./ids.ts";
 import type { Route } from "./routes.ts";
 import {
@@ -18,13 +18,6 @@ import {
 } from "./workers.ts";
 
 const Text = Type.String();
-const common: readonly ErrorCode[] = [
-  "VALIDATION_ERROR",
-  "AUTH_REQUIRED",
-  "AUTH_FORBIDDEN",
-  "INTERNAL_ERROR",
-  "DATABASE_UNAVAILABLE",
-];
 
 export const WORKER_ROUTES = {
   listWorkers: {
@@ -34,7 +27,7 @@ export const WORKER_ROUTES = {
     summary: "Workers: their credentials, their processes and what those run.",
     status: 200,
     response: Type.Object({ items: Type.Array(WorkerView) }),
-    errors: common,
+    errors: COMMON_ERRORS,
   },
   mintWorker: {
     method: "POST",
@@ -44,7 +37,7 @@ export const WORKER_ROUTES = {
     body: MintWorker,
     status: 201,
     response: MintedWorker,
-    errors: [...common, "WORKER_EXISTS"],
+    errors: [...COMMON_ERRORS, "WORKER_EXISTS"],
   },
   revokeWorker: {
     method: "POST",
@@ -54,7 +47,7 @@ export const WORKER_ROUTES = {
     params: Type.Object({ name: Name }, { additionalProperties: false }),
     status: 200,
     response: WorkerView,
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   drainWorker: {
     method: "POST",
@@ -64,7 +57,7 @@ export const WORKER_ROUTES = {
     params: Type.Object({ name: Name }, { additionalProperties: false }),
     status: 200,
     response: WorkerView,
-    errors: [...common, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   getQueues: {
     method: "GET",
@@ -73,7 +66,7 @@ export const WORKER_ROUTES = {
     summary: "What waits for workers, lane by lane, and the dead letters.",
     status: 200,
     response: QueueView,
-    errors: [...common, "DEPENDENCY_UNAVAILABLE"],
+    errors: [...COMMON_ERRORS, "DEPENDENCY_UNAVAILABLE"],
   },
   listShards: {
     method: "GET",
@@ -82,7 +75,7 @@ export const WORKER_ROUTES = {
     summary: "Which control node owns the runs.",
     status: 200,
     response: Type.Object({ items: Type.Array(ShardView) }),
-    errors: common,
+    errors: COMMON_ERRORS,
   },
   leaseJobs: {
     method: "POST",
@@ -93,7 +86,7 @@ export const WORKER_ROUTES = {
     status: 200,
     response: LeaseAnswer,
     waits: true,
-    errors: [...common, "SHUTTING_DOWN"],
+    errors: [...COMMON_ERRORS, "SHUTTING_DOWN"],
   },
   heartbeat: {
     method: "POST",
@@ -103,7 +96,7 @@ export const WORKER_ROUTES = {
     body: HeartbeatRequest,
     status: 200,
     response: HeartbeatAnswer,
-    errors: common,
+    errors: COMMON_ERRORS,
   },
   reportResults: {
     method: "POST",
@@ -115,7 +108,7 @@ export const WORKER_ROUTES = {
     status: 200,
     response: ResultsAnswer,
     waits: true,
-    errors: [...common, "FENCED", "SHUTTING_DOWN"],
+    errors: [...COMMON_ERRORS, "FENCED", "SHUTTING_DOWN"],
   },
   putJobArtifact: {
     method: "POST",
@@ -127,7 +120,7 @@ export const WORKER_ROUTES = {
     accepts: "application/octet-stream",
     status: 201,
     response: Type.Object({ digest: Type.String(), size: Type.Integer() }),
-    errors: [...common, "NOT_FOUND", "PAYLOAD_TOO_LARGE"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "PAYLOAD_TOO_LARGE"],
   },
   getJobArtifact: {
     method: "GET",
@@ -141,6 +134,6 @@ export const WORKER_ROUTES = {
     status: 200,
     response: Text,
     produces: "application/octet-stream",
-    errors: [...common, "NOT_FOUND", "ARTIFACT_CORRUPT"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_CORRUPT"],
   },
 } as const satisfies Record<string, Route>;
