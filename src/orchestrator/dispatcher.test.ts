@@ -168,15 +168,46 @@ test("tickets that the queue lost are pushed again within seconds", async () => 
   expect(await lease(alice)).toHaveLength(1);
 });
 
-test("a queue that is away fails nobody: the jobs wait here", async () => {
+test("a queue that is away holds up nobody: the jobs are handed out from here, the oldest first", async () => {
   const { dispatcher, lease, queue, clock } = setUp();
   queue.mode = "fails";
-  dispatcher.dispatch([job(1)], 5);
-  expect(await lease(alice)).toEqual([]);
+  dispatcher.dispatch([job(1), job(2, { runs_on: ["gpu"] }), job(3)], 5);
+  expect((await lease(alice)).map((given) => given.job.step)).toEqual([1, 3]);
   await clock.pass(10_000);
   queue.mode = "well";
   await clock.pass(5_000);
+  expect((await lease(bob, ["gpu"])).map((given) => given.job.step)).toEqual([2]);
+});
+
+test("tickets that nobody can serve do not hide that others were lost", async () => {
+  const { dispatcher, lease, queue, clock } = setUp();
+  const nobodys = { tenant_id: TENANT, priority: 5, needs: ["gpu"], attempt: 1, step: 1 };
+  await queue.push(["run_x", "run_y"].map((run_id) => ({ ...nobodys, run_id })));
+  queue.mode = "loses";
+  dispatcher.dispatch([job(1)], 5);
+  expect(await lease(alice)).toEqual([]);
+  queue.mode = "well";
+  await clock.pass(5_000);
   expect(await lease(alice)).toHaveLength(1);
+});
+
+test("what is given back after a take-over does not take the new lease of the same attempt away", async () => {
+  let fail: (error: Error) => void = () => undefined;
+  const { dispatcher, lease } = setUp(() => new Promise((_resolve, reject) => (fail = reject)));
+  dispatcher.dispatch([job(1)], 5);
+  const leased = only(await lease(alice));
+  const exchanged = dispatcher.exchange({ worker: alice, labels: [], max: 1, results: [result(leased)] });
+  dispatcher.dispatch([job(2)], 5);
+  await new Promise((resolve) => setImmediate(resolve));
+  // Job 2 is on its way to alice when the runs change hands; the new owner hands it to bob.
+  dispatcher.reset();
+  dispatcher.dispatch([job(2)], 5);
+  const taken = only(await lease(bob));
+  fail(new AppError("FENCED", "not the owner"));
+  await expect(exchanged).rejects.toMatchObject({ code: "FENCED" });
+  expect(await lease(alice)).toEqual([]);
+  expect(dispatcher.heartbeat(bob, [ref(taken)])).toEqual([]);
+  expect(dispatcher.depth).toMatchObject({ waiting: 0, running: 1 });
 });
 
 test("tickets that come twice hand a job out once", async () => {

@@ -252,11 +252,24 @@ export class Dispatcher implements JobQueue {
     if (this.held.size === this.running) return [];
     const deliveries = await this.options.queue.take(labels, max).catch((error: unknown) => {
       this.options.log.warn("queue.take_failed", { error: messageOf(error) });
-      return [];
+      return null;
     });
+    if (deliveries === null) return this.takeHere(worker, labels, max);
     if (deliveries.length === 0) return [];
     const jobs = deliveries.flatMap(({ ticket }) => this.claim(ticket, worker) ?? []);
     this.options.queue.confirm(deliveries).catch(() => undefined);
+    return jobs;
+  }
+
+  /** Without the queue nobody knows whose turn it is, but the jobs are here: the one that waits longest goes first. */
+  private takeHere(worker: WorkerId, labels: readonly string[], max: number): LeasedJob[] {
+    const jobs: LeasedJob[] = [];
+    for (const held of this.held.values()) {
+      if (jobs.length >= max) break;
+      if (held.worker || held.parked || !serves(labels, held.ticket.needs)) continue;
+      const job = this.claim(held.ticket, worker);
+      if (job) jobs.push(job);
+    }
     return jobs;
   }
 
@@ -265,6 +278,7 @@ export class Dispatcher implements JobQueue {
     const held = this.held.get(ticketKey(ticket));
     if (!held || held.worker || held.parked || held.ticket.tenant_id !== ticket.tenant_id) return null;
     if (this.options.owns?.() === false) return null;
+    const epoch = this.options.epoch();
     const limit = limitOf(held.job);
     if (limit && !this.limits.enter(limit.key, limit.max)) {
       // Its ticket is used up; it gets another one when a place is free.
@@ -274,7 +288,7 @@ export class Dispatcher implements JobQueue {
     }
     const now = this.options.clock.monotonic_ms();
     held.worker = worker;
-    held.epoch = this.options.epoch();
+    held.epoch = epoch;
     held.token = this.token(held.ticket, worker, held.epoch);
     held.until_ms = now + LIMITS.worker_lease_ms;
     this.running += 1;
@@ -284,9 +298,10 @@ export class Dispatcher implements JobQueue {
 
   /** Jobs whose answer could not be sent: nobody has seen them. */
   private giveBack(jobs: readonly LeasedJob[]): void {
-    const tickets = jobs.flatMap(({ job }) => {
+    const tickets = jobs.flatMap(({ job, token }) => {
       const held = this.held.get(ticketKey(job));
-      if (!held) return [];
+      // After a take-over the same attempt may be out again, with another lease.
+      if (held?.token !== token) return [];
       held.worker = null;
       held.token = "";
       this.vacate(held);
@@ -420,19 +435,23 @@ export class Dispatcher implements JobQueue {
   /** Ends leases that ran out and pushes tickets that the queue has lost. */
   async tick(): Promise<void> {
     const now = this.options.clock.monotonic_ms();
-    let waiting = 0;
+    const waiting = new Map<string, number>();
     const old: Ticket[] = [];
     for (const [key, held] of this.held) {
       if (held.worker && held.until_ms <= now && !held.settling) this.lose(key, held);
       if (held.worker || held.parked) continue;
-      waiting += 1;
+      waiting.set(laneOf(held.ticket), (waiting.get(laneOf(held.ticket)) ?? 0) + 1);
       if (now - held.waiting_since_ms > LOST_TICKET_MS) old.push(held.ticket);
     }
     if (old.length === 0) return;
-    const there = (await this.options.queue.depth()).reduce((sum, lane) => sum + lane.waiting, 0);
-    if (there >= waiting) return;
-    this.options.log.warn("queue.tickets_lost", { waiting, there });
-    this.push(old.filter((ticket) => this.held.get(ticketKey(ticket))?.worker === null));
+    // Lane by lane: tickets that nobody can serve must not hide that others are gone.
+    const there = new Map<string, number>();
+    for (const lane of await this.options.queue.depth()) there.set(laneOf(lane), lane.waiting);
+    const isShort = (lane: string) => (there.get(lane) ?? 0) < (waiting.get(lane) ?? 0);
+    const lost = old.filter((ticket) => isShort(laneOf(ticket)) && this.held.get(ticketKey(ticket))?.worker === null);
+    if (lost.length === 0) return;
+    this.options.log.warn("queue.tickets_lost", { tickets: lost.length });
+    this.push(lost);
   }
 
   private lose(key: string, held: Held): void {
@@ -453,6 +472,10 @@ export class Dispatcher implements JobQueue {
         this.options.log.error("queue.answer_failed", { run_id, step, error: messageOf(error) });
       });
   }
+}
+
+function laneOf({ tenant_id, priority, needs }: Pick<Ticket, "tenant_id" | "priority" | "needs">): string {
+  return `${needs.join(",")}|${priority}|${tenant_id}`;
 }
 
 function sameWorker(a: WorkerId, b: WorkerId): boolean {

@@ -220,6 +220,28 @@ async function allRuns(at: Running): Promise<Run[]> {
 
 const settled = (run: Run) => !["queued", "running"].includes(run.state) && run.reason !== "timer";
 
+/** Which processes are there still, and what they wrote last. */
+function processes(): string {
+  const told = [...nodes, ...workers].map((running, i) => {
+    const name = i < NODES ? `node ${i}` : `worker ${i - NODES}`;
+    if (!running) return `${name}: not there`;
+    const { exitCode, signalCode } = running.child;
+    return `${name}: ended ${exitCode ?? signalCode ?? "not"}\n${running.log()}`;
+  });
+  return told.join("\n");
+}
+
+/** What explains a run that does not go on: the run and its events, the queues and the workers, as the owner sees them. */
+async function openRuns(): Promise<string> {
+  const [node] = nodes;
+  if (!node) return "no node";
+  const open = (await allRuns(node)).filter((run) => !settled(run)).slice(0, 5);
+  const parts = [];
+  for (const run of open) parts.push(run, await node.client.json(`/runs/${run.run_id}/events`));
+  for (const path of ["/shards", "/queues", "/workers"]) parts.push(await node.client.json(path));
+  return parts.map((part) => JSON.stringify(part)).join("\n");
+}
+
 async function faults(): Promise<void> {
   const random = seeded(SEED);
   const names = Object.keys(FAULT);
@@ -267,8 +289,11 @@ test.skipIf(!hasRedis)(
       await budgetsHold(node, runs);
     } catch (error) {
       const file = path.join(tmpdir(), `quarterdeck-cluster-${SEED}.log`);
-      writeFileSync(file, `seed ${SEED}\n${history.join("\n")}\n${String(error)}\n`);
-      throw new Error(`the history is in ${file}`, { cause: error });
+      const open = `${await openRuns().catch(String)}\n${processes()}`;
+      writeFileSync(file, `seed ${SEED}\n${history.join("\n")}\n${String(error)}\n${open}\n`);
+      throw new Error(`the history is in ${file}; what is open:\n${open}\n${history.slice(-20).join("\n")}`, {
+        cause: error,
+      });
     } finally {
       going = false;
     }

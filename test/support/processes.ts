@@ -22,6 +22,8 @@ export interface Running {
   readonly client: Client;
   readonly ready_ms: number;
   readonly recovered: number;
+  /** What it wrote last. */
+  log(): string;
   kill(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -57,6 +59,7 @@ export function startUp(data: string, env: Record<string, string> = {}, args: st
         url,
         ready_ms,
         recovered,
+        log: () => errors,
         client: new Client({ url, principal: "ada" }),
         kill: () => end("SIGKILL"),
         stop: () => end("SIGTERM"),

@@ -11,6 +11,8 @@ export interface WorkerProcess {
   readonly instance: string;
   /** Resolves with the exit code, or -1 after a signal. */
   readonly exit: Promise<number>;
+  /** What it wrote last. */
+  log(): string;
   kill(): Promise<void>;
   stop(): Promise<number>;
 }
@@ -55,6 +57,7 @@ export function startWorker(
         url,
         instance,
         exit,
+        log: () => errors,
         kill: async () => void (await end("SIGKILL")),
         stop: () => end("SIGTERM"),
       });
