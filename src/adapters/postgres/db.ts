@@ -64,8 +64,10 @@ export class PostgresDb implements Db {
   constructor(options: PostgresOptions) {
     this.config = clientConfig(options);
     this.pool = new pg.Pool({ ...this.config, max: options.connections_max ?? 8, idleTimeoutMillis: 30_000 });
-    // An idle connection that breaks is replaced at the next use; without a listener the process would end.
+    // A connection that breaks is replaced at the next use; without a listener the process would end. The pool listens to
+    // idle ones; one that is lent out breaks unheard, and its user learns of it from the next statement.
     this.pool.on("error", () => undefined);
+    this.pool.on("connect", (client) => client.on("error", () => undefined));
   }
 
   async transaction<T>(scope: DbScope, fn: (tx: DbTx) => Promise<T>): Promise<T> {
