@@ -155,6 +155,7 @@ function capture(
     cost_micro_usd: 0,
     tokens: 0,
     retry_of: null,
+    source_run_id: null,
   };
   return { key: run.key, fidelity: run.fidelity, rows, summary };
 }

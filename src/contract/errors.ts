@@ -67,6 +67,13 @@ export const ERRORS = {
   PAYLOAD_TOO_LARGE: row(413, 2, false, "The payload is over its limit", "Send less; `details` names the limit."),
   UNSUPPORTED_MEDIA_TYPE: row(415, 2, false, "The content type is not accepted here", "Send application/json."),
   RUN_REFUSED: row(422, 2, false, "The run cannot be started", "Correct the agent, workflow or input in `details`."),
+  REPLAY_REFUSED: row(
+    409,
+    2,
+    false,
+    "The run cannot be replayed or forked like this",
+    "The message and `details.reason` say why; the source is unchanged.",
+  ),
   ARTIFACT_CORRUPT: row(500, 1, false, "An artifact does not have its digest", "Restore the file from a backup."),
   INTERNAL_ERROR: row(500, 1, true, "Something failed inside", "Report the request id; the log has the cause."),
   DATABASE_UNAVAILABLE: row(

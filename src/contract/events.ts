@@ -38,6 +38,7 @@ export const EVENT_TYPES = [
   "budget.warned",
   "budget.exceeded",
   "budget.overrun",
+  "replay.mismatched",
   "journal.late",
   "journal.import_note",
 ] as const;

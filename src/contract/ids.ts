@@ -33,6 +33,16 @@ export function newId(kind: IdKind, seams: { clock: Clock; random: Random }): st
   return encodeId(PREFIXES[kind], uuidV7(Math.floor(seams.clock.now_us() / 1000), seams.random.bytes(10)));
 }
 
+/** Makes a request repeatable: the same seed gives the same id. */
+export interface IdSeed {
+  readonly created_us: number;
+  readonly bytes: Uint8Array;
+}
+
+export function seededId(kind: IdKind, seed: IdSeed): string {
+  return encodeId(PREFIXES[kind], uuidV7(Math.floor(seed.created_us / 1000), seed.bytes));
+}
+
 /** The bytes of an id that came from outside. Throws NOT_FOUND: a malformed id is an id of nothing. */
 export function idBytes(kind: IdKind, id: string): Buffer {
   const bytes = decodeId(PREFIXES[kind], id);

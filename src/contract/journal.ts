@@ -39,6 +39,8 @@ export interface RunSummary {
   readonly cost_micro_usd: number;
   readonly tokens: number;
   readonly retry_of: string | null;
+  /** Of a replay or fork: the run it was made from. */
+  readonly source_run_id: string | null;
 }
 
 /** Approval rows change with the events that ask and answer, in the same transaction. */

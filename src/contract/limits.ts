@@ -23,6 +23,10 @@ export const LIMITS = {
   name_chars_max: 128,
   note_chars_max: 2_000,
   labels_max: 32,
+  /** Payloads given to one replay or fork in place of outcomes. */
+  simulations_max: 200,
+  /** Recorded outcomes taken over in one append of a replay or fork; the rest follows in the next. */
+  reuse_per_append_max: 100,
   page_size_default: 50,
   page_size_max: 200,
   events_page_max: 1_000,

@@ -2,6 +2,7 @@
 // Names of the seeds are accepted as aliases on input (block = deny, approve = require_approval, none = read,
 // destructive = irreversible) and stored under ours.
 import { Type, type Static, type TSchema } from "typebox";
+import type { Json } from "../kit/json.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Usd } from "./money.ts";
@@ -144,6 +145,8 @@ export const RuleInput = Type.Object(
     approvals_min: Type.Optional(Type.Integer({ minimum: 1, maximum: 10 })),
     approval_ttl_ms: Type.Optional(Type.Integer({ minimum: 1_000, maximum: LIMITS.approval_ttl_ms_max })),
     block_run: Type.Optional(Type.Boolean()),
+    replay_live: Type.Optional(Type.Boolean()),
+    simulate: Type.Optional(Type.Unsafe<Json>(Type.Unknown())),
   },
   closed,
 );

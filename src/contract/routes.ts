@@ -7,6 +7,7 @@ import { Event } from "./events.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Applied } from "./manifests.ts";
+import { REPLAY_ROUTES } from "./replay-routes.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
 import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
 
@@ -15,6 +16,7 @@ export const PERMISSIONS = [
   "public",
   "runs:read",
   "runs:execute",
+  "runs:replay",
   "approvals:read",
   "approvals:resolve",
   "registry:read",
@@ -385,6 +387,7 @@ export const ROUTES = {
     errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_CORRUPT"],
   },
   ...WORKER_ROUTES,
+  ...REPLAY_ROUTES,
   metrics: {
     method: "GET",
     path: "/metrics",

@@ -22,6 +22,7 @@ export const Run = Type.Object(
     cost_micro_usd: MicroUsd,
     tokens: Type.Integer(),
     retry_of: nullable(Type.String()),
+    source_run_id: nullable(Type.String({ description: "Of a replay or fork: the run it was made from." })),
   },
   { $id: "Run" },
 );

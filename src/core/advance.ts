@@ -2,7 +2,7 @@
 import type { Json, JsonObject } from "../kit/json.ts";
 import { parseJson } from "../kit/json.ts";
 import type { WaitReason } from "../contract/events.ts";
-import type { Message, ModelRoute, ToolDefinition } from "../contract/jobs.ts";
+import type { ModelRoute, ToolDefinition } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { isTerminal } from "../contract/events.ts";
 import { messageOf } from "../contract/errors.ts";
@@ -12,21 +12,12 @@ import type { Bound } from "./budget.ts";
 import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
 import { gateModel, gateTool } from "./gate.ts";
+import { modelMessages, scopeOf } from "./model-input.ts";
+import { takeOpenCalls, takeRecordedInput } from "./reuse.ts";
 import { awaitsInput } from "./run-state.ts";
 import type { AgentState, RunState, WorkflowState } from "./run-state.ts";
 import { faultText, schemaFaults } from "./schema.ts";
 import { resolveTemplate } from "./template.ts";
-import type { TemplateScope } from "./template.ts";
-
-/** Messages of the next model call of a step: an agent's conversation, or a workflow node's prompt. */
-export function modelMessages(run: RunState, slot: number): Message[] {
-  const { program } = run;
-  if (program?.kind === "agent") return program.messages;
-  if (program?.kind !== "workflow") return [];
-  const prompt = program.spec.nodes[slot]?.prompt ?? "";
-  const text = resolveTemplate(prompt, scopeOf(run, program));
-  return [{ role: "user", content: typeof text === "string" ? text : JSON.stringify(text) }];
-}
 
 /** Tools a model call may name. */
 export function modelTools(run: RunState, decision: Pick<Decision, "ctx">): readonly ToolDefinition[] {
@@ -49,25 +40,31 @@ export function modelCallBound(
   return { input, bound: price ? modelBound(price, input, output_tokens) : null };
 }
 
-function scopeOf(run: RunState, workflow: WorkflowState): TemplateScope {
-  return {
-    input: run.input,
-    output: (id) => {
-      const index = workflow.spec.nodes.findIndex((node) => node.id === id);
-      return index < 0 ? undefined : workflow.outputs[index];
-    },
-  };
-}
-
 export function advance(decision: Decision): void {
   const { run } = decision;
+  run.more = false;
   if (isTerminal(run.state)) return;
   if (run.stopping) return finishStopping(decision);
   if (run.paused) return;
+  if (run.lineage) takeOpenCalls(decision);
   if (run.program?.kind === "workflow") advanceWorkflow(decision, run.program);
-  else if (run.program?.kind === "agent") advanceAgent(decision, run.program);
-  if (isTerminal(run.state) || run.stopping) return;
+  else if (run.program?.kind === "agent") advanceConversation(decision, run.program);
+  if (isTerminal(run.state) || run.stopping || run.more) return;
   settleWaiting(decision);
+}
+
+/** Recorded outcomes need no waiting: the run goes on at once, up to what one append may hold. */
+function advanceConversation(decision: Decision, agent: AgentState): void {
+  const { run } = decision;
+  for (;;) {
+    const before = decision.reused;
+    advanceAgent(decision, agent);
+    if (!isTerminal(run.state) && !run.stopping && awaitsInput(run)) takeRecordedInput(decision);
+    if (decision.reused === before || isTerminal(run.state) || run.stopping) return;
+    if (decision.reused < LIMITS.reuse_per_append_max) continue;
+    run.more = true;
+    return;
+  }
 }
 
 function finishStopping(decision: Decision): void {
@@ -103,6 +100,10 @@ function settleWaiting(decision: Decision): void {
 
 function advanceWorkflow(decision: Decision, workflow: WorkflowState): void {
   while (workflow.ready.length > 0 && workflow.failure === null) {
+    if (decision.reused >= LIMITS.reuse_per_append_max) {
+      decision.run.more = true;
+      return;
+    }
     const node = workflow.ready[0] as number;
     startNode(decision, workflow, node);
     if (decision.run.stopping || isTerminal(decision.run.state)) return;
@@ -222,6 +223,7 @@ export function nextDue(run: RunState): number {
   if (isTerminal(run.state)) return 0;
   // While it stops, only the end of the grace matters: nothing else is started any more.
   if (run.stopping) return run.stopping.until_us;
+  if (run.more) return 1;
   let due = run.deadline_us;
   const earlier = (at: number) => {
     if (at > 0 && (due === 0 || at < due)) due = at;

@@ -41,6 +41,8 @@ export interface DecideContext {
 /** Collects the events of one decision; each is folded at once, so the next thought sees it. */
 export class Decision {
   readonly events: EventDraft[] = [];
+  /** Outcomes taken over from a recording. */
+  reused = 0;
   readonly run: RunState;
   readonly ctx: DecideContext;
 

@@ -6,6 +6,8 @@ import type { Catalog, RunBudget } from "../contract/catalog.ts";
 import type { EventDraft, RunKind, TerminalState } from "../contract/events.ts";
 import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { ArtifactRef, ToolCall } from "../contract/jobs.ts";
+import type { Lineage } from "../contract/replay.ts";
+import { begunAgain } from "./fork-fold.ts";
 import type { AgentState, RunState, StepState, WorkflowState } from "./run-state.ts";
 import * as agent from "./agent-fold.ts";
 import * as workflow from "./workflow-fold.ts";
@@ -145,19 +147,24 @@ function started(run: RunState, data: Data, at_us: number, catalog: Catalog): vo
   run.priority = typeof data["priority"] === "number" ? data["priority"] : PRIORITY_DEFAULT;
   run.retry_of = typeof data["retry_of"] === "string" ? data["retry_of"] : null;
   run.labels = obj(data, "labels");
-  run.input = data["input"] ?? null;
   run.created_us = at_us;
   run.active_since_us = at_us;
   run.state = "running";
   run.deadline_us = num(data, "deadline");
-  const name = str(obj(data, "target"), "name");
-  const version = num(obj(data, "target"), "version");
+  const target = obj(data, "target");
+  const name = str(target, "name");
+  const version = num(target, "version");
   run.target = `${name}@${version}`;
-  if (run.kind === "workflow") {
+  const lineage = data["lineage"] as unknown as Lineage | undefined;
+  // Its past is folded already: it goes on from there. An exact replay has none, it repeats all.
+  if (lineage && lineage.mode !== "exact") return begunAgain(run, lineage, catalog.agent(name, version));
+  run.input = data["input"] ?? null;
+  const kind = str(target, "kind") || run.kind;
+  if (kind === "workflow") {
     const spec = present(catalog.workflow(name, version), `workflow ${run.target} is in the registry`);
     run.program = workflow.initial(spec);
     run.budget = { ...spec.budget, ...(obj(data, "budget") as RunBudget) };
-  } else if (run.kind === "agent") {
+  } else if (kind === "agent") {
     const spec = present(catalog.agent(name, version), `agent ${run.target} is in the registry`);
     run.program = agent.initial(spec, run.input);
     run.budget = { ...spec.budget, ...(obj(data, "budget") as RunBudget) };

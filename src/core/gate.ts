@@ -12,7 +12,12 @@ import { runLimitPassed } from "./budget.ts";
 import type { Bound } from "./budget.ts";
 import type { Decision, SharedRefusal } from "./decide-context.ts";
 import { matchesAny } from "./pattern.ts";
+import { modelRequest, pathOf, toolRequest } from "./past-calls.ts";
+import type { CallRequest } from "./past-calls.ts";
 import type { PolicyCall, Verdict } from "./policy.ts";
+import { modelMessages } from "./model-input.ts";
+import { permitsLive, reuseOf, stopReplay, takeOver } from "./reuse.ts";
+import type { Taken } from "./reuse.ts";
 import type { RunState, StepState } from "./run-state.ts";
 import { faultText, schemaFaults } from "./schema.ts";
 
@@ -36,6 +41,7 @@ const UNDECIDED: Omit<Verdict, "reason"> = {
   approvals_min: 1,
   approval_ttl_ms: 0,
   block_run: false,
+  replay_live: false,
 };
 
 function verdictOf(decision: Decision, call: PolicyCall): Verdict {
@@ -76,9 +82,10 @@ export function policyCall(
   };
 }
 
-function decided(decision: Decision, n: number, verdict: Verdict, reserve: Bound | null): void {
+function decided(decision: Decision, n: number, verdict: Verdict, reserve: Bound | null, taken?: Taken): void {
   const digest = decision.ctx.policy?.digest ?? "";
-  const data: JsonObject = { decision: verdict.effect };
+  // Nothing happens when an outcome is taken over, so nobody needs to be asked.
+  const data: JsonObject = { decision: taken ? "allow" : verdict.effect };
   // The digest stands where it changes; readers carry it on (core/envelope.ts).
   if (digest !== decision.run.policy_digest) data["policy"] = digest;
   if (verdict.effect !== "allow") data["reason"] = verdict.reason;
@@ -110,8 +117,8 @@ function parsedArgs(args: JsonObject | string): JsonObject | null {
 /** Takes a tool call through the gate. */
 export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
   const { run } = decision;
-  const args = parsedArgs(intent.args);
   const tool = resolveTool(run, decision, intent.tool);
+  const args = overriddenArgs(run, intent.tool, parsedArgs(intent.args));
   const n = run.step_count + 1;
   const open = (): void => propose(decision, intent, args, tool);
   if (typeof tool === "string")
@@ -122,18 +129,46 @@ export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
   const faults = args === null ? "/ is no JSON object" : faultText(schemaFaults(tool.input_schema, args));
   if (faults !== "")
     return deny(decision, n, open, "invalid_arguments", `Invalid arguments for ${tool.name}: ${faults}`);
+  if (run.lineage) {
+    const path = intent.node === undefined ? "" : pathOf(run, intent.node);
+    const reuse = reuseOf(decision, toolRequest(`${tool.name}@${tool.version}`, path, args ?? {}), { tool, verdict });
+    if (reuse.how === "stop") return stopReplay(decision, n, reuse);
+    if (reuse.how === "take") {
+      decided(decision, n, verdict, null, reuse);
+      request(decision, n, tool, intent, args ?? {}, reuse);
+      takeOver(decision, n, reuse);
+      return "running";
+    }
+  }
+  return makeCall(decision, { n, open, intent, tool, args: args ?? {} }, permitsLive(run, tool, verdict));
+}
+
+/** The call will be made: it must be paid for, and somebody may have to be asked. */
+function makeCall(
+  decision: Decision,
+  call: { n: number; open: () => void; intent: ToolIntent; tool: ToolDefinition; args: JsonObject },
+  verdict: Verdict,
+): GateResult {
+  const { n, open, intent, tool, args } = call;
+  if (verdict.effect === "deny") return denyByPolicy(decision, n, open, verdict, tool.name);
   const bound = { micro: tool.cost_micro_usd, tokens: 0 };
   const refusal = overBudget(decision, "tool", bound);
   if (refusal) return refuse(decision, n, open, refusal);
   if (verdict.effect === "require_approval") {
     open();
     decided(decision, n, verdict, null);
-    askApproval(decision, n, verdict, tool, args ?? {});
+    askApproval(decision, n, verdict, tool, args);
     return "waiting";
   }
   decided(decision, n, verdict, bound);
-  request(decision, n, tool, intent, args ?? {});
+  request(decision, n, tool, intent, args);
   return "running";
+}
+
+/** A fork may replace arguments of a tool (how many documents a retriever gives, say). */
+function overriddenArgs(run: RunState, tool: string, args: JsonObject | null): JsonObject | null {
+  const given = run.lineage?.overrides.arguments?.[tool];
+  return given && args ? { ...args, ...(given as JsonObject) } : args;
 }
 
 function toolCall(decision: Decision, tool: ToolDefinition, args: JsonObject): PolicyCall {
@@ -164,8 +199,16 @@ function withCall(event: EventDraft, intent: ToolIntent): EventDraft {
   };
 }
 
-function request(decision: Decision, n: number, tool: ToolDefinition, intent: ToolIntent, args: JsonObject): void {
+function request(
+  decision: Decision,
+  n: number,
+  tool: ToolDefinition,
+  intent: ToolIntent,
+  args: JsonObject,
+  taken?: Taken,
+): void {
   const data: JsonObject = { args };
+  if (taken) data["determinism"] = { ...taken.determinism };
   if (intent.node !== undefined) data["node"] = intent.node;
   data["tool"] = `${tool.name}@${tool.version}`;
   decision.push(withCall({ type: "tool.requested", step: n, data }, intent));
@@ -382,11 +425,35 @@ export function gateModel(decision: Decision, intent: ModelIntent): GateResult {
   );
   // Nobody can be asked about a model call yet: what would need a person is not allowed.
   if (verdict.effect !== "allow") return blocked(verdict.reason, { ...verdict, effect: "deny" });
-  const over = overBudget(decision, "model", intent.bound);
-  if (over) return refuse(decision, n, null, { ...over, action: "stop" });
-  decided(decision, n, verdict, intent.bound);
-  const data: JsonObject = { max_output_tokens: intent.max_output_tokens, model: `${route.name}@${route.version}` };
+  const reuse = decision.run.lineage
+    ? reuseOf(decision, requestOfModel(decision, intent), { tool: null, verdict })
+    : null;
+  if (reuse?.how === "stop") return stopReplay(decision, n, reuse);
+  const taken = reuse?.how === "take" ? reuse : undefined;
+  if (!taken) {
+    const over = overBudget(decision, "model", intent.bound);
+    if (over) return refuse(decision, n, null, { ...over, action: "stop" });
+  }
+  decided(decision, n, verdict, taken ? null : intent.bound, taken);
+  const data: JsonObject = taken ? { determinism: { ...taken.determinism } } : {};
+  data["max_output_tokens"] = intent.max_output_tokens;
+  data["model"] = `${route.name}@${route.version}`;
   if (intent.node !== undefined) data["node"] = intent.node;
   decision.push({ type: "model.requested", step: n, data });
+  if (taken) takeOver(decision, n, taken);
   return "running";
+}
+
+function requestOfModel(decision: Decision, intent: ModelIntent): CallRequest {
+  const { run, ctx } = decision;
+  const { route, node, max_output_tokens } = intent;
+  const spec = run.program?.kind === "agent" ? run.program.spec : null;
+  return modelRequest({
+    target: `${route.name}@${route.version}`,
+    path: node === undefined ? "" : pathOf(run, node),
+    messages: modelMessages(run, node ?? -1),
+    tools: spec ? ctx.catalog.toolsMatching(spec.tools) : [],
+    max_output_tokens,
+    params: { ...spec?.params },
+  });
 }

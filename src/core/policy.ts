@@ -38,6 +38,10 @@ export interface PolicyRule {
   readonly approval_ttl_ms?: number;
   /** A deny by this rule ends the run as policy_blocked. */
   readonly block_run?: boolean;
+  /** A call with effects that this rule allows may be made in a replay or fork too, when a person approves. */
+  readonly replay_live?: boolean;
+  /** In a replay or fork: the outcome of a call that nothing was recorded for. */
+  readonly simulate?: Json;
 }
 
 export interface PolicySet {
@@ -76,6 +80,8 @@ export interface Verdict {
   readonly approvals_min: number;
   readonly approval_ttl_ms: number;
   readonly block_run: boolean;
+  readonly replay_live: boolean;
+  readonly simulate?: Json;
 }
 
 /** One line of an explanation. */
@@ -272,5 +278,12 @@ function verdict(effect: Effect, rules: readonly CompiledRule[], shadow: readonl
     approvals_min: Math.max(1, ...rules.map((rule) => rule.rule.approvals_min ?? 1)),
     approval_ttl_ms: Math.min(...rules.map((rule) => rule.rule.approval_ttl_ms ?? LIMITS.approval_ttl_ms_default)),
     block_run: rules.some((rule) => rule.rule.block_run === true),
+    replay_live: rules.some((rule) => rule.rule.replay_live === true),
+    ...simulation(rules),
   };
+}
+
+function simulation(rules: readonly CompiledRule[]): { simulate?: Json } {
+  const simulate = rules.find((rule) => rule.rule.simulate !== undefined)?.rule.simulate;
+  return simulate === undefined ? {} : { simulate };
 }

@@ -4,7 +4,9 @@ import type { AgentSpec, RunBudget, WorkflowSpec } from "../contract/catalog.ts"
 import type { RunKind, RunStateName, TerminalState } from "../contract/events.ts";
 import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { Message, ToolCall } from "../contract/jobs.ts";
+import type { Lineage } from "../contract/replay.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import type { PastCalls } from "./past-calls.ts";
 
 export type StepStatus = "proposed" | "running" | "approval" | "in_doubt" | "retry" | "sleeping";
 
@@ -118,6 +120,11 @@ export interface RunState {
   abandoned: Set<string>;
   /** Digest of the policy that decided last. */
   policy_digest: string;
+  /** Of a replay or fork: where it comes from, and what was recorded there. The loader sets the past, no event does. */
+  lineage: Lineage | null;
+  past: PastCalls | null;
+  /** Recorded outcomes are left to be taken over by the next append. */
+  more: boolean;
   /** The last allow and what it reserves, until the intent that follows it takes it. */
   grant: { step: number; micro: number; tokens: number } | null;
 }
@@ -163,6 +170,9 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
     output: null,
     abandoned: new Set(),
     policy_digest: "none",
+    lineage: null,
+    past: null,
+    more: false,
     grant: null,
   };
 }

@@ -1,9 +1,10 @@
 // One handler for each route that answers JSON. The compiler demands every one of them.
 import type { RouteId } from "../contract/routes.ts";
-import type { RunSeed } from "../orchestrator/runs.ts";
+import type { IdSeed } from "../contract/ids.ts";
 import { approvalHandlers } from "./routes/approvals.ts";
 import { journalHandlers } from "./routes/journal.ts";
 import { registryHandlers } from "./routes/registry.ts";
+import { replayHandlers } from "./routes/replays.ts";
 import { runHandlers } from "./routes/runs.ts";
 import { systemHandlers } from "./routes/system.ts";
 import { workerHandlers } from "./routes/workers.ts";
@@ -13,7 +14,7 @@ export interface Context {
   readonly services: Services;
   readonly request: Request;
   /** Set where the route takes an Idempotency-Key and one was sent. */
-  readonly seed?: RunSeed;
+  readonly seed?: IdSeed;
 }
 
 export type Handler = (context: Context) => Promise<unknown>;
@@ -28,4 +29,5 @@ export const HANDLERS: Handlers = {
   ...journalHandlers,
   ...systemHandlers,
   ...workerHandlers,
+  ...replayHandlers,
 };

@@ -8,7 +8,7 @@ import { AppError, isAppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db } from "../contract/ports.ts";
 import { answerKey, claimKey, findKey, releaseKey } from "../store/idempotency.ts";
-import type { RunSeed } from "../orchestrator/runs.ts";
+import type { IdSeed } from "../contract/ids.ts";
 
 export interface KeyedRequest {
   readonly tenant_id: string;
@@ -34,7 +34,7 @@ export class Idempotency {
     this.clock = clock;
   }
 
-  async run(request: KeyedRequest, status: number, work: (seed: RunSeed) => Promise<unknown>): Promise<KeyedAnswer> {
+  async run(request: KeyedRequest, status: number, work: (seed: IdSeed) => Promise<unknown>): Promise<KeyedAnswer> {
     const { tenant_id, key } = request;
     if (key.length === 0 || key.length > LIMITS.idempotency_key_chars_max) {
       throw new AppError(

@@ -6,6 +6,7 @@ import type { Registry } from "../orchestrator/registry.ts";
 import type { Owner } from "./forward.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
+import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
 import type { ShardView } from "../contract/workers.ts";
 import type { Commit } from "../orchestrator/engine.ts";
@@ -29,6 +30,7 @@ export interface Services {
   readonly registry: Registry;
   readonly journal: JournalService;
   readonly workers: Workers;
+  readonly replays: Replays;
   readonly blobs: BlobStore;
   readonly db: Db;
   readonly clock: Clock;

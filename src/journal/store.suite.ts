@@ -57,6 +57,7 @@ const summary = (tenant_id: string, run_id: string, state: RunSummary["state"]):
   cost_micro_usd: 0,
   tokens: 0,
   retry_of: null,
+  source_run_id: null,
 });
 
 /** `open` gives the same journal each time it is called: what was committed must be there. */

@@ -1,19 +1,16 @@
 // What an engine is given and what it tells others.
 import type { Clock, Timer } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
-import type { Catalog } from "../contract/catalog.ts";
 import type { EventDraft } from "../contract/events.ts";
 import type { JobQueue } from "../contract/jobs.ts";
 import type { ApprovalRow, GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { Log } from "../contract/ports.ts";
+import type { Lineage } from "../contract/replay.ts";
 import type { Command } from "../core/decide.ts";
-import type { Policy } from "../core/policy.ts";
+import type { Governance } from "../core/governance.ts";
 import type { RunState } from "../core/run-state.ts";
 
-/** The registry and the policy that govern a run, as of now. */
-export interface Governance {
-  of(scope: { tenant_id: string; project: string; env: string }): { catalog: Catalog; policy: Policy | null };
-}
+export type { Governance } from "../core/governance.ts";
 
 /** What followers are told after a commit. */
 export interface Commit {
@@ -29,7 +26,9 @@ export interface EngineOptions {
   readonly store: JournalStore;
   readonly clock: Clock;
   readonly random: Random;
-  readonly governance: Governance;
+  readonly governance: Pick<Governance, "of">;
+  /** The state that a replay or fork begins with (journal/past.ts). */
+  readonly past?: (tenant_id: string, run_id: string, lineage: Lineage) => Promise<RunState>;
   readonly queue: JobQueue;
   /** Key of a tenant, from outside the database. */
   readonly tenantKey: (tenant_id: string) => Uint8Array;

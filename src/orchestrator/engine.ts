@@ -5,7 +5,6 @@
 //     are told only then; after a failed commit the state is dropped and read again from the journal;
 //   - a job goes out only for an intent that is committed.
 import { assert, InvariantError, present } from "../kit/assert.ts";
-import { decodeId } from "../kit/ids.ts";
 import type { Catalog } from "../contract/catalog.ts";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
@@ -13,35 +12,35 @@ import { isTerminal } from "../contract/events.ts";
 import type { Job, JobResult } from "../contract/jobs.ts";
 import type { AppendRow, ApprovalRow, BudgetDelta, RunSummary } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
+import type { Lineage } from "../contract/replay.ts";
 import { nextDue } from "../core/advance.ts";
-import { chainStart, decodeBody, encodeAppend } from "../core/chain.ts";
+import { encodeAppend } from "../core/chain.ts";
 import { decide } from "../core/decide.ts";
 import type { Command } from "../core/decide.ts";
-import { fold } from "../core/fold.ts";
 import type { Policy } from "../core/policy.ts";
-import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { AppendRejected, GroupWriter } from "../journal/writer.ts";
 import type { Actor, EngineOptions, Pending } from "./engine-options.ts";
 import { jobOf } from "./jobs.ts";
 import { Ledger } from "./ledger.ts";
 import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
+import { RunLoader } from "./run-loader.ts";
 
 export type { Commit, EngineOptions, Governance } from "./engine-options.ts";
 
 const RECOVERY_PAGE = 500;
-const RECOVERY_ROWS = 10_000;
-const ROWS_PAGE = 1_000;
 
 export class Engine {
   private readonly actors = new Map<string, Actor>();
   private readonly options: EngineOptions;
+  private readonly loader: RunLoader;
   private writerOrNull: GroupWriter | null = null;
   private ledgerOrNull: Ledger | null = null;
   private closed: Error | null = null;
 
   constructor(options: EngineOptions) {
     this.options = options;
+    this.loader = new RunLoader(options);
   }
 
   get writer(): GroupWriter {
@@ -77,7 +76,7 @@ export class Engine {
     const recovered: Actor[] = [];
     for (let after: string | null = null; ;) {
       const ids: string[] = await store.openRuns(group, after, RECOVERY_PAGE);
-      recovered.push(...(await this.loadMany(ids)));
+      recovered.push(...(await this.loader.loadMany(ids)).map((actor) => this.keep(actor)));
       if (ids.length < RECOVERY_PAGE) break;
       after = ids.at(-1) ?? null;
     }
@@ -94,17 +93,17 @@ export class Engine {
     await this.writerOrNull?.drained();
   }
 
-  /** Creates a run. The data is what `run.started` holds. */
+  /** Creates a run. The data is what `run.started` holds; `past` is the state that a replay or fork begins with. */
   async start(run: {
     tenant_id: string;
     run_id: string;
     command: Extract<Command, { type: "start" }>;
+    past?: RunState;
   }): Promise<RunSummary> {
     if (this.actors.size >= LIMITS.open_runs_max)
       throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
     if (this.actors.has(run.run_id)) throw new AppError("RUN_EXISTS", `Run ${run.run_id} exists`);
-    const actor = this.newActor(run.tenant_id, run.run_id);
-    this.actors.set(run.run_id, actor);
+    const actor = this.keep(this.loader.fresh(run.tenant_id, run.run_id, run.past));
     return this.submit(actor, run.command);
   }
 
@@ -170,7 +169,10 @@ export class Engine {
       });
     }
     const isOpen = !isTerminal(summary.state) && summary.kind !== "captured";
-    const budgets = [...options.budgets, ...(isOpen ? this.ledger.heldBy(this.foldRows(summary, rows)) : [])];
+    const budgets = [
+      ...options.budgets,
+      ...(isOpen ? this.ledger.heldBy(this.loader.fold(summary.tenant_id, summary.run_id, rows)) : []),
+    ];
     for (const [index, row] of rows.entries()) {
       const last = index === rows.length - 1;
       await this.writer.append({
@@ -182,16 +184,9 @@ export class Engine {
     }
     this.ledger.absorb(budgets);
     if (!isOpen) return;
-    const actor = await this.load(summary.run_id);
+    const actor = this.keep(await this.loader.load(summary.run_id));
     this.ledger.restore(actor.run);
     await this.submit(actor, { type: "recover" });
-  }
-
-  private foldRows(summary: RunSummary, rows: readonly AppendRow[]): RunState {
-    const run = emptyRun(summary.tenant_id, summary.run_id);
-    for (const row of rows)
-      for (const event of decodeBody(row.body)) fold(run, event, event.at, this.catalogFor(run, event));
-    return run;
   }
 
   /** The run as of its last commit, while it is open here. */
@@ -209,74 +204,9 @@ export class Engine {
     return [...this.actors.values()].map((actor) => actor.run);
   }
 
-  private newActor(tenant_id: string, run_id: string): Actor {
-    return {
-      run: emptyRun(tenant_id, run_id),
-      run_bytes: present(decodeId("run", run_id), "a run id is well formed"),
-      chain: chainStart(tenant_id, run_id),
-      queue: [],
-      inFlight: false,
-      approvals: new Map(),
-      timer: null,
-      due_us: 0,
-      summary: null,
-    };
-  }
-
-  /** Reads a run from the journal into a fresh actor. */
-  private async load(run_id: string): Promise<Actor> {
-    let actor: Actor | null = null;
-    for (let from = 1; ;) {
-      const rows = await this.options.store.readRun(null, run_id, from, ROWS_PAGE);
-      for (const row of rows) {
-        actor ??= this.newActor(row.tenant_id, run_id);
-        this.foldRow(actor, row);
-        from = row.last_seq + 1;
-      }
-      if (rows.length < ROWS_PAGE) break;
-    }
-    return this.loaded(present(actor, `run ${run_id} is in the journal`));
-  }
-
-  /** Many runs in one read; one that did not come whole is read by itself. */
-  private async loadMany(run_ids: readonly string[]): Promise<Actor[]> {
-    const rows = await this.options.store.readRuns(run_ids, RECOVERY_ROWS);
-    const found = new Map<string, Actor>();
-    for (const row of rows) {
-      let actor = found.get(row.run_id);
-      if (!actor) found.set(row.run_id, (actor = this.newActor(row.tenant_id, row.run_id)));
-      this.foldRow(actor, row);
-    }
-    const last = rows.at(-1);
-    if (rows.length === RECOVERY_ROWS && last) found.delete(last.run_id);
-    const actors: Actor[] = [];
-    for (const id of run_ids) {
-      const actor = found.get(id);
-      actors.push(actor ? this.loaded(actor) : await this.load(id));
-    }
-    return actors;
-  }
-
-  private foldRow(actor: Actor, row: AppendRow): void {
-    const { run, run_bytes, approvals: pending } = actor;
-    for (const event of decodeBody(row.body)) {
-      fold(run, event, event.at, this.catalogFor(run, event));
-      approvalRows({ run, run_bytes, drafts: [event], pending, now_us: event.at });
-    }
-    actor.chain = row.chain;
-  }
-
-  private loaded(actor: Actor): Actor {
-    actor.summary = summaryOf(actor.run);
+  private keep(actor: Actor): Actor {
     this.actors.set(actor.run.run_id, actor);
     return actor;
-  }
-
-  /** The first event names project and environment; until it is folded they come from it. */
-  private catalogFor(run: RunState, event: EventDraft): Catalog {
-    const project = run.seq === 0 ? String(event.data["project"] ?? "") : run.project;
-    const env = run.seq === 0 ? String(event.data["env"] ?? "dev") : run.env;
-    return this.options.governance.of({ tenant_id: run.tenant_id, project, env }).catalog;
   }
 
   private submit(actor: Actor, command: Command): Promise<RunSummary> {
@@ -327,7 +257,9 @@ export class Engine {
   ): { catalog: Catalog; policy: Policy | null } {
     const project = start ? String(start.data["project"] ?? "") : run.project;
     const env = start ? String(start.data["env"] ?? "dev") : run.env;
-    return this.options.governance.of({ tenant_id: run.tenant_id, project, env });
+    const lineage = start ? (start.data["lineage"] as unknown as Lineage | undefined) : run.lineage;
+    const { tenant_id } = run;
+    return this.options.governance.of({ tenant_id, project, env, overrides: lineage?.overrides });
   }
 
   private stage(actor: Actor, drafts: readonly EventDraft[], accepted: readonly Pending[], now_us: number): void {
@@ -456,7 +388,7 @@ export class Engine {
       return;
     }
     try {
-      const fresh = await this.load(run_id);
+      const fresh = this.keep(await this.loader.load(run_id));
       this.ledger.restore(fresh.run);
       fresh.queue.push(...actor.queue.splice(0));
       const code = error instanceof InvariantError ? "internal_error" : "unrecordable";

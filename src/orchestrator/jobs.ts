@@ -3,7 +3,7 @@ import { present } from "../kit/assert.ts";
 import { hmacHex } from "../kit/hash.ts";
 import type { Catalog } from "../contract/catalog.ts";
 import type { Job } from "../contract/jobs.ts";
-import { modelMessages } from "../core/advance.ts";
+import { modelMessages } from "../core/model-input.ts";
 import { splitTarget } from "../core/decide.ts";
 import type { RunState, StepState } from "../core/run-state.ts";
 

@@ -4,13 +4,14 @@ import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Clock } from "../kit/clock.ts";
 import { encodeId, uuidBytes } from "../kit/ids.ts";
-import type { Catalog } from "../contract/catalog.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { Applied, ManifestKind, RegistryItem, ToolManifest } from "../contract/manifests.ts";
+import type { Overrides } from "../contract/replay.ts";
 import type { Db, DbTx, Log } from "../contract/ports.ts";
 import type { McpServer, McpTools } from "../contract/tools.ts";
 import { buildCatalog, policySet } from "../core/catalog.ts";
 import type { BuiltinTable, RegistrySnapshot } from "../core/catalog.ts";
+import type { Governance, Governed, Scope } from "../core/governance.ts";
 import { Policy } from "../core/policy.ts";
 import {
   currentAlias,
@@ -18,13 +19,13 @@ import {
   insertItem,
   latestVersion,
   listAliases,
+  listAliasMoves,
   listItems,
   listScopes,
   lockRegistry,
   setAlias,
 } from "../store/registry.ts";
-import type { Alias } from "../store/registry.ts";
-import type { Governance } from "./engine.ts";
+import type { Alias, AliasMove } from "../store/registry.ts";
 import { readManifests } from "./manifests.ts";
 import type { Manifest } from "./manifests.ts";
 
@@ -34,8 +35,15 @@ export const APPLY_ENV = "dev";
 interface Loaded {
   readonly items: readonly RegistryItem[];
   readonly aliases: readonly Alias[];
-  readonly byEnv: Map<string, { catalog: Catalog; policy: Policy | null }>;
+  readonly moves: readonly AliasMove[];
+  /** By environment, moment and overrides. */
+  readonly built: Map<string, Governed>;
 }
+
+/** Moves of one transaction have one time; whoever decides sees them a moment later. */
+const SEEN_LATE_US = 10_000_000;
+/** Governed states of the past and of forks that are kept built; the present ones are few. */
+const BUILT_MAX = 500;
 
 export interface ApplyRequest {
   readonly tenant_id: string;
@@ -58,19 +66,39 @@ export class Registry implements Governance {
     for (const scope of scopes) await this.reload(encodeId("ten", uuidBytes(scope.tenant_id)), scope.project_id);
   }
 
-  of(scope: { tenant_id: string; project: string; env: string }): { catalog: Catalog; policy: Policy | null } {
+  of(scope: Scope): Governed {
     const loaded = this.loaded.get(`${scope.tenant_id}/${scope.project}`) ?? EMPTY;
-    let found = loaded.byEnv.get(scope.env);
-    if (!found) loaded.byEnv.set(scope.env, (found = this.build(loaded, scope.env)));
+    const { env, overrides } = scope;
+    return this.built(loaded, overrides ? `${env} ${versionsKey(overrides)}` : env, () => {
+      return this.build(loaded, currentOf(loaded.aliases, env, overrides));
+    });
+  }
+
+  /** Ordered by how likely they are: what was moved just before may not have been seen yet. */
+  asOf(scope: Scope, at_us: number): readonly Governed[] {
+    const loaded = this.loaded.get(`${scope.tenant_id}/${scope.project}`) ?? EMPTY;
+    const { env, overrides } = scope;
+    const moves = loaded.moves.filter((move) => move.env === env);
+    const times = [...new Set(moves.map((move) => move.at_us))].filter((time) => time <= at_us);
+    const ends = times.filter((time, i) => i === times.length - 1 || time > at_us - SEEN_LATE_US).toReversed();
+    const before = times.findLast((time) => time <= at_us - SEEN_LATE_US) ?? 0;
+    return [...new Set([...ends, before])].map((end) =>
+      this.built(loaded, `${env} ${end} ${versionsKey(overrides ?? {})}`, () => {
+        const then = moves.filter((move) => move.at_us <= end);
+        return this.build(loaded, currentOf(then, env, overrides));
+      }),
+    );
+  }
+
+  private built(loaded: Loaded, key: string, build: () => Governed): Governed {
+    let found = loaded.built.get(key);
+    if (found) return found;
+    if (loaded.built.size >= BUILT_MAX) loaded.built.clear();
+    loaded.built.set(key, (found = build()));
     return found;
   }
 
-  private build(loaded: Loaded, env: string): { catalog: Catalog; policy: Policy | null } {
-    const current = new Map(
-      loaded.aliases
-        .filter((alias) => alias.env === env)
-        .map((alias) => [`${alias.kind}/${alias.name}`, alias.version]),
-    );
+  private build(loaded: Loaded, current: ReadonlyMap<string, number>): Governed {
     const snapshot: RegistrySnapshot = { items: loaded.items, current };
     const catalog = buildCatalog(snapshot, this.options.builtins);
     try {
@@ -83,15 +111,23 @@ export class Registry implements Governance {
   }
 
   async reload(tenant_id: string, project: string): Promise<void> {
-    const [items, aliases] = await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => [
+    const [items, aliases, moves] = await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => [
       await listItems(tx, project),
       await listAliases(tx, project),
+      await listAliasMoves(tx, project),
     ]);
-    this.loaded.set(`${tenant_id}/${project}`, { items, aliases, byEnv: new Map() });
+    this.loaded.set(`${tenant_id}/${project}`, { items, aliases, moves, built: new Map() });
   }
 
   items(tenant_id: string, project: string): readonly RegistryItem[] {
     return this.loaded.get(`${tenant_id}/${project}`)?.items ?? [];
+  }
+
+  has(item: { tenant_id: string; project: string; kind: ManifestKind; name: string; version: number }): boolean {
+    const { kind, name, version } = item;
+    return this.items(item.tenant_id, item.project).some(
+      (other) => other.kind === kind && other.name === name && other.version === version,
+    );
   }
 
   aliases(tenant_id: string, project: string): readonly Alias[] {
@@ -110,7 +146,8 @@ export class Registry implements Governance {
     const applied = await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => {
       await lockRegistry(tx, project);
       const results: Applied[] = [];
-      for (const item of prepared) results.push(await this.applyOne(tx, project, principal, item));
+      const at_us = this.options.clock.now_us();
+      for (const item of prepared) results.push(await this.applyOne(tx, project, { principal, at_us }, item));
       return results;
     });
     await this.reload(tenant_id, project);
@@ -163,7 +200,7 @@ export class Registry implements Governance {
   private async applyOne(
     tx: DbTx,
     project: string,
-    principal: string,
+    by: { principal: string; at_us: number },
     item: { manifest: Manifest; spec: string; digest: string },
   ): Promise<Applied> {
     const { kind, name } = item.manifest;
@@ -178,12 +215,12 @@ export class Registry implements Governance {
         digest: item.digest,
         state: "released",
         spec: item.spec,
-        created_by: principal,
-        created_at_us: this.options.clock.now_us(),
+        created_by: by.principal,
+        created_at_us: by.at_us,
       });
     }
     const current = await currentAlias(tx, project, kind, name, APPLY_ENV);
-    if (current !== version) await setAlias(tx, project, { kind, name, env: APPLY_ENV, version });
+    if (current !== version) await setAlias(tx, project, { kind, name, env: APPLY_ENV, version }, by.at_us);
     const change = latest === null ? "created" : current === version ? "unchanged" : "changed";
     return { kind, name, version, digest: item.digest, change };
   }
@@ -201,7 +238,7 @@ export class Registry implements Governance {
         const known = await findVersion(tx, project, item.kind, item.name, item.digest);
         if (known === null) await insertItem(tx, project, { ...item, spec: canonicalJson(item.spec) });
       }
-      for (const alias of aliases) await setAlias(tx, project, alias);
+      for (const alias of aliases) await setAlias(tx, project, alias, this.options.clock.now_us());
     });
     await this.reload(tenant_id, project);
   }
@@ -212,13 +249,32 @@ export class Registry implements Governance {
     project: string,
     alias: { kind: ManifestKind; name: string; env: string; version: number },
   ): Promise<void> {
-    const exists = this.items(tenant_id, project).some(
-      (item) => item.kind === alias.kind && item.name === alias.name && item.version === alias.version,
+    if (!this.has({ tenant_id, project, ...alias }))
+      throw new AppError("NOT_FOUND", `There is no ${alias.kind} ${alias.name} version ${alias.version}`);
+    await this.options.db.transaction({ role: "qd_app", tenant_id }, (tx) =>
+      setAlias(tx, project, alias, this.options.clock.now_us()),
     );
-    if (!exists) throw new AppError("NOT_FOUND", `There is no ${alias.kind} ${alias.name} version ${alias.version}`);
-    await this.options.db.transaction({ role: "qd_app", tenant_id }, (tx) => setAlias(tx, project, alias));
     await this.reload(tenant_id, project);
   }
 }
 
-const EMPTY: Loaded = { items: [], aliases: [], byEnv: new Map() };
+const EMPTY: Loaded = { items: [], aliases: [], moves: [], built: new Map() };
+
+/** Version of each name in an environment; a fork may use others. */
+function currentOf(aliases: readonly Alias[], env: string, overrides: Overrides | undefined): Map<string, number> {
+  const current = new Map<string, number>();
+  for (const alias of aliases) if (alias.env === env) current.set(`${alias.kind}/${alias.name}`, alias.version);
+  for (const [kind, versions] of versionsOf(overrides ?? {}))
+    for (const [name, version] of Object.entries(versions)) current.set(`${kind}/${name}`, version);
+  return current;
+}
+
+function versionsOf({ prompts, tools, policies }: Overrides): [ManifestKind, Record<string, number>][] {
+  return [
+    ["Prompt", prompts ?? {}],
+    ["Tool", tools ?? {}],
+    ["Policy", policies ?? {}],
+  ];
+}
+
+const versionsKey = (overrides: Overrides): string => canonicalJson(versionsOf(overrides));

@@ -3,14 +3,16 @@ import { rfc3339 } from "../kit/clock.ts";
 import type { Clock } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
-import { decodeId, derivedOrdinal, encodeId, uuidV7 } from "../kit/ids.ts";
+import { decodeId, derivedOrdinal } from "../kit/ids.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Actor, Event, StoredEvent } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
-import { idBytes, newId, PREFIXES } from "../contract/ids.ts";
+import { idBytes, newId, PREFIXES, seededId } from "../contract/ids.ts";
+import type { IdSeed } from "../contract/ids.ts";
 import type { ApprovalRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db } from "../contract/ports.ts";
+import type { Lineage } from "../contract/replay.ts";
 import type { Approval, Explanation, ResolveStep, Run, StartRun } from "../contract/runs.ts";
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
@@ -20,6 +22,7 @@ import { policyCall } from "../core/gate.ts";
 import type { PolicyCall } from "../core/policy.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
+import { hasPast, lineageOf } from "../journal/past.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import { EventReader } from "../journal/event-reader.ts";
 import { getApproval, listApprovals } from "../store/approvals.ts";
@@ -33,12 +36,6 @@ export interface Caller {
   readonly tenant_id: string;
   readonly project: string;
   readonly principal: string;
-}
-
-/** Makes a request repeatable: the same seed gives the same run id. */
-export interface RunSeed {
-  readonly created_us: number;
-  readonly bytes: Uint8Array;
 }
 
 export function runView(run: RunSummary): Run {
@@ -61,7 +58,9 @@ export interface RunsOptions {
   readonly engine: () => Engine;
   readonly store: JournalStore;
   readonly db: Db;
-  readonly governance: Governance;
+  readonly governance: Pick<Governance, "of">;
+  /** The state that a replay or fork begins with. */
+  readonly past?: (tenant_id: string, run_id: string, lineage: Lineage) => Promise<RunState>;
   readonly clock: Clock;
   readonly random: Random;
   /** Jobs that wait for remote workers: when they are too many, new runs must wait too. */
@@ -77,14 +76,12 @@ export class Runs {
     this.reader = new EventReader(options.store);
   }
 
-  async start(caller: Caller, request: StartRun, extra: { seed?: RunSeed; retry_of?: string } = {}): Promise<Run> {
+  async start(caller: Caller, request: StartRun, extra: { seed?: IdSeed; retry_of?: string } = {}): Promise<Run> {
     const { seed } = extra;
     const waiting = this.options.waitingJobs?.() ?? 0;
     if (waiting >= LIMITS.queue_depth_max)
       throw new AppError("OVERLOADED", `${waiting} jobs wait for workers`, { details: { limit: "queue_depth_max" } });
-    const run_id = seed
-      ? encodeId(PREFIXES.run, uuidV7(Math.floor(seed.created_us / 1000), seed.bytes))
-      : newId("run", this.options);
+    const run_id = seed ? seededId("run", seed) : newId("run", this.options);
     if (seed) {
       const existing = await this.find(caller, run_id);
       if (existing) return runView(existing);
@@ -129,7 +126,8 @@ export class Runs {
     return data;
   }
 
-  private async find(caller: Caller, run_id: string): Promise<RunSummary | null> {
+  /** The summary of a run of the caller's tenant, or null. */
+  async find(caller: Caller, run_id: string): Promise<RunSummary | null> {
     idBytes("run", run_id);
     const live = this.options.engine().peek(run_id);
     if (live && live.tenant_id === caller.tenant_id) return live;
@@ -201,7 +199,7 @@ export class Runs {
   }
 
   /** Starts a new run with the same target, version and input. */
-  async retry(caller: Caller, run_id: string, seed?: RunSeed): Promise<Run> {
+  async retry(caller: Caller, run_id: string, seed?: IdSeed): Promise<Run> {
     const run = await this.need(caller, run_id);
     if (!isTerminal(run.state)) throw new AppError("CONFLICT", `Run ${run_id} is still ${run.state}; cancel it first`);
     const [first] = await this.options.store.readRun(caller.tenant_id, run_id, 1, 1);
@@ -280,12 +278,15 @@ export class Runs {
       throw new AppError("NOT_FOUND", `Step ${step} of ${run_id} has no policy decision`, {
         details: { run_id, step },
       });
+    const lineage = lineageOf(events[0]);
     const { catalog, policy } = this.options.governance.of({
       tenant_id: caller.tenant_id,
       project: run.project_id,
       env: run.env,
+      overrides: lineage?.overrides,
     });
-    const state = emptyRun(caller.tenant_id, run_id);
+    const past = hasPast(lineage) && (await this.options.past?.(caller.tenant_id, run_id, lineage));
+    const state = past || emptyRun(caller.tenant_id, run_id);
     for (const event of events.slice(0, at)) fold(state, event, event.at, catalog);
     const call = callOf(state, events, decided, catalog);
     const { data } = decided;

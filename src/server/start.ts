@@ -12,16 +12,19 @@ import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { JobResult } from "../contract/jobs.ts";
 import type { NodeAddress } from "../contract/journal.ts";
-import type { Db, Log } from "../contract/ports.ts";
+import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import { Gateway } from "../gateway/gateway.ts";
 import type { Services } from "../gateway/services.ts";
 import { Checkpointer } from "../journal/checkpoint.ts";
+import type { Signer, Witness } from "../journal/checkpoint.ts";
+import { PastReader } from "../journal/past.ts";
 import { PostgresJournalStore } from "../journal/postgres-store.ts";
 import type { McpClients } from "../mcp/client.ts";
 import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 import { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
+import { Replays } from "../replay/replays.ts";
 import { listGroups, PostgresLeases } from "../store/leases.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
@@ -131,6 +134,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const store = crash.store(new PostgresJournalStore(db));
   const stdio = config.stdio_tools ?? config.credentials.length === 0;
   const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio });
+  const past = new PastReader({ store, governance: registry });
   const commits = new EventEmitter().setMaxListeners(0);
   const report = (results: readonly JobResult[]) => host.report(results);
   const { concurrency } = config;
@@ -150,6 +154,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
     clock,
     random: systemRandom,
     governance: registry,
+    past: past.state.bind(past),
     queue: routeJobs(config.role === "all" ? pool : null, remote.dispatcher),
     tenantKey,
     onFlush: (rows: number, ms: number) => metrics.committed(rows, ms),
@@ -172,6 +177,29 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const address = { node, url: "" };
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
   const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
+  const uses = useCases({ registry, store, db, blobs, signer, witness, checkpointer, past, remote, clock, host });
+  const services = servicesOf(
+    { ...uses, registry, workers: remote.workers, blobs, db, clock, log },
+    { commits, host, pool, store, database, config, metrics, ownership },
+  );
+  return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
+}
+
+/** Use cases over the engine that owns the runs at the moment. */
+function useCases(given: {
+  registry: Registry;
+  store: PostgresJournalStore;
+  db: Db;
+  blobs: BlobStore;
+  signer: Signer;
+  witness: Witness;
+  checkpointer: Checkpointer;
+  past: PastReader;
+  remote: Remote;
+  clock: Clock;
+  host: EngineHost;
+}): Pick<Services, "runs" | "replays" | "journal"> {
+  const { registry, store, db, blobs, past, remote, clock, host, ...keeping } = given;
   const engine = () => host.current();
   const seams = { clock, random: systemRandom };
   const runs = new Runs({
@@ -179,21 +207,27 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
     store,
     db,
     governance: registry,
+    past: past.state.bind(past),
     waitingJobs: () => remote.dispatcher.depth.waiting,
     ...seams,
   });
-  const keeping = { store, db, blobs, registry, signer, witness, checkpointer };
-  const journal = new LocalJournalService({ ...keeping, engine, seams, group: GROUP });
-  const services = servicesOf(
-    { runs, registry, journal, workers: remote.workers, blobs, db, clock, log },
-    { commits, host, pool, store, database, config, metrics, ownership },
-  );
-  return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
+  const replays = new Replays({
+    owner: engine,
+    store,
+    past,
+    governance: registry,
+    blobs,
+    find: (caller, run_id) => runs.find(caller, run_id),
+    has: (caller, kind, name, version) => registry.has({ ...caller, kind, name, version }),
+    ...seams,
+  });
+  const journal = new LocalJournalService({ ...keeping, store, db, blobs, registry, engine, seams, group: GROUP });
+  return { runs, replays, journal };
 }
 
 /** What the gateway may use. */
 function servicesOf(
-  given: Pick<Services, "runs" | "registry" | "journal" | "workers" | "blobs" | "db" | "clock" | "log">,
+  given: Pick<Services, "runs" | "registry" | "journal" | "replays" | "workers" | "blobs" | "db" | "clock" | "log">,
   own: {
     commits: EventEmitter;
     host: EngineHost;

@@ -8,6 +8,7 @@ interface ItemRow extends Omit<RegistryItem, "spec"> {
 
 const COLUMNS = "kind, name, version, digest, state, spec, created_by, created_at_us";
 const ITEMS_MAX = 50_000;
+const MOVES_MAX = 500_000;
 
 const item = (row: ItemRow): RegistryItem => ({ ...row, spec: JSON.parse(row.spec) as unknown });
 
@@ -92,7 +93,26 @@ export async function insertItem(tx: DbTx, project_id: string, row: ItemRow): Pr
   });
 }
 
-export async function setAlias(tx: DbTx, project_id: string, alias: Alias): Promise<void> {
+/** A change of an alias, in the order in which they happened. */
+export interface AliasMove extends Alias {
+  readonly at_us: number;
+}
+
+export async function listAliasMoves(tx: DbTx, project_id: string): Promise<AliasMove[]> {
+  const { rows } = await tx.query<AliasMove>({
+    text: "select kind, name, env, version, at_us from qd.alias_moves where project_id = $1 order by n limit $2",
+    values: [project_id, MOVES_MAX],
+  });
+  return rows;
+}
+
+/** Moves an alias and keeps that it was moved. */
+export async function setAlias(tx: DbTx, project_id: string, alias: Alias, at_us: number): Promise<void> {
+  await tx.query({
+    text: `insert into qd.alias_moves (tenant_id, project_id, kind, name, env, version, at_us)
+      values (qd.tenant(), $1, $2, $3, $4, $5, $6)`,
+    values: [project_id, alias.kind, alias.name, alias.env, alias.version, at_us],
+  });
   await tx.query({
     text: `insert into qd.aliases (tenant_id, project_id, kind, name, env, version) values (qd.tenant(), $1, $2, $3, $4, $5)
       on conflict (tenant_id, project_id, kind, name, env) do update set version = excluded.version`,

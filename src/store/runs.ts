@@ -5,7 +5,7 @@ import type { RunSummary } from "../contract/journal.ts";
 import type { DbTx } from "../contract/ports.ts";
 
 const COLUMNS = `tenant_id, project_id, run_id, kind, target, env, state, reason, requester, created_at_us, updated_at_us,
-  steps, cost_micro_usd, tokens, retry_of`;
+  steps, cost_micro_usd, tokens, retry_of, source_run_id`;
 
 const summary = (row: RunSummary): RunSummary => ({
   ...row,

@@ -2,6 +2,7 @@
 import { decodeBody } from "../../src/core/chain.ts";
 import type { StoredEvent } from "../../src/contract/events.ts";
 import { isTerminal } from "../../src/contract/events.ts";
+import { redecide } from "../../src/core/redecide.ts";
 import { verifyRun } from "../../src/journal/verify.ts";
 import { emptyRun } from "../../src/core/run-state.ts";
 import { fold } from "../../src/core/fold.ts";
@@ -94,6 +95,18 @@ function shape(sim: Sim, run_id: string, events: readonly StoredEvent[], faults:
     faults.push(`${run_id}: never ended (${summary?.state ?? "no summary"}, ${summary?.reason ?? ""})`);
 }
 
+/** Exact replay: each decision, taken again from the recording alone, is the recorded one. */
+function replays(sim: Sim, run_id: string, faults: string[]): void {
+  const rows = sim.store.rows.filter((row) => row.run_id === run_id);
+  const { mismatch, drafts } = redecide({
+    appends: rows.map((row) => decodeBody(row.body)),
+    begin: () => emptyRun(sim.tenant, run_id),
+    governed: () => [{ catalog: sim.catalog, policy: sim.policy }],
+  });
+  if (mismatch) faults.push(`${run_id} seq ${mismatch.seq}: replayed otherwise: ${mismatch.message}`);
+  else if (drafts.length !== rows.at(-1)?.last_seq) faults.push(`${run_id}: replayed to ${drafts.length} events`);
+}
+
 /** Everything wrong with a finished simulation; empty when all holds. */
 export function check(sim: Sim): string[] {
   const faults: string[] = [];
@@ -106,6 +119,7 @@ export function check(sim: Sim): string[] {
     shape(sim, run_id, events, faults);
     effects(sim, run_id, events, faults);
     mediation(run_id, events, faults);
+    replays(sim, run_id, faults);
   }
   if (sim.effects.denied.length > 0) faults.push(`${sim.effects.denied[0]}: a denied tool was executed`);
   if (faults.length === 0) money(sim, all, faults);

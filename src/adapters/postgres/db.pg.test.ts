@@ -4,7 +4,8 @@ import { withClient } from "./db.ts";
 import { testDatabase } from "../../../test/support/postgres.ts";
 
 test("a connection that breaks while it is lent out, between two statements, fails its transaction and nothing else", async () => {
-  const { db, owner, close } = await testDatabase();
+  const database = await testDatabase();
+  const { db, owner } = database;
   const outcome = db.transaction({ role: "qd_system" }, async (tx) => {
     const { rows } = await tx.query<{ pid: number }>({ text: "select pg_backend_pid() as pid" });
     await withClient(owner, (other) =>
@@ -19,5 +20,5 @@ test("a connection that breaks while it is lent out, between two statements, fai
     tx.query<{ one: number }>({ text: "select 1 as one" }),
   );
   expect(rows).toEqual([{ one: 1 }]);
-  await close();
+  await database.close();
 });

@@ -1,0 +1,53 @@
+// Routes of replays and forks. Part of the route table (routes.ts).
+import { Type } from "typebox";
+import { COMMON_ERRORS } from "./errors.ts";
+import type { ErrorCode } from "./errors.ts";
+import { ReplaySession, StartFork, StartReplay } from "./replay.ts";
+import type { Route } from "./routes.ts";
+
+const IdParam = Type.Object({ id: Type.String({ maxLength: 64 }) }, { additionalProperties: false });
+const START: readonly ErrorCode[] = [
+  ...COMMON_ERRORS,
+  "NOT_FOUND",
+  "REPLAY_REFUSED",
+  "IDEMPOTENCY_MISMATCH",
+  "CONFLICT",
+  "OVERLOADED",
+  "SHUTTING_DOWN",
+];
+
+export const REPLAY_ROUTES = {
+  startReplay: {
+    method: "POST",
+    path: "/replays",
+    permission: "runs:replay",
+    summary: "Replays a run from its start: exactly, from recorded outcomes, with given payloads, or live.",
+    body: StartReplay,
+    status: 201,
+    response: ReplaySession,
+    idempotent: true,
+    errors: START,
+  },
+  getReplay: {
+    method: "GET",
+    path: "/replays/:id",
+    permission: "runs:read",
+    summary: "A replay or fork as a session: its state, its reason, where each outcome came from.",
+    params: IdParam,
+    status: 200,
+    response: ReplaySession,
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
+  },
+  forkRun: {
+    method: "POST",
+    path: "/runs/:id/fork",
+    permission: "runs:replay",
+    summary: "Starts a run with this one's past up to a step, and something changed from there on.",
+    params: IdParam,
+    body: StartFork,
+    status: 201,
+    response: ReplaySession,
+    idempotent: true,
+    errors: START,
+  },
+} as const satisfies Record<string, Route>;

@@ -1,0 +1,10 @@
+import type { StartFork, StartReplay } from "../../contract/replay.ts";
+import type { Handlers } from "../handlers.ts";
+
+export const replayHandlers = {
+  startReplay: ({ services, request, seed }) =>
+    services.replays.start(request.caller, request.body as unknown as StartReplay, seed),
+  getReplay: ({ services, request }) => services.replays.get(request.caller, request.params["id"] ?? ""),
+  forkRun: ({ services, request, seed }) =>
+    services.replays.fork(request.caller, request.params["id"] ?? "", request.body as unknown as StartFork, seed),
+} satisfies Partial<Handlers>;
