@@ -34,7 +34,7 @@ export interface Recording {
 /** Takes all decisions of a run again. */
 export function redecide(recording: Recording): Redecision {
   const { appends, begin, governed } = recording;
-  const recorded = appends.flat();
+  const recorded = withPolicies(appends.flat());
   const drafts: EventDraft[] = [];
   let run = begin();
   for (const [index, append] of appends.entries()) {
@@ -55,6 +55,21 @@ export function redecide(recording: Recording): Redecision {
     if (!done) return { drafts, mismatch: failed ?? nothing(first) };
   }
   return { drafts, mismatch: null };
+}
+
+/** The policy's digest is stored where it changes; here each decision says which policy it was of. */
+function withPolicies(events: readonly StoredEvent[]): StoredEvent[] {
+  let policy: Json = "";
+  return events.map((event) => {
+    if (event.type !== "policy.decided") return event;
+    policy = event.data["policy"] ?? policy;
+    return { ...event, data: { ...event.data, policy } };
+  });
+}
+
+function named(draft: EventDraft, { policy }: Governed): EventDraft {
+  if (draft.type !== "policy.decided") return draft;
+  return { ...draft, data: { ...draft.data, policy: policy?.digest ?? "" } };
 }
 
 function nothing(event: StoredEvent): Mismatch & { message: string } {
@@ -89,8 +104,8 @@ function redecideAppend(
       return { step: next.step ?? 0, seq: next.seq, paths: [""], message: messageOf(error), recorded: bare(next) };
     }
     for (const [i, draft] of produced.entries()) {
-      const event = append[drafts.length + i];
-      const wrong = difference(event, draft, next);
+      const event = recorded[(append[drafts.length + i]?.seq ?? 0) - 1];
+      const wrong = difference(event, named(draft, governed), next);
       if (wrong) return wrong;
     }
     if (produced.length === 0) {

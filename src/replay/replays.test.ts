@@ -350,8 +350,8 @@ test("parallel branches do not swap their answers", async () => {
   const results = (id: string) =>
     events(world, id)
       .filter((event) => event.type === "tool.completed")
-      .map((event) => [event.step, event.data["result"]])
-      .sort();
+      .map((event) => `${event.step}: ${String(event.data["result"])}`)
+      .toSorted();
   expect(results(session.replay_id)).toEqual(results(run_id));
   const fork = await world.settled(
     await world.replays.fork(world.caller, run_id, { step: 3, overrides: { input: "y" } }),
