@@ -11,6 +11,7 @@ import type { AppendRow, RunSummary } from "../contract/journal.ts";
 import { chainStart, encodeAppend } from "../core/chain.ts";
 import { eventsOf } from "./openai-chat.ts";
 import { displayMessages } from "./tau-bench.ts";
+import { tau2Runs } from "./tau2.ts";
 
 export interface ImportSeams {
   readonly clock: Clock;
@@ -34,7 +35,7 @@ export interface CapturedRun {
   readonly summary: RunSummary;
 }
 
-export const IMPORT_FORMATS = ["tau-bench", "openai-chat"] as const;
+export const IMPORT_FORMATS = ["tau-bench", "tau2", "openai-chat"] as const;
 
 const EVENTS_PER_ROW = 200;
 
@@ -47,7 +48,7 @@ export function readRecorded(format: string, text: string): RecordedRun[] {
   if (!(IMPORT_FORMATS as readonly string[]).includes(format)) {
     throw new AppError("IMPORT_INVALID", `There is no format ${format}; there are ${IMPORT_FORMATS.join(", ")}`);
   }
-  const whole = format === "openai-chat" && !/\}\s*\n\s*\{/.test(text);
+  const whole = format !== "tau-bench" && !/\}\s*\n\s*\{/.test(text);
   const lines = whole ? [text] : text.split("\n");
   const runs: RecordedRun[] = [];
   for (const [index, line] of lines.entries()) {
@@ -58,9 +59,16 @@ export function readRecorded(format: string, text: string): RecordedRun[] {
     } catch (error) {
       throw fault(index + 1, messageOf(error));
     }
-    runs.push(recorded(format, value, index + 1));
+    runs.push(...recordedIn(format, value, index + 1));
   }
   if (runs.length === 0) throw fault(1, "there are no runs in the file");
+  return runs;
+}
+
+function recordedIn(format: string, value: Json, line: number): RecordedRun[] {
+  if (format !== "tau2") return [recorded(format, value, line)];
+  const runs = isObject(value) ? tau2Runs(value) : null;
+  if (!runs) throw fault(line, "expected `simulations`, or one simulation with `messages`");
   return runs;
 }
 

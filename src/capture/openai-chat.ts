@@ -7,6 +7,13 @@ import { LIMITS } from "../contract/limits.ts";
 import type { RecordedRun } from "./import.ts";
 
 const IMPORTER: Actor = { id: "import", kind: "importer" };
+const USER: Actor = { id: "recorded-user", kind: "user" };
+
+/** When it happened, where the source says so. */
+function when(message: JsonObject): { occurred?: number } {
+  const ms = typeof message["timestamp"] === "string" ? Date.parse(message["timestamp"]) : NaN;
+  return Number.isNaN(ms) ? {} : { occurred: ms * 1000 };
+}
 
 function parsedArguments(text: string): JsonObject {
   try {
@@ -17,22 +24,34 @@ function parsedArguments(text: string): JsonObject {
   }
 }
 
+function callsOf(message: JsonObject, before: number): { arguments: string; id: string; name: string }[] {
+  const raw = Array.isArray(message["tool_calls"]) ? (message["tool_calls"] as JsonObject[]) : [];
+  return raw.map((call, index) => {
+    const fn: JsonObject = isObject(call["function"]) ? call["function"] : {};
+    return {
+      arguments: String(fn["arguments"] ?? ""),
+      id: String(call["id"] ?? `call_${before}_${index}`),
+      name: String(fn["name"] ?? ""),
+    };
+  });
+}
+
 class Converter {
   readonly drafts: EventDraft[] = [];
   step = 0;
   /** Calls without a result yet, in order. */
   private readonly open: { id: string; name: string; step: number }[] = [];
-  private sawUser = false;
+  private begun = false;
 
   convert(message: JsonObject): void {
     const content = message["content"] ?? null;
     switch (message["role"]) {
       case "user":
-        // The first user message is the input that started the run.
-        if (this.sawUser)
-          this.drafts.push({ type: "human.input", actor: { id: "recorded-user", kind: "user" }, data: { content } });
-        this.sawUser = true;
-        return;
+        // What the user said first is the input that started the run, unless the assistant spoke before.
+        if (this.begun && content !== null)
+          this.drafts.push({ type: "human.input", actor: USER, data: { content }, ...when(message) });
+        this.begun = true;
+        return this.calls(message, USER);
       case "assistant":
         return this.assistant(message, content);
       case "tool":
@@ -44,28 +63,27 @@ class Converter {
   }
 
   private assistant(message: JsonObject, content: Json): void {
-    const raw = Array.isArray(message["tool_calls"]) ? (message["tool_calls"] as JsonObject[]) : [];
-    const calls = raw.map((call, index) => {
-      const fn: JsonObject = isObject(call["function"]) ? call["function"] : {};
-      return {
-        arguments: String(fn["arguments"] ?? ""),
-        id: String(call["id"] ?? `call_${this.step}_${index}`),
-        name: String(fn["name"] ?? ""),
-      };
-    });
+    this.begun = true;
     this.step += 1;
     const step = this.step;
     this.drafts.push({ type: "model.requested", step, data: { model: "recorded" } });
-    this.drafts.push({ type: "model.completed", step, data: { content, tool_calls: calls } });
-    for (const call of calls) {
+    const data: JsonObject = { content };
+    if (typeof message["cost_usd"] === "number") data["cost_micro_usd"] = Math.round(message["cost_usd"] * 1e6);
+    data["tool_calls"] = callsOf(message, step - 1);
+    if (isObject(message["usage"])) data["usage"] = message["usage"];
+    this.drafts.push({ type: "model.completed", step, data, ...when(message) });
+    this.calls(message);
+  }
+
+  /** The tools that a message calls; simulated users have tools too. */
+  private calls(message: JsonObject, actor?: Actor): void {
+    const by = actor ? { actor } : {};
+    for (const call of callsOf(message, this.step - 1)) {
       this.step += 1;
-      this.drafts.push({
-        type: "tool.requested",
-        step: this.step,
-        call: call.id,
-        data: { args: parsedArguments(call.arguments), tool: call.name },
-      });
-      this.open.push({ id: call.id, name: call.name, step: this.step });
+      const { arguments: args, id, name } = call;
+      const data = { args: parsedArguments(args), tool: name };
+      this.drafts.push({ type: "tool.requested", step: this.step, call: id, data, ...by, ...when(message) });
+      this.open.push({ id, name, step: this.step });
     }
   }
 
@@ -80,7 +98,8 @@ class Converter {
       this.drafts.push({ type: "journal.import_note", data: { note: "a tool message without a call", role: "tool" } });
       return;
     }
-    this.drafts.push({ type: "tool.completed", step: call.step, call: call.id, data: { result: content } });
+    const data: JsonObject = message["is_error"] === true ? { is_error: true, result: content } : { result: content };
+    this.drafts.push({ type: "tool.completed", step: call.step, call: call.id, data, ...when(message) });
   }
 }
 
@@ -90,12 +109,12 @@ export function eventsOf(
   caller: { project: string; principal: string },
 ): { drafts: EventDraft[]; steps: number } {
   const system = run.messages.find((message) => message["role"] === "system");
-  const input = run.messages.find((message) => message["role"] === "user");
+  const [input] = run.messages.filter((message) => message["role"] === "user" || message["role"] === "assistant");
   const converter = new Converter();
   const started: JsonObject = {
     env: "dev",
     fidelity: run.fidelity,
-    input: input?.["content"] ?? null,
+    input: input?.["role"] === "user" ? (input["content"] ?? null) : null,
     kind: "captured",
     model: run.model,
     project: caller.project,

@@ -11,6 +11,7 @@ import { addInit } from "./init.ts";
 import { addJournal } from "./journal.ts";
 import { report } from "./output.ts";
 import { addPolicy } from "./policy.ts";
+import { addReplays } from "./replays.ts";
 import { addRuns } from "./runs.ts";
 import { addUp } from "./up.ts";
 import { addQueues, addShards, addWorkers } from "./workers.ts";
@@ -34,6 +35,7 @@ function program(): Command {
     addDemo,
     addApply,
     addRuns,
+    addReplays,
     addPolicy,
     addApprovals,
     addJournal,

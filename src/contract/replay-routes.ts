@@ -1,5 +1,6 @@
 // Routes of replays and forks. Part of the route table (routes.ts).
 import { Type } from "typebox";
+import { CompareRuns, RunDiff } from "./diff.ts";
 import { COMMON_ERRORS } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
 import { ReplaySession, StartFork, StartReplay } from "./replay.ts";
@@ -49,5 +50,15 @@ export const REPLAY_ROUTES = {
     response: ReplaySession,
     idempotent: true,
     errors: START,
+  },
+  compareRuns: {
+    method: "POST",
+    path: "/diffs",
+    permission: "runs:read",
+    summary: "Compares two runs: what differs, section by section, and which difference came first.",
+    body: CompareRuns,
+    status: 200,
+    response: RunDiff,
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
 } as const satisfies Record<string, Route>;

@@ -6,6 +6,7 @@ import type { Registry } from "../orchestrator/registry.ts";
 import type { Owner } from "./forward.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
+import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
 import type { ShardView } from "../contract/workers.ts";
@@ -31,6 +32,7 @@ export interface Services {
   readonly journal: JournalService;
   readonly workers: Workers;
   readonly replays: Replays;
+  readonly diffs: Diffs;
   readonly blobs: BlobStore;
   readonly db: Db;
   readonly clock: Clock;

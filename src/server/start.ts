@@ -24,8 +24,10 @@ import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 import { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
+import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
 import { listGroups, PostgresLeases } from "../store/leases.ts";
+import { listRuns } from "../store/runs.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
@@ -198,7 +200,7 @@ function useCases(given: {
   remote: Remote;
   clock: Clock;
   host: EngineHost;
-}): Pick<Services, "runs" | "replays" | "journal"> {
+}): Pick<Services, "runs" | "replays" | "diffs" | "journal"> {
   const { registry, store, db, blobs, past, remote, clock, host, ...keeping } = given;
   const engine = () => host.current();
   const seams = { clock, random: systemRandom };
@@ -222,12 +224,24 @@ function useCases(given: {
     ...seams,
   });
   const journal = new LocalJournalService({ ...keeping, store, db, blobs, registry, engine, seams, group: GROUP });
-  return { runs, replays, journal };
+  const diffs = new Diffs({
+    store,
+    governance: registry,
+    find: (caller, run_id) => runs.find(caller, run_id),
+    siblings: async ({ tenant_id }, target, limit) => {
+      const scope = { role: "qd_app" as const, tenant_id };
+      return db.transaction(scope, (tx) => listRuns(tx, { target, limit }));
+    },
+  });
+  return { runs, replays, diffs, journal };
 }
 
 /** What the gateway may use. */
 function servicesOf(
-  given: Pick<Services, "runs" | "registry" | "journal" | "replays" | "workers" | "blobs" | "db" | "clock" | "log">,
+  given: Pick<
+    Services,
+    "runs" | "registry" | "journal" | "replays" | "diffs" | "workers" | "blobs" | "db" | "clock" | "log"
+  >,
   own: {
     commits: EventEmitter;
     host: EngineHost;

@@ -7,4 +7,8 @@ export const replayHandlers = {
   getReplay: ({ services, request }) => services.replays.get(request.caller, request.params["id"] ?? ""),
   forkRun: ({ services, request, seed }) =>
     services.replays.fork(request.caller, request.params["id"] ?? "", request.body as unknown as StartFork, seed),
+  compareRuns: ({ services, request }) => {
+    const { a, b } = request.body as unknown as { a: string; b: string };
+    return services.diffs.compare(request.caller, a, b);
+  },
 } satisfies Partial<Handlers>;
