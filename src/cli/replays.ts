@@ -89,7 +89,8 @@ async function finish(
 ) {
   let ended = session;
   if (!options.detach && (session.state === "running" || session.state === "pending")) {
-    await follow(client, session.replay_id, { ...globals, json: false });
+    if (!globals.json) await follow(client, session.replay_id, globals);
+    else for await (const _event of client.watch(session.replay_id));
     ended = await client.json<ReplaySession>(`/replays/${encodeURIComponent(session.replay_id)}`);
   }
   show(globals, ended, (value) => print(sessionLines(value)));

@@ -9,7 +9,6 @@ import { assert } from "../kit/assert.ts";
 import { isObject, parseJson, JsonSyntaxError } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError, isAppError } from "../contract/errors.ts";
-import type { FieldError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { API_PREFIX, ROUTES } from "../contract/routes.ts";
 import type { Route, RouteId } from "../contract/routes.ts";
@@ -19,6 +18,8 @@ import { Forwarder } from "./forward.ts";
 import { HANDLERS } from "./handlers.ts";
 import type { Handlers, StreamId } from "./handlers.ts";
 import { Idempotency } from "./idempotency.ts";
+import { faults } from "./faults.ts";
+import type { Validator } from "./faults.ts";
 import { problemOf, toAppError } from "./problem.ts";
 import type { Request, Services } from "./services.ts";
 import { STREAMS } from "./streams.ts";
@@ -28,19 +29,6 @@ export interface GatewayOptions {
   readonly host_names: readonly string[];
   /** Also checks what is answered; on in tests. */
   readonly check_answers?: boolean;
-}
-
-type Validator = ReturnType<typeof Compile>;
-
-function faults(validator: Validator, value: unknown, root: string): FieldError[] {
-  if (validator.Check(value)) return [];
-  const errors = validator.Errors(value).filter((e) => e.keyword !== "boolean");
-  return errors.slice(0, 10).map((error) => {
-    const params = error.params as Record<string, unknown>;
-    const names = params["additionalProperties"] ?? params["requiredProperties"];
-    const extra = Array.isArray(names) ? `: ${names.join(", ")}` : "";
-    return { pointer: `${root}${error.instancePath}`, message: `${error.message}${extra}` };
-  });
 }
 
 /** Query text to the types that the schema names; text that is no number stays text and is refused by the schema. */
