@@ -26,6 +26,7 @@ const CLIENTS = 4;
 /** A frozen process wakes after its leases have run out. */
 const FREEZE_MS = 6_500;
 const COST_MICRO_USD = 1_000;
+const FAULT_MS_MAX = 60_000;
 
 /** Mulberry32: small, seeded, good enough to choose faults. */
 function seeded(seed: number): () => number {
@@ -242,13 +243,22 @@ async function openRuns(): Promise<string> {
   return parts.map((part) => JSON.stringify(part)).join("\n");
 }
 
+/** A fault that does not end is a process that does not start or stop as it should. */
+async function within(what: string, work: Promise<void> | undefined): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`never ended: ${what}`)), FAULT_MS_MAX);
+  });
+  await Promise.race([work, late]).finally(() => clearTimeout(timer));
+}
+
 async function faults(): Promise<void> {
   const random = seeded(SEED);
   const names = Object.keys(FAULT);
   for (let n = 0; n < FAULTS; n++) {
     const name = names[Math.floor(random() * names.length)] ?? "";
     note(`fault ${n}: ${name}`);
-    await FAULT[name]?.(random);
+    await within(`fault ${n}: ${name}`, FAULT[name]?.(random));
     await pause(random() * 1_000);
   }
 }
