@@ -5,6 +5,7 @@ import { VERSION } from "../server/version.ts";
 import { addApprovals } from "./approvals.ts";
 import { addApply } from "./apply.ts";
 import { addBench } from "./bench.ts";
+import { addCapture } from "./capture.ts";
 import { addDemo } from "./demo.ts";
 import { addDoctor } from "./doctor.ts";
 import { addInit } from "./init.ts";
@@ -36,6 +37,7 @@ function program(): Command {
     addApply,
     addRuns,
     addReplays,
+    addCapture,
     addPolicy,
     addApprovals,
     addJournal,

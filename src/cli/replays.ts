@@ -5,6 +5,7 @@ import type { RunDiff } from "../contract/diff.ts";
 import type { Overrides, ReplaySession, Simulation, StartFork } from "../contract/replay.ts";
 import type { Client } from "../sdk/client.ts";
 import { readText } from "./apply.ts";
+import { captured } from "./capture.ts";
 import { clientOf, globalsOf, show } from "./context.ts";
 import type { Globals } from "./context.ts";
 import { diffLines } from "./diff-output.ts";
@@ -100,10 +101,21 @@ async function finish(
 
 const headersOf = (key: string | undefined) => (key === undefined ? {} : { "idempotency-key": key });
 
+/** Runs a captured process again; each of its calls is answered from the recording. */
+async function replayProcess(globals: Globals, client: Client, run: string, words: readonly string[]): Promise<void> {
+  const done = await captured(globals, client, { replay_of: run }, words);
+  const session = await client.json<ReplaySession>(`/replays/${encodeURIComponent(done.run.run_id)}`);
+  // The process owns standard output.
+  process.stderr.write(`${globals.json ? JSON.stringify(session) : sessionLines(session)}\n`);
+  process.exitCode = session.state.startsWith("failed") ? 1 : done.exit_code;
+}
+
 function addReplay(root: Command): void {
   root
-    .command("replay <run>")
-    .description("take a run again: exactly and with no outside call, unless another mode is asked for")
+    .command("replay <run> [command...]")
+    .description(
+      "take a run again: exactly and with no outside call, unless another mode is asked for; a captured process is run again with replay RUN -- COMMAND",
+    )
     .option("--mode <mode>", "exact, cached, simulated or live", "exact")
     .option(
       "--simulate <name=value...>",
@@ -113,9 +125,10 @@ function addReplay(root: Command): void {
     .option("--strict", "exit with 5 when an outcome was simulated")
     .option("--key <key>", "Idempotency-Key: the same key starts one replay")
     .option("--detach", "do not wait")
-    .action(async (run: string, options: ReplayOptions, command: Command) => {
+    .action(async (run: string, words: string[], options: ReplayOptions, command: Command) => {
       const globals = globalsOf(command);
       const client = clientOf(globals);
+      if (words.length > 0) return replayProcess(globals, client, run, words);
       const body = {
         run_id: run,
         mode: options.mode,

@@ -88,6 +88,8 @@ export interface Catalog {
   /** Tools whose names fit one of the patterns, in name order. */
   toolsMatching(patterns: readonly string[]): readonly ToolDefinition[];
   model(name: string, version?: number): ModelRoute | null;
+  /** The route of the environment that calls this model of a provider; for clients that know only the provider's names. */
+  modelOf(model: string): ModelRoute | null;
   budgets(): readonly SharedBudget[];
   /** Price of a model on a day; null when it has none, which denies the call. */
   price(model: string, now_us: number): PriceRow | null;

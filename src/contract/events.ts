@@ -20,6 +20,7 @@ export const EVENT_TYPES = [
   "model.requested",
   "model.completed",
   "model.failed",
+  "model.denied",
   "tool.proposed",
   "tool.requested",
   "tool.completed",

@@ -125,6 +125,8 @@ export type JobOutcome =
       usage: Usage;
       response_model: string;
       cut_off?: boolean;
+      /** What else a captured answer is recorded with: its raw bytes. */
+      recorded?: JsonObject;
     }
   | { ok: false; failure: JobFailure; usage?: Usage };
 

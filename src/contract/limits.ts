@@ -23,6 +23,10 @@ export const LIMITS = {
   name_chars_max: 128,
   note_chars_max: 2_000,
   labels_max: 32,
+  /** Body of one call through the proxy: images come inside it. */
+  proxy_bytes_max: 32 * 1024 * 1024,
+  /** A captured run that nobody adds to for so long has ended. */
+  capture_idle_ms: 15 * 60_000,
   /** Payloads given to one replay or fork in place of outcomes. */
   simulations_max: 200,
   /** Recorded outcomes taken over in one append of a replay or fork; the rest follows in the next. */

@@ -7,6 +7,7 @@ import { Event } from "./events.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Applied } from "./manifests.ts";
+import { CAPTURE_ROUTES } from "./capture-routes.ts";
 import { REPLAY_ROUTES } from "./replay-routes.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
 import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
@@ -17,6 +18,7 @@ export const PERMISSIONS = [
   "runs:read",
   "runs:execute",
   "runs:replay",
+  "proxy:call",
   "approvals:read",
   "approvals:resolve",
   "registry:read",
@@ -388,6 +390,7 @@ export const ROUTES = {
   },
   ...WORKER_ROUTES,
   ...REPLAY_ROUTES,
+  ...CAPTURE_ROUTES,
   metrics: {
     method: "GET",
     path: "/metrics",

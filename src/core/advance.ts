@@ -218,12 +218,15 @@ function structured(answer: string, schema: JsonObject): { value: Json; errors: 
   }
 }
 
+const IDLE_US = LIMITS.capture_idle_ms * 1000;
+
 /** When the run next needs attention by itself: a retry, a wait, an expiry, a deadline, the end of a grace. 0 = never. */
 export function nextDue(run: RunState): number {
   if (isTerminal(run.state)) return 0;
   // While it stops, only the end of the grace matters: nothing else is started any more.
   if (run.stopping) return run.stopping.until_us;
   if (run.more) return 1;
+  if (run.kind === "captured" && run.program === null) return run.steps.size > 0 ? 0 : run.updated_us + IDLE_US;
   let due = run.deadline_us;
   const earlier = (at: number) => {
     if (at > 0 && (due === 0 || at < due)) due = at;

@@ -2,6 +2,7 @@
 // a model's request that only repeats an earlier one (another conversation) is no cause; where several inputs of one call
 // differ at once, what reaches the model first counts: prompt, then documents, then results of tools, then settings.
 import type { Attribution, Cause } from "../contract/diff.ts";
+import { sameDecision } from "./alignment.ts";
 import type { Line } from "./alignment.ts";
 import { documentsOf } from "./ranking.ts";
 import { placeOf } from "./trace.ts";
@@ -86,7 +87,7 @@ function causesOf(line: Line, runs: { a: Trace; b: Trace }): Found[] {
     else if (a.outcome !== b.outcome)
       add(retrieval ? "retrieval" : "tool_result", ["/result"], `${a.name} gave another result at ${where}`);
   }
-  if (denied || (a.decision !== b.decision && found.length === 0)) {
+  if (denied || (!sameDecision(a, b) && found.length === 0)) {
     const budget = `${a.decision} ${b.decision}`.includes("budget_exceeded");
     add(budget ? "budget" : "policy", ["/decision"], `${a.name} was decided otherwise at ${where}`);
   }

@@ -397,6 +397,7 @@ function catalogOf(parts: {
     workflow: (name, version) => parts.workflows.get(name, version),
     tool: (name, version) => parts.tools.get(name, version),
     model: (name, version) => parts.models.get(name, version),
+    modelOf: (model) => parts.models.current().find((route) => route.model === model) ?? null,
     budgets: () => parts.budgets,
     toolsMatching: (patterns) => {
       const key = patterns.join("\n");

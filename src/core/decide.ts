@@ -11,6 +11,8 @@ import { advance, modelCallBound } from "./advance.ts";
 import { usageCost } from "./budget.ts";
 import { Decision } from "./decide-context.ts";
 import type { DecideContext } from "./decide-context.ts";
+import { isIdle, onForeign } from "./foreign.ts";
+import type { ForeignCommand } from "./foreign.ts";
 import { gateAgain, gateApproved } from "./gate.ts";
 import { awaitsInput } from "./run-state.ts";
 import type { RunState, StepState } from "./run-state.ts";
@@ -27,7 +29,8 @@ export type Command =
   | { type: "cancel"; reason: string; actor: Actor }
   | { type: "pause"; actor: Actor }
   | { type: "resume"; actor: Actor }
-  | { type: "resolve"; step: number; resolution: Resolution; actor: Actor };
+  | { type: "resolve"; step: number; resolution: Resolution; actor: Actor }
+  | ForeignCommand;
 
 export type Resolution =
   | { outcome: "completed"; result: Json; note: string }
@@ -53,6 +56,11 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
     case "abort":
       decision.terminal("failed", command.code, command.message);
       break;
+    case "call":
+    case "replayed":
+    case "end":
+      onForeign(decision, command);
+      break;
     default:
       onPerson(decision, command);
   }
@@ -60,7 +68,10 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
   return decision.events;
 }
 
-type PersonCommand = Exclude<Command, { type: "start" | "result" | "tick" | "recover" | "abort" }>;
+type PersonCommand = Exclude<
+  Command,
+  { type: "start" | "result" | "tick" | "recover" | "abort" | "call" | "replayed" | "end" }
+>;
 
 function onPerson(decision: Decision, command: PersonCommand): void {
   const { run } = decision;
@@ -188,6 +199,8 @@ function onTick(decision: Decision): void {
   if (run.deadline_us > 0 && run.deadline_us <= ctx.now_us) {
     return decision.stop("timed_out", "deadline", "The run passed its deadline.", LIMITS.stop_grace_ms * 1000);
   }
+  if (isIdle(run, ctx.now_us))
+    return onForeign(decision, { type: "end", state: "succeeded", code: "idle", message: "" });
   for (const step of run.steps.values()) {
     if (step.approval && step.approval.expires_us <= ctx.now_us) expire(decision, step);
     else if (!run.paused && step.due_us > 0 && step.due_us <= ctx.now_us) due(decision, step);
@@ -239,6 +252,16 @@ function onRecover(decision: Decision): void {
   if (run.stopping) return abandonInFlight(decision);
   for (const step of run.steps.values()) {
     if (step.status !== "running") continue;
+    if (run.program === null) {
+      // Whoever made the call is not ours: nobody here can make it again.
+      lost(decision, step, "outcome_lost", "The process ended before the outcome was recorded.");
+      decision.push({
+        type: "step.ended",
+        step: step.n,
+        data: { code: "outcome_lost", message: "The outcome is not known." },
+      });
+      continue;
+    }
     const [name, version] = splitTarget(step.target);
     const repeatable = step.kind === "model" || ctx.catalog.tool(name, version)?.idempotent === true;
     if (!repeatable) {
@@ -335,6 +358,7 @@ function modelCompleted(decision: Decision, step: StepState, result: JobResult):
   data["duration_ms"] = result.duration_ms;
   data["finish_reason"] = outcome.finish_reason;
   data["model"] = outcome.response_model;
+  if (outcome.recorded) Object.assign(data, outcome.recorded);
   data["tool_calls"] = outcome.tool_calls.map((call) => ({ arguments: call.arguments, id: call.id, name: call.name }));
   data["usage"] = { ...outcome.usage };
   decision.push({ type: "model.completed", step: step.n, ...attemptOf(step), data });
@@ -387,6 +411,8 @@ function onFailure(decision: Decision, step: StepState, result: JobResult, failu
     data,
   });
   if (run.stopping) return;
+  // A foreign agent decides itself whether it asks again.
+  if (run.program === null) return endStep(decision, step, failure);
   const retryable =
     failure.class === "transient" || failure.class === "rate_limited" || failure.class === "unknown_outcome";
   if (retryable && result.attempt < attemptsOf(decision, step)) return scheduleRetry(decision, step, failure);

@@ -4,7 +4,7 @@ import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
 import type { Attribution, Change, DiffSection, RunDiff } from "../contract/diff.ts";
 import { DIFF_SECTIONS } from "../contract/diff.ts";
-import { alignRuns } from "./alignment.ts";
+import { alignRuns, sameDecision } from "./alignment.ts";
 import type { Line } from "./alignment.ts";
 import { attribute } from "./attribution.ts";
 import { differingPaths } from "./past-calls.ts";
@@ -125,7 +125,7 @@ function changesOf(line: Line, intern: Interner): Change[] {
   }
   if (a.kind === "input" && a.outcome !== b.outcome)
     add("input", differingPaths(a.result, b.result), a.result, b.result);
-  if (a.decision !== b.decision || a.status !== b.status)
+  if (!sameDecision(a, b) || a.status !== b.status)
     add("policy", ["/decision"], `${a.status}: ${a.decision}`, `${b.status}: ${b.decision}`);
   return changes;
 }

@@ -46,6 +46,10 @@ export function fold(run: RunState, event: EventDraft, at_us: number, catalog: C
       return failed(run, event);
     case "tool.denied":
       return denied(run, event);
+    case "model.denied":
+      // Nothing was opened: a foreign agent asked, and was told no.
+      run.step_count = Math.max(run.step_count, event.step ?? 0);
+      return;
     default:
       return foldControl(run, event, data, at_us);
   }
@@ -156,6 +160,7 @@ function started(run: RunState, data: Data, at_us: number, catalog: Catalog): vo
   const version = num(target, "version");
   run.target = `${name}@${version}`;
   const lineage = data["lineage"] as unknown as Lineage | undefined;
+  run.source_run_id = lineage?.source_run_id ?? null;
   // Its past is folded already: it goes on from there. An exact replay has none, it repeats all.
   if (lineage && lineage.mode !== "exact") return begunAgain(run, lineage, catalog.agent(name, version));
   run.input = data["input"] ?? null;

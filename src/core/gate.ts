@@ -34,7 +34,7 @@ export interface ToolIntent {
   readonly cause?: number;
 }
 
-const UNDECIDED: Omit<Verdict, "reason"> = {
+export const UNDECIDED: Omit<Verdict, "reason"> = {
   effect: "deny",
   rules: [],
   shadow: [],
@@ -44,7 +44,7 @@ const UNDECIDED: Omit<Verdict, "reason"> = {
   replay_live: false,
 };
 
-function verdictOf(decision: Decision, call: PolicyCall): Verdict {
+export function verdictOf(decision: Decision, call: PolicyCall): Verdict {
   const { policy } = decision.ctx;
   if (!policy) return { ...UNDECIDED, reason: "policy_unavailable" };
   try {
@@ -82,7 +82,7 @@ export function policyCall(
   };
 }
 
-function decided(decision: Decision, n: number, verdict: Verdict, reserve: Bound | null, taken?: Taken): void {
+export function decided(decision: Decision, n: number, verdict: Verdict, reserve: Bound | null, taken?: Taken): void {
   const digest = decision.ctx.policy?.digest ?? "";
   // Nothing happens when an outcome is taken over, so nobody needs to be asked.
   const data: JsonObject = { decision: taken ? "allow" : verdict.effect };
@@ -238,7 +238,7 @@ interface Refusal {
   readonly action: SharedRefusal["action"];
 }
 
-function overBudget(decision: Decision, kind: "tool" | "model", bound: Bound): Refusal | null {
+export function overBudget(decision: Decision, kind: "tool" | "model", bound: Bound): Refusal | null {
   const { run, ctx } = decision;
   const limit = runLimitPassed(run, kind, bound, ctx.now_us);
   if (limit) return { budget: `run.${limit}`, action: "stop" };

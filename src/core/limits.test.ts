@@ -41,6 +41,7 @@ const catalog: Catalog = {
   toolsMatching: () => [],
   model: () => null,
   budgets: () => [],
+  modelOf: () => null,
   price: () => null,
 };
 const ctx = {

@@ -120,8 +120,12 @@ export interface RunState {
   abandoned: Set<string>;
   /** Digest of the policy that decided last. */
   policy_digest: string;
-  /** Of a replay or fork: where it comes from, and what was recorded there. The loader sets the past, no event does. */
+  /**
+   * Of a replay or fork: where it comes from (null for exact replays, which have no past), and what was recorded there. The
+   * loader sets the past, no event does.
+   */
   lineage: Lineage | null;
+  source_run_id: string | null;
   past: PastCalls | null;
   /** Recorded outcomes are left to be taken over by the next append. */
   more: boolean;
@@ -171,6 +175,7 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
     abandoned: new Set(),
     policy_digest: "none",
     lineage: null,
+    source_run_id: null,
     past: null,
     more: false,
     grant: null,

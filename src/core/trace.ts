@@ -246,7 +246,8 @@ class Tracer {
     const path = typeof data["node"] === "number" ? `node/${data["node"]}` : "";
     const target = text(data, "model");
     const history = this.program || path === "" ? this.history : 0;
-    const request = {
+    const wire = data["signature"] === undefined ? null : this.wireSections(data);
+    const request = wire ?? {
       ...this.sections,
       history,
       target: this.intern.of(target),
@@ -258,6 +259,25 @@ class Tracer {
       params: this.program?.params ?? {},
     };
     this.open.set(n, this.item({ kind: "model", target, path, step: n, seq: event.seq, asked }, request));
+  }
+
+  /** A request as a foreign agent sent it. One that is an artifact is known by its signature alone. */
+  private wireSections(data: Data): Record<string, number> {
+    const target = this.intern.of(text(data, "model"));
+    const sent = data["request"];
+    if (typeof sent !== "object" || sent === null || Array.isArray(sent))
+      return { target, history: this.intern.of(data["signature"]) };
+    const { model: _model, messages, input, system, instructions, tools, stream: _stream, ...params } = sent;
+    const list = Array.isArray(messages) ? messages : [];
+    const [first] = list as Data[];
+    const leads = first?.["role"] === "system" || first?.["role"] === "developer";
+    return {
+      target,
+      system: this.intern.of(system ?? instructions ?? (leads ? (first?.["content"] ?? "") : "")),
+      tools: this.intern.of(tools),
+      params: this.intern.of(params),
+      history: this.intern.of([input ?? null, leads ? list.slice(1) : list]),
+    };
   }
 
   private modelAnswer(event: StoredEvent, data: Data): void {

@@ -2,6 +2,7 @@
 import type { RouteId } from "../contract/routes.ts";
 import type { IdSeed } from "../contract/ids.ts";
 import { approvalHandlers } from "./routes/approvals.ts";
+import { captureHandlers } from "./routes/captures.ts";
 import { journalHandlers } from "./routes/journal.ts";
 import { registryHandlers } from "./routes/registry.ts";
 import { replayHandlers } from "./routes/replays.ts";
@@ -30,4 +31,5 @@ export const HANDLERS: Handlers = {
   ...systemHandlers,
   ...workerHandlers,
   ...replayHandlers,
+  ...captureHandlers,
 };

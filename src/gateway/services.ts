@@ -6,6 +6,8 @@ import type { Registry } from "../orchestrator/registry.ts";
 import type { Owner } from "./forward.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
+import type { Captures } from "../capture/captures.ts";
+import type { Proxy } from "../capture/proxy.ts";
 import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
@@ -33,6 +35,8 @@ export interface Services {
   readonly workers: Workers;
   readonly replays: Replays;
   readonly diffs: Diffs;
+  readonly captures: Captures;
+  readonly proxy: Proxy;
   readonly blobs: BlobStore;
   readonly db: Db;
   readonly clock: Clock;

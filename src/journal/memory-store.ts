@@ -90,7 +90,7 @@ export class MemoryJournalStore implements JournalStore {
   async openRuns(group: number, after_run_id: string | null, limit: number): Promise<string[]> {
     const ids = new Set(this.rows.filter((row) => row.group === group).map((row) => row.run_id));
     return [...this.runs.values()]
-      .filter((run) => ids.has(run.run_id) && !isTerminal(run.state) && run.kind !== "captured")
+      .filter((run) => ids.has(run.run_id) && !isTerminal(run.state))
       .map((run) => run.run_id)
       .filter((id) => after_run_id === null || id > after_run_id)
       .sort()

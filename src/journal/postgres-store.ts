@@ -300,7 +300,7 @@ export class PostgresJournalStore implements JournalStore {
   openRuns(group: number, after_run_id: string | null, limit: number): Promise<string[]> {
     return this.db.transaction({ role: "qd_system" }, async (tx) => {
       const { rows } = await tx.query<{ run_id: string }>({
-        text: `select run_id from qd.runs where grp = $1 and state in ('queued', 'running', 'waiting') and kind <> 'captured'
+        text: `select run_id from qd.runs where grp = $1 and state in ('queued', 'running', 'waiting')
           and ($2::uuid is null or run_id > $2::uuid) order by run_id limit $3`,
         values: [group, after_run_id === null ? null : uuidText(runBytes(after_run_id)), limit],
       });

@@ -46,6 +46,8 @@ export interface EngineOptions {
 /** A command that waits for its turn. */
 export interface Pending {
   readonly command: Command;
+  /** Told of the events of its append, before it is resolved. */
+  readonly told?: ((drafts: readonly EventDraft[]) => void) | undefined;
   resolve(summary: RunSummary): void;
   reject(error: unknown): void;
 }

@@ -99,6 +99,7 @@ function catalogOf(world: World): Catalog {
     toolsMatching: (patterns) => [...tools.values()].filter((t) => matchesAny(patterns, t.name)),
     model: () => route,
     budgets: () => budgets,
+    modelOf: () => null,
     price: (model) =>
       world.priced === false
         ? null

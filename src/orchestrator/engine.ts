@@ -116,6 +116,16 @@ export class Engine {
     return this.submit(actor, command);
   }
 
+  /** A command for an open run; returns what was committed with it. */
+  async decided(tenant_id: string, run_id: string, command: Command): Promise<readonly EventDraft[]> {
+    const actor = this.actors.get(run_id);
+    if (!actor || actor.run.tenant_id !== tenant_id)
+      throw new AppError("RUN_TERMINAL", `Run ${run_id} has ended`, { details: { run_id } });
+    let drafts: readonly EventDraft[] = [];
+    await this.submit(actor, command, (committed) => (drafts = committed));
+    return drafts;
+  }
+
   has(tenant_id: string, run_id: string): boolean {
     return this.actors.get(run_id)?.run.tenant_id === tenant_id;
   }
@@ -168,7 +178,7 @@ export class Engine {
         details: { run_id: summary.run_id },
       });
     }
-    const isOpen = !isTerminal(summary.state) && summary.kind !== "captured";
+    const isOpen = !isTerminal(summary.state);
     const budgets = [
       ...options.budgets,
       ...(isOpen ? this.ledger.heldBy(this.loader.fold(summary.tenant_id, summary.run_id, rows)) : []),
@@ -209,10 +219,10 @@ export class Engine {
     return actor;
   }
 
-  private submit(actor: Actor, command: Command): Promise<RunSummary> {
+  private submit(actor: Actor, command: Command, told?: Pending["told"]): Promise<RunSummary> {
     if (this.closed) return Promise.reject(this.closed);
     return new Promise((resolve, reject) => {
-      actor.queue.push({ command, resolve, reject });
+      actor.queue.push({ command, resolve, reject, told });
       if (!actor.inFlight) this.turn(actor);
     });
   }
@@ -306,7 +316,10 @@ export class Engine {
     actor.inFlight = false;
     actor.summary = done.summary;
     if (this.closed === null) this.dispatch(actor, done.drafts);
-    for (const pending of done.accepted) pending.resolve(done.summary);
+    for (const pending of done.accepted) {
+      pending.told?.(done.drafts);
+      pending.resolve(done.summary);
+    }
     this.options.onCommit?.({
       run_id: run.run_id,
       tenant_id: run.tenant_id,
@@ -322,6 +335,8 @@ export class Engine {
 
   private dispatch(actor: Actor, drafts: readonly EventDraft[]): void {
     const { run } = actor;
+    // What a foreign agent calls is not made here.
+    if (run.program === null) return;
     const jobs: Job[] = [];
     for (const draft of drafts) {
       if (draft.type === "run.stopping") this.options.queue.abort(run.run_id);

@@ -25,7 +25,7 @@ export function summaryOf(run: RunState): RunSummary {
     cost_micro_usd: run.totals.spent_micro,
     tokens: run.totals.spent_tokens,
     retry_of: run.retry_of,
-    source_run_id: run.lineage?.source_run_id ?? null,
+    source_run_id: run.source_run_id,
   };
 }
 

@@ -7,7 +7,7 @@ import type { Clock } from "../kit/clock.ts";
 import { LocalSecrets } from "../adapters/files/secrets.ts";
 import { EgressNet } from "../adapters/net/net.ts";
 import { AppError } from "../contract/errors.ts";
-import type { Log } from "../contract/ports.ts";
+import type { Log, Secrets } from "../contract/ports.ts";
 import { McpClients } from "../mcp/client.ts";
 import { createExecutor } from "../worker/execute.ts";
 import type { ExecuteDeps } from "../worker/execute.ts";
@@ -37,6 +37,7 @@ function recordings(folder: string | null): (name: string) => Promise<RecordedAn
 
 export interface Outside {
   readonly net: EgressNet;
+  readonly secrets: Secrets;
   readonly mcp: McpClients;
   readonly execute: Execute;
 }
@@ -49,5 +50,5 @@ export function outsideOf(config: Config, log: Log, clock: Clock, blobs: Execute
   const mcp = new McpClients({ net, secrets, clock, log, private_origins, version: VERSION });
   const recording = recordings(config.recordings);
   const execute = createExecutor({ net, secrets, blobs, clock, mcp, private_origins, recording });
-  return { net, mcp, execute };
+  return { net, secrets, mcp, execute };
 }

@@ -12,22 +12,17 @@ import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { JobResult } from "../contract/jobs.ts";
 import type { NodeAddress } from "../contract/journal.ts";
-import type { BlobStore, Db, Log } from "../contract/ports.ts";
+import type { Db, Log } from "../contract/ports.ts";
 import { Gateway } from "../gateway/gateway.ts";
 import type { Services } from "../gateway/services.ts";
 import { Checkpointer } from "../journal/checkpoint.ts";
-import type { Signer, Witness } from "../journal/checkpoint.ts";
 import { PastReader } from "../journal/past.ts";
 import { PostgresJournalStore } from "../journal/postgres-store.ts";
 import type { McpClients } from "../mcp/client.ts";
 import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 import { Registry } from "../orchestrator/registry.ts";
-import { Runs } from "../orchestrator/runs.ts";
-import { Diffs } from "../replay/diffs.ts";
-import { Replays } from "../replay/replays.ts";
 import { listGroups, PostgresLeases } from "../store/leases.ts";
-import { listRuns } from "../store/runs.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
@@ -45,8 +40,8 @@ import { outsideOf } from "./outside.ts";
 import { Ownership } from "./ownership.ts";
 import { openRemote } from "./remote.ts";
 import type { Remote } from "./remote.ts";
-import { LocalJournalService } from "./journal-service.ts";
 import { statusOf } from "./status.ts";
+import { useCases } from "./use-cases.ts";
 import { VERSION } from "./version.ts";
 
 /** The tenant of an installation that has no other. */
@@ -132,7 +127,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const clock = options.clock ?? systemClock;
   const { db } = database;
   const { crash, signer, witness, blobs, tenantKey } = await keepingOf(config);
-  const { net, mcp, execute } = outsideOf(config, log, clock, blobs);
+  const { net, secrets, mcp, execute } = outsideOf(config, log, clock, blobs);
   const store = crash.store(new PostgresJournalStore(db));
   const stdio = config.stdio_tools ?? config.credentials.length === 0;
   const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio });
@@ -179,7 +174,9 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const address = { node, url: "" };
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
   const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
-  const uses = useCases({ registry, store, db, blobs, signer, witness, checkpointer, past, remote, clock, host });
+  const keeping = { blobs, signer, witness, checkpointer, tenantKey };
+  const outside = { net, secrets, log, private_origins };
+  const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside });
   const services = servicesOf(
     { ...uses, registry, workers: remote.workers, blobs, db, clock, log },
     { commits, host, pool, store, database, config, metrics, ownership },
@@ -187,60 +184,22 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
 }
 
-/** Use cases over the engine that owns the runs at the moment. */
-function useCases(given: {
-  registry: Registry;
-  store: PostgresJournalStore;
-  db: Db;
-  blobs: BlobStore;
-  signer: Signer;
-  witness: Witness;
-  checkpointer: Checkpointer;
-  past: PastReader;
-  remote: Remote;
-  clock: Clock;
-  host: EngineHost;
-}): Pick<Services, "runs" | "replays" | "diffs" | "journal"> {
-  const { registry, store, db, blobs, past, remote, clock, host, ...keeping } = given;
-  const engine = () => host.current();
-  const seams = { clock, random: systemRandom };
-  const runs = new Runs({
-    engine,
-    store,
-    db,
-    governance: registry,
-    past: past.state.bind(past),
-    waitingJobs: () => remote.dispatcher.depth.waiting,
-    ...seams,
-  });
-  const replays = new Replays({
-    owner: engine,
-    store,
-    past,
-    governance: registry,
-    blobs,
-    find: (caller, run_id) => runs.find(caller, run_id),
-    has: (caller, kind, name, version) => registry.has({ ...caller, kind, name, version }),
-    ...seams,
-  });
-  const journal = new LocalJournalService({ ...keeping, store, db, blobs, registry, engine, seams, group: GROUP });
-  const diffs = new Diffs({
-    store,
-    governance: registry,
-    find: (caller, run_id) => runs.find(caller, run_id),
-    siblings: async ({ tenant_id }, target, limit) => {
-      const scope = { role: "qd_app" as const, tenant_id };
-      return db.transaction(scope, (tx) => listRuns(tx, { target, limit }));
-    },
-  });
-  return { runs, replays, diffs, journal };
-}
-
 /** What the gateway may use. */
 function servicesOf(
   given: Pick<
     Services,
-    "runs" | "registry" | "journal" | "replays" | "diffs" | "workers" | "blobs" | "db" | "clock" | "log"
+    | "runs"
+    | "registry"
+    | "journal"
+    | "replays"
+    | "diffs"
+    | "captures"
+    | "proxy"
+    | "workers"
+    | "blobs"
+    | "db"
+    | "clock"
+    | "log"
   >,
   own: {
     commits: EventEmitter;

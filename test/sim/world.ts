@@ -115,6 +115,7 @@ export function simCatalog(): Catalog {
     toolsMatching: (patterns) => [...TOOLS.values()].filter((t) => matchesAny(patterns, t.name)),
     model: (name) => (name === "sim" ? route : null),
     budgets: () => budgets,
+    modelOf: () => null,
     price: (model) => ({
       model,
       from: "2020-01-01",

@@ -1,9 +1,11 @@
 // An OpenAI-compatible provider whose answers a function decides; on the wire as the real one streams.
 import { createServer } from "node:http";
+import type { ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 
 export interface ChatRequest {
   model: string;
+  /** Of the Responses API: its input as one message. */
   messages: { role: string; content: unknown; tool_calls?: unknown[] }[];
   stream?: boolean;
   tools?: unknown[];
@@ -18,6 +20,7 @@ export interface ChatAnswer {
 export interface ScriptedModel {
   readonly url: string;
   readonly requests: ChatRequest[];
+  readonly headers: Record<string, unknown>[];
   close(): Promise<void>;
 }
 
@@ -34,20 +37,59 @@ function messageOf(answer: ChatAnswer, n: number) {
   return { role: "assistant", content: answer.content ?? null, ...(tool_calls ? { tool_calls } : {}) };
 }
 
+/** OpenAI's Responses, whole. */
+function respond(res: ServerResponse, request: ChatRequest, text: string, n: number): void {
+  const content = [{ type: "output_text", text, annotations: [] }];
+  const output = [{ id: `msg_${n}`, type: "message", role: "assistant", status: "completed", content }];
+  const usage = { input_tokens: 20, output_tokens: 10, total_tokens: 30 };
+  res.writeHead(200, { "content-type": "application/json" });
+  res.end(
+    JSON.stringify({ id: `resp_${n}`, object: "response", status: "completed", model: request.model, output, usage }),
+  );
+}
+
+/** Anthropic's Messages, as a stream. */
+function converse(res: ServerResponse, request: ChatRequest, text: string, n: number): void {
+  res.writeHead(200, { "content-type": "text/event-stream" });
+  const send = (value: { type: string; [key: string]: unknown }) =>
+    res.write(`event: ${value.type}\ndata: ${JSON.stringify(value)}\n\n`);
+  const message = {
+    id: `msg_${n}`,
+    type: "message",
+    role: "assistant",
+    model: request.model,
+    content: [],
+    stop_reason: null,
+  };
+  send({ type: "message_start", message: { ...message, usage: { input_tokens: 20, output_tokens: 1 } } });
+  send({ type: "content_block_start", index: 0, content_block: { type: "text", text: "" } });
+  for (const word of text.split(/(?<= )/))
+    send({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text: word } });
+  send({ type: "content_block_stop", index: 0 });
+  send({ type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 10 } });
+  send({ type: "message_stop" });
+  res.end();
+}
+
 export async function startScriptedModel(decide: (request: ChatRequest) => ChatAnswer): Promise<ScriptedModel> {
   const requests: ChatRequest[] = [];
+  const headers: Record<string, unknown>[] = [];
   const server = createServer((req, res) => {
     let text = "";
     req.on("data", (chunk: Buffer) => (text += chunk.toString()));
     req.on("end", () => {
       const request = JSON.parse(text) as ChatRequest;
+      request.messages ??= [{ role: "user", content: request["input"] }];
       requests.push(request);
+      headers.push({ ...req.headers });
       const answer = decide(request);
       const n = requests.length;
       if (answer.status !== undefined) {
         res.writeHead(answer.status, { "content-type": "application/json" });
         return void res.end(JSON.stringify({ error: { message: "refused", type: "server_error", code: null } }));
       }
+      if (req.url?.endsWith("/responses")) return respond(res, request, answer.content ?? "", n);
+      if (req.url?.endsWith("/messages")) return converse(res, request, answer.content ?? "", n);
       const finish_reason = answer.call ? "tool_calls" : "stop";
       const common = { id: `chatcmpl-${n}`, created: 1_700_000_000, model: request.model };
       if (!request.stream) {
@@ -80,6 +122,7 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
   return {
     url: `http://127.0.0.1:${port}`,
     requests,
+    headers,
     close: async () => {
       server.closeAllConnections();
       await new Promise<void>((resolve) => server.close(() => resolve()));

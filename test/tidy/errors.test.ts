@@ -38,6 +38,7 @@ const catalog: Catalog = {
   toolsMatching: () => [],
   model: () => null,
   budgets: () => [],
+  modelOf: () => null,
   price: () => null,
 };
 const policy = new Policy({ policies: [] });

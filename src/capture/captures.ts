@@ -1,0 +1,305 @@
+// Captured runs while they are open: which run a foreign call belongs to, and, for a process that is run again, what answers
+// its calls. A replayed call is answered by the recorded one with the same signature, in recorded order; what cannot be told
+// apart, or was never recorded, ends the replay and says where it differs.
+import type { Clock } from "../kit/clock.ts";
+import type { Random } from "../kit/random.ts";
+import { hmacHex } from "../kit/hash.ts";
+import { canonicalJson } from "../kit/jcs.ts";
+import { isObject, parseJson } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
+import { AppError } from "../contract/errors.ts";
+import type { EventDraft, StoredEvent, TerminalState } from "../contract/events.ts";
+import { isTerminal } from "../contract/events.ts";
+import { newId } from "../contract/ids.ts";
+import type { JobResult } from "../contract/jobs.ts";
+import type { JournalStore, RunSummary } from "../contract/journal.ts";
+import type { BlobStore } from "../contract/ports.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { StartCapture } from "../contract/proxy.ts";
+import type { Lineage } from "../contract/replay.ts";
+import { decodeBody } from "../core/chain.ts";
+import type { Command } from "../core/decide.ts";
+import type { ForeignCommand } from "../core/foreign.ts";
+import { differingPaths } from "../core/past-calls.ts";
+import { readWholeRun } from "../journal/audit.ts";
+import { chainAt } from "../journal/past.ts";
+
+export interface CaptureCaller {
+  readonly tenant_id: string;
+  readonly project: string;
+  readonly principal: string;
+}
+
+/** What owns the runs, as far as captures need it. */
+export interface CaptureOwner {
+  start(run: { tenant_id: string; run_id: string; command: Extract<Command, { type: "start" }> }): Promise<RunSummary>;
+  decided(tenant_id: string, run_id: string, command: Command): Promise<readonly EventDraft[]>;
+  result(result: JobResult): Promise<void>;
+  peek(run_id: string): RunSummary | null;
+}
+
+export interface CapturesOptions {
+  readonly owner: () => CaptureOwner;
+  readonly store: JournalStore;
+  readonly tenantKey: (tenant_id: string) => Uint8Array;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly blobs: Pick<BlobStore, "get">;
+  readonly find: (caller: CaptureCaller, run_id: string) => Promise<RunSummary | null>;
+}
+
+/** A recorded call of a captured run, with what answers it. */
+export interface RecordedCall {
+  readonly step: number;
+  readonly seq: number;
+  readonly begun_seq: number;
+  readonly signature: string;
+  readonly requested: JsonObject;
+  readonly completed: JsonObject;
+}
+
+interface Replay {
+  readonly source_run_id: string;
+  readonly calls: readonly RecordedCall[];
+  readonly bySignature: ReadonlyMap<string, readonly RecordedCall[]>;
+  readonly used: Map<string, number>;
+}
+
+const SESSIONS_MAX = 10_000;
+
+export class Captures {
+  private readonly options: CapturesOptions;
+  private readonly sessions = new Map<string, string>();
+  private readonly replays = new Map<string, Replay>();
+
+  constructor(options: CapturesOptions) {
+    this.options = options;
+  }
+
+  /** Digest of a call that says nothing of its content to who has no key: API, model and canonical request. */
+  signature(tenant_id: string, call: { api: string; model: string; request: Json }): string {
+    const key = this.options.tenantKey(tenant_id);
+    return hmacHex(key, `call\n${canonicalJson({ ...call, kind: "model" })}`);
+  }
+
+  /** Starts a captured run, or one that answers a process from another one's recording. */
+  async start(caller: CaptureCaller, request: StartCapture): Promise<RunSummary> {
+    const replay = request.replay_of === undefined ? null : await this.recording(caller, request.replay_of);
+    const run_id = newId("run", this.options);
+    const agent = request.agent ?? "captured";
+    const data: JsonObject = {
+      env: request.env ?? replay?.source.env ?? "dev",
+      fidelity: "wire",
+      kind: replay ? "replay" : "captured",
+      ...(request.labels ? { labels: { ...request.labels } } : {}),
+      ...(replay ? { lineage: replay.lineage as unknown as JsonObject } : {}),
+      project: caller.project,
+      requester: caller.principal,
+      target: { kind: "captured", name: agent, version: 1 },
+    };
+    if (replay) this.replays.set(run_id, replay.replay);
+    const command = { type: "start" as const, data };
+    return this.options.owner().start({ tenant_id: caller.tenant_id, run_id, command });
+  }
+
+  /** The run that a call belongs to: the one it names, or the open one of its session. */
+  async runFor(caller: CaptureCaller, given: { run_id?: string; agent?: string; session?: string }): Promise<string> {
+    if (given.run_id !== undefined) {
+      const run = await this.options.find(caller, given.run_id);
+      if (!run) throw new AppError("NOT_FOUND", `There is no run ${given.run_id}`);
+      if (isTerminal(run.state)) throw new AppError("RUN_TERMINAL", `Run ${given.run_id} is ${run.state}`);
+      return given.run_id;
+    }
+    const key = JSON.stringify([caller.tenant_id, caller.principal, given.agent ?? "", given.session ?? ""]);
+    const known = this.sessions.get(key);
+    const open = known === undefined ? null : this.options.owner().peek(known);
+    if (known !== undefined && open && !isTerminal(open.state) && open.steps < LIMITS.steps_per_run_max) return known;
+    const labels = given.session === undefined ? {} : { labels: { session: given.session } };
+    const { run_id } = await this.start(caller, { agent: given.agent ?? "captured", ...labels });
+    if (this.sessions.size >= SESSIONS_MAX) this.sessions.clear();
+    this.sessions.set(key, run_id);
+    return run_id;
+  }
+
+  isReplay(run_id: string): boolean {
+    return this.replays.has(run_id);
+  }
+
+  /** Takes the recorded answer of a call, and records that it was given. Throws REPLAY_REFUSED where there is none. */
+  async replayed(
+    caller: CaptureCaller,
+    run_id: string,
+    call: { id: string; signature: string; requested: JsonObject },
+  ): Promise<RecordedCall> {
+    const replay = this.replays.get(run_id);
+    if (!replay) throw new AppError("NOT_FOUND", `Run ${run_id} answers from no recording`);
+    const same = replay.bySignature.get(call.signature) ?? [];
+    const n = replay.used.get(call.signature) ?? 0;
+    const found = same[n];
+    if (!found) return this.unrecorded(caller, run_id, replay, call.requested);
+    if (isAmbiguous(same)) {
+      const message =
+        "Calls with this signature were in flight together and got different answers; which is which cannot be told";
+      return this.stop(caller, run_id, "ambiguous_signature", message, {
+        paths: [],
+        source_seq: found.seq,
+        source_step: found.step,
+      });
+    }
+    replay.used.set(call.signature, n + 1);
+    const source = { run_id: replay.source_run_id, seq: found.seq };
+    const determinism = { mode: "exact", reason: "source_output_reused", source };
+    const { cost_micro_usd: _cost, duration_ms: _ms, usage: _usage, ...rest } = found.completed;
+    const command: ForeignCommand = {
+      type: "replayed",
+      call: call.id,
+      model: String(found.requested["model"]),
+      requested: { ...call.requested, determinism },
+      completed: { ...rest, determinism },
+    };
+    await this.options.owner().decided(caller.tenant_id, run_id, command);
+    return found;
+  }
+
+  /** What a recorded request said, wherever it is kept. */
+  private async requestOf(tenant_id: string, requested: JsonObject): Promise<Json> {
+    const ref = requested["request_ref"];
+    if (!isObject(ref)) return requested["request"] ?? null;
+    return parseJson((await this.options.blobs.get(tenant_id, String(ref["digest"]))).toString("utf8"));
+  }
+
+  private async unrecorded(
+    caller: CaptureCaller,
+    run_id: string,
+    replay: Replay,
+    requested: JsonObject,
+  ): Promise<never> {
+    const next = replay.calls.find((call) => (replay.used.get(call.signature) ?? 0) === 0);
+    const { tenant_id } = caller;
+    const paths = next
+      ? differingPaths(await this.requestOf(tenant_id, next.requested), await this.requestOf(tenant_id, requested))
+      : [];
+    const message = next
+      ? `The process asks otherwise than it did (${paths.join(", ") || "it asks again"}); the recorded call is step ${next.step} of ${replay.source_run_id}`
+      : `The process makes more calls than were recorded in ${replay.source_run_id}`;
+    return this.stop(caller, run_id, "signature_mismatch", message, {
+      paths,
+      ...(next ? { source_seq: next.seq, source_step: next.step } : {}),
+    });
+  }
+
+  private async stop(
+    caller: CaptureCaller,
+    run_id: string,
+    reason: string,
+    message: string,
+    detail: JsonObject,
+  ): Promise<never> {
+    const step = (this.options.owner().peek(run_id)?.steps ?? 0) + 1;
+    const mismatch = { ...detail, reason, step };
+    const command: ForeignCommand = {
+      type: "end",
+      state: "failed",
+      code: reason,
+      message: `Step ${step}: ${message}`,
+      mismatch,
+    };
+    await this.options.owner().decided(caller.tenant_id, run_id, command);
+    this.replays.delete(run_id);
+    throw new AppError("REPLAY_REFUSED", message, { details: { reason, ...detail } });
+  }
+
+  /** Ends a run that somebody captured. A replay that did not make every recorded call has gone another way. */
+  async end(caller: CaptureCaller, run_id: string, exit_code: number): Promise<RunSummary> {
+    const run = await this.options.find(caller, run_id);
+    if (!run) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
+    if (isTerminal(run.state)) return run;
+    const replay = this.replays.get(run_id);
+    const made = [...(replay?.used.values() ?? [])].reduce((sum, n) => sum + n, 0);
+    const state: TerminalState = exit_code === 0 ? "succeeded" : "failed";
+    const missing = replay && made < replay.calls.length ? replay.calls.length - made : 0;
+    const command: ForeignCommand =
+      missing > 0
+        ? {
+            type: "end",
+            state: "failed",
+            code: "signature_mismatch",
+            message: `${missing} recorded calls were not made`,
+            mismatch: { paths: [], reason: "signature_mismatch", step: made + 1 },
+          }
+        : {
+            type: "end",
+            state,
+            code: exit_code === 0 ? "" : "exit_code",
+            message: `The process ended with ${exit_code}`,
+          };
+    await this.options.owner().decided(caller.tenant_id, run_id, command);
+    this.replays.delete(run_id);
+    return (await this.options.find(caller, run_id)) ?? run;
+  }
+
+  private async recording(caller: CaptureCaller, source_run_id: string) {
+    const source = await this.options.find(caller, source_run_id);
+    if (!source) throw new AppError("NOT_FOUND", `There is no run ${source_run_id}`);
+    const rows = await readWholeRun(this.options.store, caller.tenant_id, source_run_id);
+    const events = rows.flatMap((row) => decodeBody(row.body));
+    const calls = recordedCalls(events);
+    if (source.kind !== "captured" || calls.length === 0) {
+      throw new AppError(
+        "REPLAY_REFUSED",
+        `Run ${source_run_id} (${source.kind}) has no calls of a process that could be answered; replay it without a command`,
+        { details: { reason: "override_not_applicable" } },
+      );
+    }
+    const bySignature = new Map<string, RecordedCall[]>();
+    for (const call of calls) bySignature.set(call.signature, [...(bySignature.get(call.signature) ?? []), call]);
+    const source_seq = events.at(-1)?.seq ?? 0;
+    const lineage: Lineage = {
+      source_run_id,
+      source_seq,
+      source_chain: chainAt(rows, caller.tenant_id, source_run_id, source_seq),
+      step: 1,
+      mode: "exact",
+      reuse: "matching",
+      otherwise: "stop",
+      live_writes: false,
+      simulate: [],
+      overrides: {},
+    };
+    const replay: Replay = { source_run_id, calls, bySignature, used: new Map() };
+    return { source, lineage, replay };
+  }
+}
+
+/** Calls that were answered, in the order in which they were made. */
+function recordedCalls(events: readonly StoredEvent[]): RecordedCall[] {
+  const begun = new Map<number, StoredEvent>();
+  const calls: RecordedCall[] = [];
+  for (const event of events) {
+    if (event.type === "model.requested") begun.set(event.step ?? 0, event);
+    if (event.type !== "model.completed") continue;
+    const request = begun.get(event.step ?? 0);
+    const signature = request?.data["signature"];
+    if (!request || typeof signature !== "string") continue;
+    calls.push({
+      step: event.step ?? 0,
+      seq: event.seq,
+      begun_seq: request.seq,
+      signature,
+      requested: request.data,
+      completed: event.data,
+    });
+  }
+  return calls.sort((a, b) => a.begun_seq - b.begun_seq);
+}
+
+/** Equal calls that overlapped in time and were answered differently. */
+function isAmbiguous(same: readonly RecordedCall[]): boolean {
+  return same.some((call, i) => {
+    const next = same[i + 1];
+    if (!next || next.begun_seq > call.seq) return false;
+    const said = ({ completed }: RecordedCall) =>
+      canonicalJson([completed["content"] ?? null, completed["tool_calls"] ?? []]);
+    return said(call) !== said(next);
+  });
+}

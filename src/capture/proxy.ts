@@ -1,0 +1,367 @@
+// The LLM proxy: unmodified clients of OpenAI and Anthropic APIs, governed and recorded. The intent is committed before the
+// call leaves, the outcome before the client gets the last of it; bytes are passed on as they come.
+// Invariants: no call leaves that policy or budget did not allow; a replayed call never leaves; a stream is cut where it passes
+// what was reserved; whatever happens to the client or the provider, the call ends with an outcome on record.
+import { AppError, isAppError, messageOf } from "../contract/errors.ts";
+import type { EventDraft } from "../contract/events.ts";
+import { newId } from "../contract/ids.ts";
+import type { JobFailure, JobOutcome, ModelRoute, Usage } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { NetRefused } from "../contract/ports.ts";
+import type { BlobStore, Log, Net, Secrets } from "../contract/ports.ts";
+import type { Clock } from "../kit/clock.ts";
+import { isObject, parseJson } from "../kit/json.ts";
+import type { JsonObject } from "../kit/json.ts";
+import type { Random } from "../kit/random.ts";
+import { scrubText } from "../kit/scrub.ts";
+import { modelBound } from "../core/budget.ts";
+import type { Governance } from "../core/governance.ts";
+import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
+import { canonicalRequest, EventSplitter } from "./wire/wire.ts";
+import type { WireAnswer, WireApi } from "./wire/wire.ts";
+
+export interface ProxyOptions {
+  readonly captures: Captures;
+  readonly owner: () => CaptureOwner;
+  readonly governance: Pick<Governance, "of">;
+  readonly net: Net;
+  readonly secrets: Secrets;
+  readonly blobs: Pick<BlobStore, "put" | "get">;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly private_origins: readonly string[];
+}
+
+export interface ProxyCall {
+  readonly caller: CaptureCaller;
+  readonly api: WireApi;
+  readonly body: Buffer;
+  /** Headers of the client that belong to the provider's API (versions, betas). */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly run_id?: string;
+  readonly agent?: string;
+  readonly session?: string;
+  readonly gone: AbortSignal;
+}
+
+export interface ProxyAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string | AsyncIterable<string>;
+}
+
+/** A call that was admitted, on its way. */
+interface Admitted {
+  readonly call: ProxyCall;
+  readonly run_id: string;
+  readonly step: number;
+  readonly route: ModelRoute;
+  readonly max_output_tokens: number;
+  readonly worst: Usage;
+  readonly begun_ms: number;
+}
+
+const FORWARDED_HEADERS = [
+  "anthropic-version",
+  "anthropic-beta",
+  "openai-beta",
+  "openai-organization",
+  "openai-project",
+];
+const ANTHROPIC_VERSION = "2023-06-01";
+const FRAMING_TOKENS = 64;
+/** A token of output is hardly ever longer than this; a stream that passes it ignores its limit. */
+const BYTES_PER_TOKEN_MAX = 24;
+const SLACK_TOKENS = 256;
+
+const PROVIDERS: Record<WireApi["name"], readonly ModelRoute["provider"][]> = {
+  "openai.chat": ["openai", "openai-compatible"],
+  "openai.responses": ["openai", "openai-compatible"],
+  "anthropic.messages": ["anthropic"],
+};
+
+export class Proxy {
+  private readonly options: ProxyOptions;
+
+  constructor(options: ProxyOptions) {
+    this.options = options;
+  }
+
+  /** Takes one call. Throws AppError for what is refused before it was admitted. */
+  async handle(call: ProxyCall): Promise<ProxyAnswer> {
+    const { captures } = this.options;
+    const body = bodyOf(call.body);
+    const model = String(body["model"]);
+    const run_id = await captures.runFor(call.caller, call);
+    const request = canonicalRequest(body);
+    const signature = captures.signature(call.caller.tenant_id, { api: call.api.name, model, request });
+    const recorded: JsonObject = {
+      api: call.api.name,
+      ...(await this.kept(call.caller.tenant_id, "request", call.body.toString("utf8"), body)),
+      signature,
+    };
+    const id = newId("event", this.options).replace("evt_", "call_");
+    if (captures.isReplay(run_id)) {
+      const found = await captures.replayed(call.caller, run_id, { id, signature, requested: recorded });
+      return this.recordedAnswer(call.caller.tenant_id, found.completed);
+    }
+    const admitted = await this.admit(call, { run_id, id, model, body, recorded });
+    return "status" in admitted ? admitted : this.forward(admitted, body);
+  }
+
+  private async admit(
+    call: ProxyCall,
+    given: { run_id: string; id: string; model: string; body: JsonObject; recorded: JsonObject },
+  ): Promise<Admitted | ProxyAnswer> {
+    const { run_id, id, body, recorded } = given;
+    const { tenant_id, project } = call.caller;
+    const env = this.options.owner().peek(run_id)?.env ?? "dev";
+    const { catalog } = this.options.governance.of({ tenant_id, project, env });
+    const route = catalog.model(given.model) ?? catalog.modelOf(given.model);
+    if (!route) throw new AppError("NOT_FOUND", `There is no model ${given.model} here; apply a Model that names it`);
+    if (!PROVIDERS[call.api.name].includes(route.provider)) {
+      throw new AppError(
+        "VALIDATION_ERROR",
+        `The model ${route.name} is of ${route.provider}; it has no ${call.api.name} API`,
+      );
+    }
+    const max_output_tokens = call.api.limitOf(body) ?? LIMITS.max_output_tokens_default;
+    const input = call.body.length + FRAMING_TOKENS;
+    const price = catalog.price(route.model, this.options.clock.now_us());
+    const bound = price ? modelBound(price, input, max_output_tokens) : null;
+    const drafts = await this.options
+      .owner()
+      .decided(tenant_id, run_id, { type: "call", call: { call: id, route, max_output_tokens, bound, recorded } });
+    const draft = drafts.find((one) => one.call === id);
+    if (draft?.type !== "model.requested") return denied(call.api, draft);
+    const worst = { input_tokens: input, output_tokens: max_output_tokens };
+    const begun_ms = this.options.clock.monotonic_ms();
+    return { call, run_id, step: draft.step ?? 0, route, max_output_tokens, worst, begun_ms };
+  }
+
+  private async forward(admitted: Admitted, body: JsonObject): Promise<ProxyAnswer> {
+    const { call, route, max_output_tokens } = admitted;
+    const { api } = call;
+    const cut = new AbortController();
+    let key = "";
+    try {
+      if (route.api_key !== null) key = await this.options.secrets.resolve(route.api_key);
+    } catch (error) {
+      const failure = { class: "permanent" as const, code: "secret_missing", message: messageOf(error) };
+      return this.failed(admitted, failure, 502, null);
+    }
+    const headers: Record<string, string> = { "content-type": "application/json", ...api.credential(key) };
+    if (api.name === "anthropic.messages") headers["anthropic-version"] = ANTHROPIC_VERSION;
+    for (const name of FORWARDED_HEADERS) {
+      const value = call.headers[name];
+      if (value !== undefined) headers[name] = value;
+    }
+    const sent = JSON.stringify(api.outgoing(body, { model: route.model, max_output_tokens }));
+    const signal = AbortSignal.any([call.gone, cut.signal, AbortSignal.timeout(route.timeout_ms)]);
+    const policy = { private_origins: this.options.private_origins, response_bytes_max: LIMITS.artifact_bytes_max };
+    try {
+      const url = `${route.base_url ?? api.base_url}${api.path}`;
+      const response = await this.options.net.fetch(url, { method: "POST", headers, body: sent, signal }, policy);
+      const type = response.headers.get("content-type") ?? "application/json";
+      if (response.status >= 400) {
+        const text = scrubText(await response.text(), [key]);
+        const after = response.headers.get("retry-after");
+        return this.failed(admitted, statusFailure(response.status, text), response.status, { text, type, after });
+      }
+      if (!type.includes("event-stream")) return await this.whole(admitted, response, type);
+      const stream = this.streamed(admitted, response, { body, type, cut });
+      return { status: response.status, headers: { "content-type": type, "cache-control": "no-store" }, body: stream };
+    } catch (error) {
+      return this.failed(admitted, networkFailure(error, call.gone.aborted, key), 502, null);
+    }
+  }
+
+  private async whole(admitted: Admitted, response: Response, type: string): Promise<ProxyAnswer> {
+    const text = await response.text();
+    const body = parseJson(text, LIMITS.json_depth_max);
+    const answer = admitted.call.api.answer(isObject(body) ? body : {});
+    await this.completed(admitted, answer, { status: response.status, text, type });
+    return { status: response.status, headers: { "content-type": type }, body: text };
+  }
+
+  /** Passes a stream on event by event; the last one waits until the outcome is committed. */
+  private async *streamed(
+    admitted: Admitted,
+    response: Response,
+    given: { body: JsonObject; type: string; cut: AbortController },
+  ): AsyncIterable<string> {
+    const { api, gone } = admitted.call;
+    const assembler = api.assembler(given.body);
+    const splitter = new EventSplitter();
+    const limit = (admitted.max_output_tokens + SLACK_TOKENS) * BYTES_PER_TOKEN_MAX;
+    let seen = "";
+    let held = "";
+    let ended = false;
+    const outcome = (cut_off: boolean) =>
+      this.completed(admitted, assembler.answer(), { status: response.status, text: seen, type: given.type }, cut_off);
+    try {
+      for await (const bytes of response.body as unknown as AsyncIterable<Uint8Array>) {
+        for (const event of splitter.push(bytes)) {
+          assembler.push(event);
+          if (assembler.isOurs(event)) continue;
+          seen += event.text;
+          if (held !== "" || assembler.isLast(event)) held += event.text;
+          else yield event.text;
+        }
+        if (assembler.output_bytes <= limit) continue;
+        ended = true;
+        await outcome(true);
+        given.cut.abort();
+        return;
+      }
+      const rest = splitter.rest();
+      seen += rest;
+      ended = true;
+      await outcome(false);
+      yield held + rest;
+    } catch (error) {
+      // The stream that was cut breaks because of that.
+      if (given.cut.signal.aborted) return;
+      if (ended) throw error;
+      ended = true;
+      await this.failed(admitted, networkFailure(error, gone.aborted, ""), 502, null);
+      throw error;
+    } finally {
+      // The client has hung up in the middle: what came until then may have to be paid.
+      if (!ended)
+        await this.failed(
+          admitted,
+          { class: "cancelled", code: "client_gone", message: "The client hung up." },
+          499,
+          null,
+        );
+    }
+  }
+
+  private async completed(
+    admitted: Admitted,
+    answer: WireAnswer,
+    raw: { status: number; text: string; type: string },
+    cut_off = false,
+  ): Promise<void> {
+    const { tenant_id } = admitted.call.caller;
+    const told = answer.usage !== null && !cut_off;
+    const recorded: JsonObject = {
+      content_type: raw.type,
+      ...(await this.kept(tenant_id, "raw", raw.text, raw.text)),
+      status: raw.status,
+      ...(told ? {} : { usage_estimated: true }),
+    };
+    const text = answer.content ?? "";
+    const large = Buffer.byteLength(text) > LIMITS.inline_bytes_max;
+    const content_ref = large ? { bytes: Buffer.byteLength(text), digest: await this.put(tenant_id, text) } : null;
+    await this.report(admitted, {
+      ok: true,
+      kind: "model",
+      content: large ? text.slice(0, LIMITS.inline_bytes_max / 4) : answer.content,
+      ...(content_ref ? { content_ref } : {}),
+      tool_calls: answer.tool_calls,
+      finish_reason: answer.finish_reason,
+      // What the provider does not tell is charged at its bound.
+      usage: told && answer.usage ? answer.usage : admitted.worst,
+      response_model: answer.model === "" ? admitted.route.model : answer.model,
+      recorded,
+      ...(cut_off ? { cut_off } : {}),
+    });
+  }
+
+  private async failed(
+    admitted: Admitted,
+    failure: JobFailure,
+    status: number,
+    passed: { text: string; type: string; after: string | null } | null,
+  ): Promise<ProxyAnswer> {
+    // Whoever hung up may have to pay for what came until then; what never arrived costs nothing.
+    const usage = failure.class === "cancelled" ? { usage: admitted.worst } : {};
+    await this.report(admitted, { ok: false, failure, ...usage });
+    if (passed) {
+      const after = passed.after === null ? {} : { "retry-after": passed.after };
+      return { status, headers: { "content-type": passed.type, ...after }, body: passed.text };
+    }
+    return refusal(admitted.call.api, status, failure.code, failure.message);
+  }
+
+  private async report({ call, run_id, step, begun_ms }: Admitted, outcome: JobOutcome): Promise<void> {
+    const duration_ms = Math.round(this.options.clock.monotonic_ms() - begun_ms);
+    const { tenant_id } = call.caller;
+    try {
+      await this.options.owner().result({ tenant_id, run_id, step, attempt: 1, kind: "model", duration_ms, outcome });
+    } catch (error) {
+      // The run was ended meanwhile; that the call happened is on record with its intent.
+      if (!isAppError(error, "STALE_RESULT") && !isAppError(error, "RUN_TERMINAL")) throw error;
+      this.options.log.warn("proxy.late_outcome", { run_id, step, error: messageOf(error) });
+    }
+  }
+
+  private async recordedAnswer(tenant_id: string, completed: JsonObject): Promise<ProxyAnswer> {
+    const ref = completed["raw_ref"];
+    const raw =
+      isObject(ref) && typeof ref["digest"] === "string"
+        ? (await this.options.blobs.get(tenant_id, ref["digest"])).toString("utf8")
+        : String(completed["raw"] ?? "");
+    return {
+      status: Number(completed["status"] ?? 200),
+      headers: { "content-type": String(completed["content_type"] ?? "application/json") },
+      body: raw,
+    };
+  }
+
+  /** A payload as it is recorded: in the event when it is small, else as an artifact. */
+  private async kept(tenant_id: string, name: string, text: string, value: JsonObject | string): Promise<JsonObject> {
+    if (Buffer.byteLength(text) <= LIMITS.inline_bytes_max) return { [name]: value };
+    return { [`${name}_ref`]: { bytes: Buffer.byteLength(text), digest: await this.put(tenant_id, text) } };
+  }
+
+  private put(tenant_id: string, text: string): Promise<string> {
+    return this.options.blobs.put(tenant_id, Buffer.from(text));
+  }
+}
+
+function bodyOf(bytes: Buffer): JsonObject {
+  let value: unknown;
+  try {
+    value = parseJson(bytes.toString("utf8"), LIMITS.json_depth_max);
+  } catch (cause) {
+    throw new AppError("VALIDATION_ERROR", `The body is no acceptable JSON: ${messageOf(cause)}`, { cause });
+  }
+  if (!isObject(value) || typeof value["model"] !== "string")
+    throw new AppError("VALIDATION_ERROR", "The body needs a `model`", {
+      errors: [{ pointer: "/model", message: "must be a string" }],
+    });
+  return value as JsonObject;
+}
+
+function denied(api: WireApi, draft: EventDraft | undefined): ProxyAnswer {
+  const reason = String(draft?.data["reason"] ?? "denied");
+  const status = reason === "budget_exceeded" ? 429 : 403;
+  return refusal(api, status, reason, `This call was not allowed: ${reason}. The run's journal has the decision`);
+}
+
+export function refusal(api: WireApi, status: number, code: string, message: string): ProxyAnswer {
+  return {
+    status,
+    // Asking again gives the same answer; SDKs retry by themselves unless they are told.
+    headers: { "content-type": "application/json", "x-should-retry": "false" },
+    body: JSON.stringify(api.refusal(status, code, message)),
+  };
+}
+
+function statusFailure(status: number, text: string): JobFailure {
+  const message = text.slice(0, 1_000);
+  if (status === 429) return { class: "rate_limited", code: "provider_429", message };
+  return { class: status >= 500 ? "transient" : "permanent", code: `provider_${status}`, message };
+}
+
+function networkFailure(error: unknown, gone: boolean, key: string): JobFailure {
+  const message = scrubText(messageOf(error), key === "" ? [] : [key]).slice(0, 1_000);
+  if (gone) return { class: "cancelled", code: "client_gone", message: "The client hung up." };
+  if (error instanceof NetRefused) return { class: "permanent", code: "egress_refused", message };
+  const timeout = error instanceof Error && error.name === "TimeoutError";
+  return { class: "transient", code: timeout ? "timeout" : "provider_unreachable", message };
+}

@@ -1,0 +1,33 @@
+// Routes of captured runs. Part of the route table (routes.ts); the proxy itself has paths of its own (proxy.ts).
+import { Type } from "typebox";
+import { COMMON_ERRORS } from "./errors.ts";
+import { EndCapture, StartCapture } from "./proxy.ts";
+import type { Route } from "./routes.ts";
+import { Run } from "./runs.ts";
+
+const IdParam = Type.Object({ id: Type.String({ maxLength: 64 }) }, { additionalProperties: false });
+
+export const CAPTURE_ROUTES = {
+  startCapture: {
+    method: "POST",
+    path: "/captures",
+    permission: "proxy:call",
+    summary:
+      "Starts a captured run: calls under /proxy/runs/RUN belong to it; with `replay_of`, they are answered from a recording.",
+    body: StartCapture,
+    status: 201,
+    response: Run,
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "REPLAY_REFUSED", "OVERLOADED", "SHUTTING_DOWN"],
+  },
+  endCapture: {
+    method: "POST",
+    path: "/captures/:id/end",
+    permission: "proxy:call",
+    summary: "Ends a captured run; its process has ended with this exit code.",
+    params: IdParam,
+    body: EndCapture,
+    status: 200,
+    response: Run,
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "RUN_TERMINAL", "CONFLICT", "SHUTTING_DOWN"],
+  },
+} as const satisfies Record<string, Route>;

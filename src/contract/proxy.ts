@@ -1,0 +1,28 @@
+// The proxy's surface: where unmodified clients send their calls, and how calls are attributed to runs.
+import { Type, type Static } from "typebox";
+import { Name } from "./ids.ts";
+
+/** Below this come a provider's name and its own path; `runs/RUN` before them adds the calls to a run. */
+export const PROXY_PREFIX = "/proxy";
+/** Names the agent that a call belongs to. */
+export const AGENT_HEADER = "quarterdeck-agent";
+/** Calls of one session are one run. */
+export const SESSION_HEADER = "quarterdeck-session";
+
+export const StartCapture = Type.Object(
+  {
+    agent: Type.Optional(Name),
+    env: Type.Optional(Name),
+    labels: Type.Optional(Type.Record(Type.String({ maxLength: 128 }), Type.String({ maxLength: 512 }))),
+    replay_of: Type.Optional(
+      Type.String({ maxLength: 64, description: "Answers the calls from this run's recording; no call leaves." }),
+    ),
+  },
+  { additionalProperties: false },
+);
+export type StartCapture = Static<typeof StartCapture>;
+
+export const EndCapture = Type.Object(
+  { exit_code: Type.Optional(Type.Integer({ minimum: 0, maximum: 255 })) },
+  { additionalProperties: false },
+);

@@ -1,0 +1,97 @@
+// Calls of agents that we do not run: they come through the proxy, pass the same policy and the same budgets, and are recorded
+// as steps of a captured run. A call that is denied leaves the run open: what the agent does then is its own affair.
+import type { Actor, TerminalState } from "../contract/events.ts";
+import { isTerminal } from "../contract/events.ts";
+import { AppError } from "../contract/errors.ts";
+import type { ModelRoute } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { JsonObject } from "../kit/json.ts";
+import type { Bound } from "./budget.ts";
+import type { Decision } from "./decide-context.ts";
+import { decided, overBudget, policyCall, UNDECIDED, verdictOf } from "./gate.ts";
+import type { Verdict } from "./policy.ts";
+import type { RunState } from "./run-state.ts";
+
+/** A model call that a foreign agent wants to make. */
+export interface ForeignCall {
+  /** Names it until its outcome is known. */
+  readonly call: string;
+  readonly route: ModelRoute;
+  readonly max_output_tokens: number;
+  /** Worst case; null when the model has no price. */
+  readonly bound: Bound | null;
+  /** What is recorded of the request: API, signature, the request itself or where it is. */
+  readonly recorded: JsonObject;
+}
+
+export type ForeignCommand =
+  | { type: "call"; call: ForeignCall }
+  /** A call of a replayed process, answered from the recording. */
+  | { type: "replayed"; call: string; model: string; requested: JsonObject; completed: JsonObject }
+  | { type: "end"; state: TerminalState; code: string; message: string; mismatch?: JsonObject; actor?: Actor };
+
+/** True for a captured run that nobody has added to for long. */
+export function isIdle(run: RunState, now_us: number): boolean {
+  const foreign = run.kind === "captured" && run.program === null && run.steps.size === 0;
+  return foreign && run.updated_us + LIMITS.capture_idle_ms * 1000 <= now_us;
+}
+
+export function onForeign(decision: Decision, command: ForeignCommand): void {
+  const { run } = decision;
+  if (isTerminal(run.state)) {
+    throw new AppError("RUN_TERMINAL", `Run ${run.run_id} is ${run.state}; nothing can be added to it`, {
+      details: { run_id: run.run_id, state: run.state },
+    });
+  }
+  if (run.program !== null)
+    throw new AppError("CONFLICT", `Run ${run.run_id} runs here; nobody else can add calls to it`);
+  if (command.type === "call") return admit(decision, command.call);
+  if (command.type === "end") return end(decision, command);
+  const step = run.step_count + 1;
+  const { call, requested, completed, model } = command;
+  decision.push({ type: "model.requested", step, call, data: { ...requested, model } });
+  decision.push({ type: "model.completed", step, call, data: completed });
+}
+
+function admit(decision: Decision, given: ForeignCall): void {
+  const { run, ctx } = decision;
+  const step = run.step_count + 1;
+  const { route, bound, call } = given;
+  const target = `${route.name}@${route.version}`;
+  const deny = (verdict: Verdict): void => {
+    decided(decision, step, { ...verdict, effect: "deny" }, null);
+    const data: JsonObject = { ...given.recorded, model: target, reason: verdict.reason };
+    decision.push({ type: "model.denied", step, call, data });
+  };
+  if (step > LIMITS.steps_per_run_max) return deny({ ...UNDECIDED, reason: "too_many_steps" });
+  if (!bound) return deny({ ...UNDECIDED, reason: "no_price" });
+  const verdict = verdictOf(
+    decision,
+    policyCall(run, {
+      kind: "model",
+      name: route.name,
+      args: {},
+      effect_class: "external",
+      idempotent: true,
+      call_micro_usd: bound.micro,
+      now_us: ctx.now_us,
+    }),
+  );
+  // The one who waits is a program: nobody can be asked.
+  if (verdict.effect !== "allow") return deny(verdict);
+  const over = overBudget(decision, "model", bound);
+  if (over) {
+    deny({ ...UNDECIDED, reason: "budget_exceeded" });
+    return decision.push({ type: "budget.exceeded", data: { budget: over.budget } });
+  }
+  decided(decision, step, verdict, bound);
+  const data: JsonObject = { ...given.recorded, max_output_tokens: given.max_output_tokens, model: target };
+  decision.push({ type: "model.requested", step, call, data });
+}
+
+function end(decision: Decision, command: Extract<ForeignCommand, { type: "end" }>): void {
+  const { state, code, message, mismatch, actor } = command;
+  if (mismatch) decision.push({ type: "replay.mismatched", data: mismatch });
+  const data: JsonObject = code === "" ? {} : { code, message };
+  decision.push({ type: `run.${state}`, data, ...(actor ? { actor } : {}) });
+}

@@ -1,0 +1,92 @@
+// Where unmodified clients of model providers send their calls: /proxy/openai/v1, /proxy/anthropic, and below
+// /proxy/runs/RUN the same for one run. Errors come in the provider's own form, so that its SDK understands them.
+import { Readable } from "node:stream";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { ERRORS } from "../contract/errors.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { AGENT_HEADER, PROXY_PREFIX, SESSION_HEADER } from "../contract/proxy.ts";
+import { refusal } from "../capture/proxy.ts";
+import type { ProxyAnswer } from "../capture/proxy.ts";
+import { anthropicMessages } from "../capture/wire/anthropic-messages.ts";
+import { openaiChat } from "../capture/wire/openai-chat.ts";
+import { openaiResponses } from "../capture/wire/openai-responses.ts";
+import type { WireApi } from "../capture/wire/wire.ts";
+import { authorise, checkOrigin } from "./auth.ts";
+import type { Authenticator } from "./auth.ts";
+import { toAppError } from "./problem.ts";
+import type { Services } from "./services.ts";
+
+const PATHS: readonly [path: string, api: WireApi][] = [
+  ["/openai/v1/chat/completions", openaiChat],
+  ["/openai/v1/responses", openaiResponses],
+  // Its SDK puts /v1 before its paths by itself.
+  ["/anthropic/v1/messages", anthropicMessages],
+];
+
+function textOf(value: string | string[] | undefined): string | undefined {
+  return typeof value === "string" && value !== "" ? value : undefined;
+}
+
+/** The client's key is ours, not the provider's: as a bearer token, or as Anthropic's clients send it. */
+function credentialOf(req: FastifyRequest): string | undefined {
+  const key = textOf(req.headers["x-api-key"]);
+  return req.headers.authorization ?? (key === undefined ? undefined : `Bearer ${key}`);
+}
+
+async function send(reply: FastifyReply, answer: ProxyAnswer): Promise<void> {
+  const body = typeof answer.body === "string" ? answer.body : Readable.from(answer.body, { objectMode: false });
+  await reply
+    .code(answer.status)
+    .headers({ ...answer.headers })
+    .send(body);
+}
+
+export function mountProxy(
+  app: FastifyInstance,
+  services: Services,
+  given: { authenticator: Authenticator; host_names: readonly string[] },
+): void {
+  const handle = async (api: WireApi, req: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    checkOrigin(req.headers, given.host_names);
+    const principal = given.authenticator.authenticate({
+      authorization: credentialOf(req),
+      principal: textOf(req.headers["quarterdeck-principal"]),
+    });
+    authorise(principal, "proxy:call");
+    const gone = new AbortController();
+    reply.raw.once("close", () => {
+      if (!reply.raw.writableEnded) gone.abort();
+    });
+    const headers: Record<string, string> = {};
+    for (const [name, value] of Object.entries(req.headers)) if (typeof value === "string") headers[name] = value;
+    const { run } = req.params as { run?: string };
+    const agent = textOf(req.headers[AGENT_HEADER]);
+    const session = textOf(req.headers[SESSION_HEADER]);
+    const answer = await services.proxy.handle({
+      caller: { tenant_id: services.tenant_id, project: services.project, principal: principal.id },
+      api,
+      body: Buffer.isBuffer(req.body) ? req.body : Buffer.alloc(0),
+      headers,
+      gone: gone.signal,
+      ...(run === undefined ? {} : { run_id: run }),
+      ...(agent === undefined ? {} : { agent }),
+      ...(session === undefined ? {} : { session }),
+    });
+    await send(reply, answer);
+  };
+  for (const [path, api] of PATHS) {
+    const handler = async (req: FastifyRequest, reply: FastifyReply) => {
+      try {
+        await handle(api, req, reply);
+      } catch (error) {
+        const known = toAppError(error);
+        if (known.code === "INTERNAL_ERROR")
+          services.log.error("proxy.failed", { request_id: req.id, error: String(known.cause) });
+        if (reply.sent || reply.raw.headersSent) return void reply.raw.destroy();
+        await send(reply, refusal(api, ERRORS[known.code].status, known.code, known.message));
+      }
+    };
+    for (const url of [PROXY_PREFIX + path, `${PROXY_PREFIX}/runs/:run${path}`])
+      app.post(url, { bodyLimit: LIMITS.proxy_bytes_max }, handler);
+  }
+}

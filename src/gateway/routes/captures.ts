@@ -1,0 +1,13 @@
+import type { EndCapture, StartCapture } from "../../contract/proxy.ts";
+import type { Static } from "typebox";
+import { runView } from "../../orchestrator/runs.ts";
+import type { Handlers } from "../handlers.ts";
+
+export const captureHandlers = {
+  startCapture: async ({ services, request }) =>
+    runView(await services.captures.start(request.caller, request.body as unknown as StartCapture)),
+  endCapture: async ({ services, request }) => {
+    const { exit_code } = request.body as unknown as Static<typeof EndCapture>;
+    return runView(await services.captures.end(request.caller, request.params["id"] ?? "", exit_code ?? 0));
+  },
+} satisfies Partial<Handlers>;

@@ -1,0 +1,75 @@
+// Builds the use cases that requests are served by, over the engine that owns the runs at the moment.
+import { Captures } from "../capture/captures.ts";
+import { Proxy } from "../capture/proxy.ts";
+import type { BlobStore, Db, Log } from "../contract/ports.ts";
+import type { Services } from "../gateway/services.ts";
+import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
+import type { PastReader } from "../journal/past.ts";
+import type { PostgresJournalStore } from "../journal/postgres-store.ts";
+import type { Clock } from "../kit/clock.ts";
+import { systemRandom } from "../adapters/system/system.ts";
+import type { Registry } from "../orchestrator/registry.ts";
+import { Runs } from "../orchestrator/runs.ts";
+import { Diffs } from "../replay/diffs.ts";
+import { Replays } from "../replay/replays.ts";
+import { listRuns } from "../store/runs.ts";
+import type { EngineHost } from "./engine-host.ts";
+import { LocalJournalService } from "./journal-service.ts";
+import type { Outside } from "./outside.ts";
+import type { Remote } from "./remote.ts";
+
+const GROUP = 0;
+
+export function useCases(given: {
+  registry: Registry;
+  store: PostgresJournalStore;
+  db: Db;
+  past: PastReader;
+  remote: Remote;
+  clock: Clock;
+  host: EngineHost;
+  keeping: {
+    blobs: BlobStore;
+    signer: Signer;
+    witness: Witness;
+    checkpointer: Checkpointer;
+    tenantKey: (tenant_id: string) => Uint8Array;
+  };
+  outside: Pick<Outside, "net" | "secrets"> & { log: Log; private_origins: readonly string[] };
+}): Pick<Services, "runs" | "replays" | "diffs" | "captures" | "proxy" | "journal"> {
+  const { registry, store, db, past, remote, clock, host, keeping, outside } = given;
+  const { blobs, tenantKey } = keeping;
+  const owner = () => host.current();
+  const seams = { clock, random: systemRandom };
+  const runs = new Runs({
+    engine: owner,
+    store,
+    db,
+    governance: registry,
+    past: past.state.bind(past),
+    waitingJobs: () => remote.dispatcher.depth.waiting,
+    ...seams,
+  });
+  const find = runs.find.bind(runs);
+  const replays = new Replays({
+    owner,
+    store,
+    past,
+    governance: registry,
+    blobs,
+    find,
+    has: (caller, kind, name, version) => registry.has({ ...caller, kind, name, version }),
+    ...seams,
+  });
+  const diffs = new Diffs({
+    store,
+    governance: registry,
+    find,
+    siblings: async ({ tenant_id }, target, limit) =>
+      db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, { target, limit })),
+  });
+  const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
+  const proxy = new Proxy({ captures, owner, governance: registry, blobs, ...seams, ...outside });
+  const journal = new LocalJournalService({ ...keeping, store, db, registry, engine: owner, seams, group: GROUP });
+  return { runs, replays, diffs, captures, proxy, journal };
+}

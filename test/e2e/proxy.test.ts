@@ -1,0 +1,235 @@
+// The LLM proxy with the providers' own clients, unmodified: captured, governed, replayed as a process of its own.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { RunDiff } from "../../src/contract/diff.ts";
+import type { Event } from "../../src/contract/events.ts";
+import type { ReplaySession } from "../../src/contract/replay.ts";
+import type { Run } from "../../src/contract/runs.ts";
+import { cli, remove, startUp, tempFolder, until } from "../support/processes.ts";
+import type { Running } from "../support/processes.ts";
+import { startScriptedModel } from "../support/scripted-model.ts";
+import type { ScriptedModel } from "../support/scripted-model.ts";
+
+const AGENT = path.join(import.meta.dirname, "../support/agent.mjs");
+const KEY = "sk-provider-key-0123456789";
+let model: ScriptedModel;
+let data: string;
+let server: Running;
+
+const PRICES = 'prices: [{ from: "2020-01-01", input_usd_per_mtok: 1, output_usd_per_mtok: 2 }]';
+const MANIFESTS = () => `
+kind: Model
+metadata: { name: large }
+spec: { provider: openai-compatible, model: large-1, base_url: "${model.url}", api_key: "env:QD_SECRET_PROVIDER", ${PRICES} }
+---
+kind: Model
+metadata: { name: claude }
+spec: { provider: anthropic, model: claude-1, base_url: "${model.url}", api_key: "env:QD_SECRET_PROVIDER", ${PRICES} }
+---
+kind: Model
+metadata: { name: forbidden }
+spec: { provider: openai-compatible, model: forbidden-1, base_url: "${model.url}", ${PRICES} }
+---
+kind: Policy
+metadata: { name: main }
+spec:
+  rules:
+    - { id: no, effect: deny, match: { models: [forbidden] }, reason: not_this_model }
+    - { id: all, effect: allow }
+---
+kind: Budget
+metadata: { name: poor }
+spec: { scope: agent, subject: beggar, period: day, limit_usd: "0.000001" }
+`;
+
+beforeAll(async () => {
+  let n = 0;
+  model = await startScriptedModel(({ messages }) => {
+    const said = JSON.stringify(messages.at(-1)?.content);
+    if (said.includes("overload")) return { status: 503 };
+    return {
+      content: said.includes("long") ? "word ".repeat(5_000) : `Answer ${(n += 1)} to ${messages.length} messages.`,
+    };
+  });
+  data = tempFolder("qd-proxy");
+  server = await startUp(data, { QUARTERDECK_PRIVATE_ORIGINS: model.url, QD_SECRET_PROVIDER: KEY });
+  await server.client.apply(MANIFESTS());
+});
+afterAll(async () => {
+  await server.stop();
+  await model.close();
+  remove(data);
+});
+
+/** Before the command: what follows `--` belongs to the process. */
+const qd = (...args: string[]) => cli(["--data", data, ...args]);
+const idIn = (text: string) => /run_[0-9a-z]{26}/.exec(text)?.[0] ?? "";
+const events = async (run_id: string): Promise<Event[]> => (await server.client.events(run_id)).items;
+const chat = (body: object, headers: Record<string, string> = {}, route = "/proxy/openai/v1/chat/completions") =>
+  fetch(server.url + route, {
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: "Bearer any", ...headers },
+    body: JSON.stringify(body),
+  });
+const ask = (content: string, model_name = "large-1") => ({ model: model_name, messages: [{ role: "user", content }] });
+
+describe("the LLM proxy", () => {
+  test.each([
+    ["chat", "large@1", "openai.chat"],
+    ["stream", "large@1", "openai.chat"],
+    ["responses", "large@1", "openai.responses"],
+    ["claude", "claude@1", "anthropic.messages"],
+  ])(
+    "an unmodified client of %s is captured and paid for, and replayed exactly with no outside call",
+    async (api, target, wire) => {
+      const first = await qd("capture", "--agent", "stranger", "--", "node", AGENT, api, "What is new?");
+      expect([first.code, first.out]).toEqual([0, expect.stringMatching(/^Answer \d+ to 1 messages\./)]);
+      const run_id = idIn(first.err);
+      const run = await server.client.getRun(run_id);
+      expect(run).toMatchObject({ kind: "captured", target: "stranger@1", state: "succeeded", steps: 1 });
+      // 20 tokens in, 10 out, at the prices above.
+      expect(run.cost_micro_usd).toBe(40);
+      const all = await events(run_id);
+      expect(all.map((event) => event.type)).toEqual([
+        "run.started",
+        "policy.decided",
+        "model.requested",
+        "model.completed",
+        "run.succeeded",
+      ]);
+      expect(all[2]?.data).toMatchObject({ api: wire, model: target });
+      expect(all[3]?.data).toMatchObject({ content: first.out.trim(), status: 200 });
+      expect(JSON.stringify(model.headers.at(-1))).toContain(KEY);
+      expect(JSON.stringify(all)).not.toContain(KEY);
+
+      const before = model.requests.length;
+      const again = await qd("replay", run_id, "--", "node", AGENT, api, "What is new?");
+      expect([again.code, again.out]).toEqual([0, first.out]);
+      expect(again.err).toContain("completed_exact");
+      expect(model.requests.length).toBe(before);
+      const replay_id = idIn(again.err);
+      expect(await server.client.getRun(replay_id)).toMatchObject({
+        kind: "replay",
+        source_run_id: run_id,
+        cost_micro_usd: 0,
+      });
+      const diff = await server.client.json<RunDiff>("/diffs", { method: "POST", body: { a: run_id, b: replay_id } });
+      expect(diff).toMatchObject({ equal: true });
+    },
+  );
+
+  test("a process that asks otherwise is stopped, and told where; one that asks less or more too", async () => {
+    const { err } = await qd("capture", "--", "node", AGENT, "chat", "What is new?", "2");
+    const run_id = idIn(err);
+    const session = async (text: string) => server.client.json<ReplaySession>(`/replays/${idIn(text)}`);
+    const other = await qd("replay", run_id, "--", "node", AGENT, "chat", "What is old?", "2");
+    expect(other.code).toBe(1);
+    expect(other.out).toContain("The process asks otherwise than it did (/messages/0/content)");
+    expect(await session(other.err)).toMatchObject({
+      state: "failed_execution",
+      reason: "signature_mismatch",
+      failed_step: 1,
+      mismatch: { paths: ["/messages/0/content"] },
+    });
+    const less = await qd("replay", run_id, "--", "node", AGENT, "chat", "What is new?", "1");
+    expect([less.code, await session(less.err)]).toMatchObject([
+      1,
+      { state: "failed_execution", message: expect.stringContaining("1 recorded calls were not made") },
+    ]);
+    const more = await qd("replay", run_id, "--", "node", AGENT, "chat", "What is new?", "3");
+    expect([more.code, await session(more.err)]).toMatchObject([1, { failed_step: 3 }]);
+  });
+
+  test("capture mirrors the exit code, and leaves a bundle that verifies when the process fails", async () => {
+    const file = path.join(data, "failed.jsonl");
+    const failed = await qd("capture", "--bundle-on-fail", file, "--", "node", AGENT, "chat", "overload");
+    expect(failed.code).toBe(7);
+    expect(await server.client.getRun(idIn(failed.err))).toMatchObject({
+      state: "failed",
+      reason: "exit_code",
+      steps: 1,
+    });
+    expect(readFileSync(file, "utf8")).toContain("provider_503");
+    expect((await qd("verify", "--file", file)).code).toBe(0);
+    expect((await qd("capture", "--", "node", "-e", "process.exit(1)")).code).toBe(1);
+    expect((await qd("capture", "--", "no-such-command-here")).code).toBe(2);
+  });
+
+  test("policy and budget hold, and refusals come in the provider's own form", async () => {
+    const before = model.requests.length;
+    const denied = await chat(ask("x", "forbidden-1"));
+    expect([denied.status, await denied.json()]).toMatchObject([
+      403,
+      { error: { code: "not_this_model", type: "quarterdeck" } },
+    ]);
+    const poor = await chat(ask("x"), { "quarterdeck-agent": "beggar" });
+    expect([poor.status, await poor.json()]).toMatchObject([429, { error: { code: "budget_exceeded" } }]);
+    expect(poor.headers.get("x-should-retry")).toBe("false");
+    const unknown = await chat(ask("x", "no-such"));
+    expect([unknown.status, await unknown.json()]).toMatchObject([
+      404,
+      { error: { message: expect.stringContaining("no-such") } },
+    ]);
+    const wrong = await chat({ messages: [] });
+    expect([wrong.status, await wrong.json()]).toMatchObject([400, { error: { message: "The body needs a `model`" } }]);
+    expect(model.requests.length).toBe(before);
+    const run = (await server.client.json<{ items: Run[] }>("/runs?target=beggar")).items[0] as Run;
+    expect((await events(run.run_id)).map((event) => event.type)).toContain("model.denied");
+  });
+
+  test("calls of one session are one run; the limit that was reserved is sent", async () => {
+    for (let i = 0; i < 3; i++)
+      expect((await chat(ask("x"), { "quarterdeck-session": "s1", "quarterdeck-agent": "talker" })).status).toBe(200);
+    expect((await chat(ask("x"), { "quarterdeck-session": "s2", "quarterdeck-agent": "talker" })).status).toBe(200);
+    const { items } = await server.client.json<{ items: Run[] }>("/runs?target=talker");
+    expect(items.map((run) => (run.steps === 0 ? "" : run.target))).toHaveLength(2);
+    expect(model.requests.at(-1)).toMatchObject({ max_completion_tokens: 4_096 });
+  });
+
+  test("a stream that passes its reservation is cut, and what was reserved is charged", async () => {
+    const response = await chat({ ...ask("long"), stream: true, max_tokens: 10 }, { "quarterdeck-agent": "wordy" });
+    const text = await response.text();
+    expect(text).not.toContain("[DONE]");
+    const run = (await server.client.json<{ items: Run[] }>("/runs?target=wordy")).items[0] as Run;
+    const completed = await until("the outcome is on record", async () =>
+      (await events(run.run_id)).find((event) => event.type === "model.completed"),
+    );
+    expect(completed.data).toMatchObject({ cut_off: true, usage_estimated: true, usage: { output_tokens: 10 } });
+  });
+
+  test("a client that hangs up leaves no call without an outcome", async () => {
+    const gone = new AbortController();
+    const response = await fetch(`${server.url}/proxy/openai/v1/chat/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "quarterdeck-agent": "leaver" },
+      body: JSON.stringify({ ...ask("long"), stream: true }),
+      signal: gone.signal,
+    });
+    const reader = response.body?.getReader();
+    await reader?.read();
+    gone.abort();
+    const run = (await server.client.json<{ items: Run[] }>("/runs?target=leaver")).items[0] as Run;
+    const outcome = await until("the outcome is on record", async () =>
+      (await events(run.run_id)).find((event) => /^model\.(failed|completed)$/.test(event.type)),
+    );
+    expect(["client_gone", undefined]).toContain(outcome.data["code"]);
+  });
+
+  test("all of it verifies, and an open captured run goes on after the process was killed", async () => {
+    expect((await chat(ask("x"), { "quarterdeck-agent": "survivor" })).status).toBe(200);
+    await server.kill();
+    server = await startUp(data, { QUARTERDECK_PRIVATE_ORIGINS: model.url, QD_SECRET_PROVIDER: KEY });
+    expect(await server.client.json("/journal/verify", { method: "POST", body: {} })).toMatchObject({
+      ok: true,
+      faults: [],
+    });
+    const run = (await server.client.json<{ items: Run[] }>("/runs?target=survivor")).items[0] as Run;
+    expect(run.state).toBe("running");
+    const added = await chat(ask("y"), {}, `/proxy/runs/${run.run_id}/openai/v1/chat/completions`);
+    expect([added.status, await added.text()]).toEqual([200, expect.stringContaining("Answer")]);
+    const ended = await server.client.json<Run>(`/captures/${run.run_id}/end`, { method: "POST", body: {} });
+    expect(ended).toMatchObject({ state: "succeeded", steps: 2 });
+    expect((await chat(ask("z"), {}, `/proxy/runs/${run.run_id}/openai/v1/chat/completions`)).status).toBe(409);
+  });
+});

@@ -1,0 +1,44 @@
+// A small agent as somebody else would write it: the providers' own clients, nothing of ours. argv: api, question, turns.
+const [api = "chat", question = "What is new?", turns = "1"] = process.argv.slice(2);
+const say = (text) => process.stdout.write(`${text}\n`);
+
+async function chat(stream) {
+  const { default: OpenAI } = await import("openai");
+  const client = new OpenAI({ maxRetries: 0 });
+  const messages = [{ role: "user", content: question }];
+  for (let turn = 0; turn < Number(turns); turn++) {
+    const request = { model: "large-1", messages: [...messages] };
+    let text = "";
+    if (stream)
+      for await (const chunk of await client.chat.completions.create({ ...request, stream: true }))
+        text += chunk.choices[0].delta.content ?? "";
+    else text = (await client.chat.completions.create(request)).choices[0].message.content;
+    say(text);
+    messages.push({ role: "assistant", content: text }, { role: "user", content: "And then?" });
+  }
+}
+
+async function claude() {
+  const { default: Anthropic } = await import("@anthropic-ai/sdk");
+  const client = new Anthropic({ maxRetries: 0 });
+  const stream = client.messages.stream({
+    model: "claude-1",
+    max_tokens: 100,
+    messages: [{ role: "user", content: question }],
+  });
+  const message = await stream.finalMessage();
+  say(message.content[0].text);
+}
+
+async function responses() {
+  const { default: OpenAI } = await import("openai");
+  const response = await new OpenAI({ maxRetries: 0 }).responses.create({ model: "large-1", input: question });
+  say(response.output_text);
+}
+
+try {
+  await { chat: () => chat(false), stream: () => chat(true), claude, responses }[api]();
+} catch (error) {
+  say(`${error.status}: ${error.message}`);
+  process.exit(7);
+}
