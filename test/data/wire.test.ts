@@ -22,7 +22,7 @@ const chunksOf = (name: string): Chunk[] =>
     .filter((line) => line.trim() !== "")
     .map((line) => JSON.parse(line) as Chunk)
     // Some files hold several answers, one after the other.
-    .filter((chunk, i, all) => all.slice(0, i + 1).filter((one) => one.type === "message_start").length <= 1);
+    .filter((_chunk, i, all) => all.slice(0, i + 1).filter((one) => one.type === "message_start").length <= 1);
 
 /** Sends a recorded stream as it was on the wire, in pieces that split events anywhere. */
 function assembled(api: WireApi, chunks: readonly Chunk[], piece: number) {
