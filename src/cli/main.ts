@@ -14,6 +14,7 @@ import { report } from "./output.ts";
 import { addPolicy } from "./policy.ts";
 import { addReplays } from "./replays.ts";
 import { addRuns } from "./runs.ts";
+import { addTest } from "./test.ts";
 import { addUp } from "./up.ts";
 import { addQueues, addShards, addWorkers } from "./workers.ts";
 
@@ -38,6 +39,7 @@ function program(): Command {
     addRuns,
     addReplays,
     addCapture,
+    addTest,
     addPolicy,
     addApprovals,
     addJournal,

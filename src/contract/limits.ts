@@ -27,6 +27,9 @@ export const LIMITS = {
   proxy_bytes_max: 32 * 1024 * 1024,
   /** A captured run that nobody adds to for so long has ended. */
   capture_idle_ms: 15 * 60_000,
+  /** Runs that one back-test of a policy reads, and flips that it lists. */
+  backtest_runs_max: 1_000,
+  backtest_flips_max: 1_000,
   /** Payloads given to one replay or fork in place of outcomes. */
   simulations_max: 200,
   /** Recorded outcomes taken over in one append of a replay or fork; the rest follows in the next. */

@@ -1,5 +1,6 @@
 // Routes of replays and forks. Part of the route table (routes.ts).
 import { Type } from "typebox";
+import { BacktestReport, StartBacktest } from "./backtest.ts";
 import { CompareRuns, RunDiff } from "./diff.ts";
 import { COMMON_ERRORS } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
@@ -60,5 +61,15 @@ export const REPLAY_ROUTES = {
     status: 200,
     response: RunDiff,
     errors: [...COMMON_ERRORS, "NOT_FOUND"],
+  },
+  backtestPolicy: {
+    method: "POST",
+    path: "/policies/backtest",
+    permission: "runs:read",
+    summary: "What a draft policy would have decided over recorded runs: flips, approvals, cost.",
+    body: StartBacktest,
+    status: 200,
+    response: BacktestReport,
+    errors: [...COMMON_ERRORS, "MANIFEST_INVALID", "EXPRESSION_INVALID"],
   },
 } as const satisfies Record<string, Route>;

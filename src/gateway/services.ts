@@ -8,6 +8,7 @@ import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Captures } from "../capture/captures.ts";
 import type { Proxy } from "../capture/proxy.ts";
+import type { Backtests } from "../replay/backtests.ts";
 import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
@@ -35,6 +36,7 @@ export interface Services {
   readonly workers: Workers;
   readonly replays: Replays;
   readonly diffs: Diffs;
+  readonly backtests: Backtests;
   readonly captures: Captures;
   readonly proxy: Proxy;
   readonly blobs: BlobStore;

@@ -23,7 +23,11 @@ const PAGE_ROWS = 2_000;
 const FAULTS_MAX = 20;
 const CHECKPOINTS_MAX = 1_000_000;
 
-export async function readWholeRun(store: JournalStore, tenant_id: string, run_id: string): Promise<CommittedRow[]> {
+export async function readWholeRun(
+  store: Pick<JournalStore, "readRun">,
+  tenant_id: string,
+  run_id: string,
+): Promise<CommittedRow[]> {
   const rows: CommittedRow[] = [];
   for (let from = 1; ;) {
     const page = await store.readRun(tenant_id, run_id, from, PAGE_ROWS);

@@ -61,7 +61,7 @@ export function chainAt(rows: readonly CommittedRow[], tenant_id: string, run_id
 }
 
 export class PastReader {
-  private readonly options: { store: JournalStore; governance: Pick<Governance, "asOf"> };
+  private readonly options: { store: Pick<JournalStore, "readRun">; governance: Pick<Governance, "asOf"> };
 
   constructor(options: PastReader["options"]) {
     this.options = options;

@@ -8,12 +8,18 @@ import type { FieldError } from "../contract/errors.ts";
 import { NAME_PATTERN } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { MANIFEST_KINDS, MANIFEST_SPECS } from "../contract/manifests.ts";
-import type { AgentManifest, ManifestKind, ToolManifest, WorkflowManifest } from "../contract/manifests.ts";
+import type {
+  AgentManifest,
+  ManifestKind,
+  PolicyManifest,
+  ToolManifest,
+  WorkflowManifest,
+} from "../contract/manifests.ts";
 import type { Json } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { policyRules, usd, workflowNodes } from "../core/catalog.ts";
-import { compileCondition } from "../core/policy.ts";
+import { compileCondition, Policy } from "../core/policy.ts";
 import { hasRemoteReference } from "../core/schema.ts";
 import { references } from "../core/template.ts";
 
@@ -188,4 +194,16 @@ export function readManifests(text: string): Manifest[] {
   }
   if (manifests.length === 0) throw new AppError("MANIFEST_INVALID", "There are no manifests in the file");
   return manifests;
+}
+
+/** The policies of a manifest text, as one policy that can decide. Throws MANIFEST_INVALID. */
+export function draftPolicy(text: string): Policy {
+  const manifests = readManifests(text).filter((manifest) => manifest.kind === "Policy");
+  if (manifests.length === 0) throw new AppError("MANIFEST_INVALID", "There is no Policy in the text");
+  const policies = manifests.map(({ name, spec }) => ({
+    name,
+    version: 0,
+    rules: policyRules(spec as PolicyManifest),
+  }));
+  return new Policy({ policies });
 }

@@ -6,17 +6,17 @@ import type { Clock } from "../kit/clock.ts";
 import { encodeId, uuidBytes } from "../kit/ids.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { Applied, ManifestKind, RegistryItem, ToolManifest } from "../contract/manifests.ts";
-import type { Overrides } from "../contract/replay.ts";
 import type { Db, DbTx, Log } from "../contract/ports.ts";
 import type { McpServer, McpTools } from "../contract/tools.ts";
-import { buildCatalog, policySet } from "../core/catalog.ts";
-import type { BuiltinTable, RegistrySnapshot } from "../core/catalog.ts";
+import type { BuiltinTable } from "../core/catalog.ts";
 import type { Governance, Governed, Scope } from "../core/governance.ts";
-import { Policy } from "../core/policy.ts";
+import { RegistryHistory } from "../core/registry-history.ts";
+import type { AliasMove } from "../core/registry-history.ts";
 import {
   currentAlias,
   findVersion,
   insertItem,
+  keepMove,
   latestVersion,
   listAliases,
   listAliasMoves,
@@ -25,25 +25,12 @@ import {
   lockRegistry,
   setAlias,
 } from "../store/registry.ts";
-import type { Alias, AliasMove } from "../store/registry.ts";
+import type { Alias } from "../store/registry.ts";
 import { readManifests } from "./manifests.ts";
 import type { Manifest } from "./manifests.ts";
 
 /** Applying moves the alias of this environment; others need a promotion. */
 export const APPLY_ENV = "dev";
-
-interface Loaded {
-  readonly items: readonly RegistryItem[];
-  readonly aliases: readonly Alias[];
-  readonly moves: readonly AliasMove[];
-  /** By environment, moment and overrides. */
-  readonly built: Map<string, Governed>;
-}
-
-/** Moves of one transaction have one time; whoever decides sees them a moment later. */
-const SEEN_LATE_US = 10_000_000;
-/** Governed states of the past and of forks that are kept built; the present ones are few. */
-const BUILT_MAX = 500;
 
 export interface ApplyRequest {
   readonly tenant_id: string;
@@ -54,7 +41,7 @@ export interface ApplyRequest {
 
 export class Registry implements Governance {
   private readonly options: { db: Db; mcp: McpTools; clock: Clock; log: Log; builtins: BuiltinTable; stdio: boolean };
-  private readonly loaded = new Map<string, Loaded>();
+  private readonly loaded = new Map<string, RegistryHistory>();
 
   constructor(options: Registry["options"]) {
     this.options = options;
@@ -66,48 +53,16 @@ export class Registry implements Governance {
     for (const scope of scopes) await this.reload(encodeId("ten", uuidBytes(scope.tenant_id)), scope.project_id);
   }
 
-  of(scope: Scope): Governed {
-    const loaded = this.loaded.get(`${scope.tenant_id}/${scope.project}`) ?? EMPTY;
-    const { env, overrides } = scope;
-    return this.built(loaded, overrides ? `${env} ${versionsKey(overrides)}` : env, () => {
-      return this.build(loaded, currentOf(loaded.aliases, env, overrides));
-    });
+  of({ tenant_id, project, env, overrides }: Scope): Governed {
+    return this.history(tenant_id, project).now(env, overrides);
   }
 
-  /** Ordered by how likely they are: what was moved just before may not have been seen yet. */
-  asOf(scope: Scope, at_us: number): readonly Governed[] {
-    const loaded = this.loaded.get(`${scope.tenant_id}/${scope.project}`) ?? EMPTY;
-    const { env, overrides } = scope;
-    const moves = loaded.moves.filter((move) => move.env === env);
-    const times = [...new Set(moves.map((move) => move.at_us))].filter((time) => time <= at_us);
-    const ends = times.filter((time, i) => i === times.length - 1 || time > at_us - SEEN_LATE_US).toReversed();
-    const before = times.findLast((time) => time <= at_us - SEEN_LATE_US) ?? 0;
-    return [...new Set([...ends, before])].map((end) =>
-      this.built(loaded, `${env} ${end} ${versionsKey(overrides ?? {})}`, () => {
-        const then = moves.filter((move) => move.at_us <= end);
-        return this.build(loaded, currentOf(then, env, overrides));
-      }),
-    );
+  asOf({ tenant_id, project, env, overrides }: Scope, at_us: number): readonly Governed[] {
+    return this.history(tenant_id, project).at(env, at_us, overrides);
   }
 
-  private built(loaded: Loaded, key: string, build: () => Governed): Governed {
-    let found = loaded.built.get(key);
-    if (found) return found;
-    if (loaded.built.size >= BUILT_MAX) loaded.built.clear();
-    loaded.built.set(key, (found = build()));
-    return found;
-  }
-
-  private build(loaded: Loaded, current: ReadonlyMap<string, number>): Governed {
-    const snapshot: RegistrySnapshot = { items: loaded.items, current };
-    const catalog = buildCatalog(snapshot, this.options.builtins);
-    try {
-      return { catalog, policy: new Policy(policySet(snapshot)) };
-    } catch (error) {
-      // A policy that does not compile cannot be stored; if one is there all the same, everything is denied.
-      this.options.log.error("policy.unusable", { error: messageOf(error) });
-      return { catalog, policy: null };
-    }
+  private history(tenant_id: string, project: string): RegistryHistory {
+    return this.loaded.get(`${tenant_id}/${project}`) ?? EMPTY;
   }
 
   async reload(tenant_id: string, project: string): Promise<void> {
@@ -116,11 +71,13 @@ export class Registry implements Governance {
       await listAliases(tx, project),
       await listAliasMoves(tx, project),
     ]);
-    this.loaded.set(`${tenant_id}/${project}`, { items, aliases, moves, built: new Map() });
+    const { builtins, log } = this.options;
+    const onUnusable = (error: unknown) => log.error("policy.unusable", { error: messageOf(error) });
+    this.loaded.set(`${tenant_id}/${project}`, new RegistryHistory({ items, aliases, moves, builtins, onUnusable }));
   }
 
   items(tenant_id: string, project: string): readonly RegistryItem[] {
-    return this.loaded.get(`${tenant_id}/${project}`)?.items ?? [];
+    return this.history(tenant_id, project).items;
   }
 
   has(item: { tenant_id: string; project: string; kind: ManifestKind; name: string; version: number }): boolean {
@@ -131,7 +88,12 @@ export class Registry implements Governance {
   }
 
   aliases(tenant_id: string, project: string): readonly Alias[] {
-    return this.loaded.get(`${tenant_id}/${project}`)?.aliases ?? [];
+    return this.history(tenant_id, project).aliases;
+  }
+
+  /** Each change of an alias, the oldest first. */
+  moves(tenant_id: string, project: string): readonly AliasMove[] {
+    return this.history(tenant_id, project).moves;
   }
 
   /** Applies manifests: all or none. The same file twice changes nothing. */
@@ -231,6 +193,7 @@ export class Registry implements Governance {
     project: string,
     items: readonly RegistryItem[],
     aliases: readonly Alias[],
+    moves: readonly AliasMove[],
   ): Promise<void> {
     await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => {
       await lockRegistry(tx, project);
@@ -238,7 +201,13 @@ export class Registry implements Governance {
         const known = await findVersion(tx, project, item.kind, item.name, item.digest);
         if (known === null) await insertItem(tx, project, { ...item, spec: canonicalJson(item.spec) });
       }
-      for (const alias of aliases) await setAlias(tx, project, alias, this.options.clock.now_us());
+      const known = new Set((await listAliasMoves(tx, project)).map(moveKey));
+      for (const move of movesOf(items, aliases, moves))
+        if (!known.has(moveKey(move))) await keepMove(tx, project, move);
+      const here = new Map((await listAliases(tx, project)).map((alias) => [aliasKey(alias), alias.version]));
+      for (const alias of aliases)
+        if (here.get(aliasKey(alias)) !== alias.version)
+          await setAlias(tx, project, alias, this.options.clock.now_us());
     });
     await this.reload(tenant_id, project);
   }
@@ -258,23 +227,22 @@ export class Registry implements Governance {
   }
 }
 
-const EMPTY: Loaded = { items: [], aliases: [], moves: [], built: new Map() };
+const aliasKey = ({ kind, name, env }: Alias): string => `${kind}/${name}/${env}`;
+const moveKey = (move: AliasMove): string => `${aliasKey(move)}/${move.version}/${move.at_us}`;
 
-/** Version of each name in an environment; a fork may use others. */
-function currentOf(aliases: readonly Alias[], env: string, overrides: Overrides | undefined): Map<string, number> {
-  const current = new Map<string, number>();
-  for (const alias of aliases) if (alias.env === env) current.set(`${alias.kind}/${alias.name}`, alias.version);
-  for (const [kind, versions] of versionsOf(overrides ?? {}))
-    for (const [name, version] of Object.entries(versions)) current.set(`${kind}/${name}`, version);
-  return current;
+/** Moves of an export; one from before moves were kept says only where aliases stood in the end. */
+function movesOf(
+  items: readonly RegistryItem[],
+  aliases: readonly Alias[],
+  moves: readonly AliasMove[],
+): readonly AliasMove[] {
+  if (moves.length > 0) return moves;
+  return aliases.flatMap((alias) => {
+    const item = items.find(
+      (one) => one.kind === alias.kind && one.name === alias.name && one.version === alias.version,
+    );
+    return item ? [{ ...alias, at_us: item.created_at_us }] : [];
+  });
 }
 
-function versionsOf({ prompts, tools, policies }: Overrides): [ManifestKind, Record<string, number>][] {
-  return [
-    ["Prompt", prompts ?? {}],
-    ["Tool", tools ?? {}],
-    ["Policy", policies ?? {}],
-  ];
-}
-
-const versionsKey = (overrides: Overrides): string => canonicalJson(versionsOf(overrides));
+const EMPTY = new RegistryHistory({ items: [], aliases: [], moves: [], builtins: {} });

@@ -5,7 +5,7 @@ import type { Random } from "../kit/random.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { decodeId, derivedOrdinal } from "../kit/ids.ts";
 import { AppError } from "../contract/errors.ts";
-import type { Actor, Event, StoredEvent } from "../contract/events.ts";
+import type { Actor, Event } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { idBytes, newId, PREFIXES, seededId } from "../contract/ids.ts";
 import type { IdSeed } from "../contract/ids.ts";
@@ -18,8 +18,7 @@ import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
 import { splitTarget } from "../core/decide.ts";
 import { fold } from "../core/fold.ts";
-import { policyCall } from "../core/gate.ts";
-import type { PolicyCall } from "../core/policy.ts";
+import { decidedCall } from "../core/decided-call.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { hasPast, lineageOf } from "../journal/past.ts";
@@ -288,7 +287,7 @@ export class Runs {
     const past = hasPast(lineage) && (await this.options.past?.(caller.tenant_id, run_id, lineage));
     const state = past || emptyRun(caller.tenant_id, run_id);
     for (const event of events.slice(0, at)) fold(state, event, event.at, catalog);
-    const call = callOf(state, events, decided, catalog);
+    const call = decidedCall(state, events, decided, catalog);
     const { data } = decided;
     const named = events
       .slice(0, at + 1)
@@ -319,31 +318,6 @@ export class Runs {
       })),
     };
   }
-}
-
-/** The call as the policy saw it, from the events around its decision. */
-function callOf(
-  state: RunState,
-  events: readonly StoredEvent[],
-  decided: StoredEvent,
-  catalog: ReturnType<Governance["of"]>["catalog"],
-): PolicyCall {
-  const about = events.find(
-    (event) => event.step === decided.step && (event.type === "tool.proposed" || event.type.endsWith(".requested")),
-  );
-  const data: Record<string, Json | undefined> = about?.data ?? {};
-  const isModel = about?.type === "model.requested";
-  const [name, version] = splitTarget(String(data["tool"] ?? data["model"] ?? ""));
-  const tool = isModel ? null : catalog.tool(name, Number.isNaN(version) ? undefined : version);
-  return policyCall(state, {
-    kind: isModel ? "model" : "tool",
-    name: name === "" ? String(data["tool"] ?? "") : name,
-    args: (data["args"] ?? {}) as JsonObject,
-    effect_class: tool?.effect_class ?? "external",
-    idempotent: tool?.idempotent ?? isModel,
-    call_micro_usd: Number(decided.data["reserves"] ?? tool?.cost_micro_usd ?? 0),
-    now_us: decided.at,
-  });
 }
 
 /** Step number from what a user gives: a number, or a step id of this run. */

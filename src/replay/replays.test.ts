@@ -1,4 +1,7 @@
 // Replay and fork over the in-memory journal: what is reused, what is refused, what reaches the world.
+import childProcess from "node:child_process";
+import dns from "node:dns";
+import { Socket } from "node:net";
 import { expect, test } from "vitest";
 import { ReplayWorld } from "../../test/support/replay-world.ts";
 import type { Script } from "../../test/support/replay-world.ts";
@@ -437,4 +440,34 @@ test("a run that has not ended, or whose artifact is gone, cannot be replayed", 
   await expect(world.replays.start(world.caller, { run_id: open, mode: "exact" })).rejects.toMatchObject({
     details: { reason: "source_not_ended" },
   });
+});
+
+test("an exact replay opens no socket, asks for no name and starts no process", async () => {
+  const { world, run_id } = await clerkRun();
+  const opened: string[] = [];
+  const watch = (target: object, name: string): (() => void) => {
+    const original: unknown = Reflect.get(target, name);
+    Reflect.set(target, name, function (this: unknown, ...args: unknown[]) {
+      opened.push(name);
+      return (original as (...rest: unknown[]) => unknown).apply(this, args);
+    });
+    return () => void Reflect.set(target, name, original);
+  };
+  const undo = [
+    watch(Socket.prototype, "connect"),
+    watch(dns, "lookup"),
+    watch(childProcess, "spawn"),
+    watch(globalThis, "fetch"),
+  ];
+  try {
+    const session = await world.replays.start(world.caller, { run_id, mode: "exact" });
+    expect(session.state).toBe("completed_exact");
+    const probe = new Socket();
+    probe.on("error", () => undefined);
+    probe.connect(1, "127.0.0.1").destroy();
+  } finally {
+    for (const back of undo) back();
+  }
+  // The watch works: the probe's own attempt was seen, and nothing else.
+  expect(opened).toEqual(["connect"]);
 });

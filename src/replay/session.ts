@@ -45,13 +45,21 @@ function mismatchOf(event: StoredEvent): Mismatch {
   };
 }
 
+/** An exact replay repeats its source, with the mismatch that ended the source if it was a replay or fork itself. */
+function isOwnMismatch(event: StoredEvent, lineage: Lineage, started: StoredEvent | undefined): boolean {
+  if (event.type !== "replay.mismatched") return false;
+  const target = started?.data["target"] as Data | undefined;
+  const repeats = lineage.mode === "exact" && target?.["kind"] !== "captured";
+  return !repeats || event.data["reason"] === "decision_mismatch";
+}
+
 export function sessionOf(
   replay_id: string,
   lineage: Lineage,
   summary: RunSummary,
   events: readonly StoredEvent[],
 ): ReplaySession {
-  const found = events.find((event) => event.type === "replay.mismatched");
+  const found = events.find((event) => isOwnMismatch(event, lineage, events[0]));
   const end: Data =
     events.findLast((event) => isTerminal(summary.state) && event.type === `run.${summary.state}`)?.data ?? {};
   const counts = countsOf(events, lineage);

@@ -16,6 +16,7 @@ import type { Engine } from "../orchestrator/engine.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import type { Caller } from "../orchestrator/runs.ts";
 import { listApprovals } from "../store/approvals.ts";
+import type { AliasMove } from "../core/registry-history.ts";
 import type { Alias } from "../store/registry.ts";
 import { getRun, listRuns } from "../store/runs.ts";
 import type { ImportedRun, JournalService } from "../gateway/services.ts";
@@ -65,6 +66,7 @@ export class LocalJournalService implements JournalService {
     for (const item of registry.items(caller.tenant_id, caller.project)) yield { type: "item", item: plain(item) };
     for (const alias of registry.aliases(caller.tenant_id, caller.project))
       yield { type: "alias", alias: plain(alias) };
+    for (const move of registry.moves(caller.tenant_id, caller.project)) yield { type: "move", move: plain(move) };
     const digests = new Set<string>();
     for await (const run of this.runs(caller, run_id)) {
       for (const row of await readWholeRun(store, caller.tenant_id, run.run_id)) {
@@ -97,8 +99,13 @@ export class LocalJournalService implements JournalService {
   private async *runs(caller: Caller, run_id: string | null): AsyncIterable<RunSummary> {
     const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
     if (run_id !== null) {
-      const run = await this.options.db.transaction(scope, (tx) => getRun(tx, run_id));
-      if (run) yield run;
+      // With the runs that it has its past from: without them it could not be read.
+      for (let id: string | null = run_id; id !== null;) {
+        const wanted: string = id;
+        const run: RunSummary | null = await this.options.db.transaction(scope, (tx) => getRun(tx, wanted));
+        if (run) yield run;
+        id = run?.source_run_id ?? null;
+      }
       return;
     }
     for (let before: string | undefined; ;) {
@@ -128,6 +135,7 @@ export class LocalJournalService implements JournalService {
       caller.project,
       of<RegistryItem>("item", "item"),
       of<Alias>("alias", "alias"),
+      of<AliasMove>("move", "move"),
     );
     let artifacts = 0;
     for (const line of bundle.lines) {

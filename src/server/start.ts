@@ -42,6 +42,7 @@ import { openRemote } from "./remote.ts";
 import type { Remote } from "./remote.ts";
 import { statusOf } from "./status.ts";
 import { useCases } from "./use-cases.ts";
+import type { UseCases } from "./use-cases.ts";
 import { VERSION } from "./version.ts";
 
 /** The tenant of an installation that has no other. */
@@ -186,21 +187,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
 
 /** What the gateway may use. */
 function servicesOf(
-  given: Pick<
-    Services,
-    | "runs"
-    | "registry"
-    | "journal"
-    | "replays"
-    | "diffs"
-    | "captures"
-    | "proxy"
-    | "workers"
-    | "blobs"
-    | "db"
-    | "clock"
-    | "log"
-  >,
+  given: UseCases & Pick<Services, "registry" | "workers" | "blobs" | "db" | "clock" | "log">,
   own: {
     commits: EventEmitter;
     host: EngineHost;

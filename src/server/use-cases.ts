@@ -10,6 +10,7 @@ import type { Clock } from "../kit/clock.ts";
 import { systemRandom } from "../adapters/system/system.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
+import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
 import { listRuns } from "../store/runs.ts";
@@ -19,6 +20,8 @@ import type { Outside } from "./outside.ts";
 import type { Remote } from "./remote.ts";
 
 const GROUP = 0;
+
+export type UseCases = Pick<Services, "runs" | "replays" | "diffs" | "backtests" | "captures" | "proxy" | "journal">;
 
 export function useCases(given: {
   registry: Registry;
@@ -36,7 +39,7 @@ export function useCases(given: {
     tenantKey: (tenant_id: string) => Uint8Array;
   };
   outside: Pick<Outside, "net" | "secrets"> & { log: Log; private_origins: readonly string[] };
-}): Pick<Services, "runs" | "replays" | "diffs" | "captures" | "proxy" | "journal"> {
+}): UseCases {
   const { registry, store, db, past, remote, clock, host, keeping, outside } = given;
   const { blobs, tenantKey } = keeping;
   const owner = () => host.current();
@@ -68,8 +71,12 @@ export function useCases(given: {
     siblings: async ({ tenant_id }, target, limit) =>
       db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, { target, limit })),
   });
+  const backtests = new Backtests({
+    past,
+    list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
+  });
   const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
   const proxy = new Proxy({ captures, owner, governance: registry, blobs, ...seams, ...outside });
   const journal = new LocalJournalService({ ...keeping, store, db, registry, engine: owner, seams, group: GROUP });
-  return { runs, replays, diffs, captures, proxy, journal };
+  return { runs, replays, diffs, backtests, captures, proxy, journal };
 }

@@ -1,6 +1,7 @@
 // SQL of the registry: immutable versions, and the version that each environment uses.
 import type { DbTx } from "../contract/ports.ts";
 import type { ManifestKind, RegistryItem } from "../contract/manifests.ts";
+import type { AliasMove, AliasState } from "../core/registry-history.ts";
 
 interface ItemRow extends Omit<RegistryItem, "spec"> {
   readonly spec: string;
@@ -21,12 +22,7 @@ export async function listItems(tx: DbTx, project_id: string): Promise<RegistryI
   return rows.map(item);
 }
 
-export interface Alias {
-  readonly kind: ManifestKind;
-  readonly name: string;
-  readonly env: string;
-  readonly version: number;
-}
+export type Alias = AliasState;
 
 export async function listAliases(tx: DbTx, project_id: string): Promise<Alias[]> {
   const { rows } = await tx.query<Alias>({
@@ -93,11 +89,7 @@ export async function insertItem(tx: DbTx, project_id: string, row: ItemRow): Pr
   });
 }
 
-/** A change of an alias, in the order in which they happened. */
-export interface AliasMove extends Alias {
-  readonly at_us: number;
-}
-
+/** Changes of aliases, in the order in which they were made here. */
 export async function listAliasMoves(tx: DbTx, project_id: string): Promise<AliasMove[]> {
   const { rows } = await tx.query<AliasMove>({
     text: "select kind, name, env, version, at_us from qd.alias_moves where project_id = $1 order by n limit $2",
@@ -106,13 +98,17 @@ export async function listAliasMoves(tx: DbTx, project_id: string): Promise<Alia
   return rows;
 }
 
-/** Moves an alias and keeps that it was moved. */
-export async function setAlias(tx: DbTx, project_id: string, alias: Alias, at_us: number): Promise<void> {
+export async function keepMove(tx: DbTx, project_id: string, move: AliasMove): Promise<void> {
   await tx.query({
     text: `insert into qd.alias_moves (tenant_id, project_id, kind, name, env, version, at_us)
       values (qd.tenant(), $1, $2, $3, $4, $5, $6)`,
-    values: [project_id, alias.kind, alias.name, alias.env, alias.version, at_us],
+    values: [project_id, move.kind, move.name, move.env, move.version, move.at_us],
   });
+}
+
+/** Moves an alias and keeps that it was moved. */
+export async function setAlias(tx: DbTx, project_id: string, alias: Alias, at_us: number): Promise<void> {
+  await keepMove(tx, project_id, { ...alias, at_us });
   await tx.query({
     text: `insert into qd.aliases (tenant_id, project_id, kind, name, env, version) values (qd.tenant(), $1, $2, $3, $4, $5)
       on conflict (tenant_id, project_id, kind, name, env) do update set version = excluded.version`,

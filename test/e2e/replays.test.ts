@@ -1,5 +1,5 @@
 // Replay, fork and diff with the built program: a real agent loop over a model on the wire and a real HTTP tool.
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { RunDiff } from "../../src/contract/diff.ts";
@@ -169,6 +169,58 @@ describe("replay and fork over HTTP and on the command line", () => {
     }
     const again = await post<ReplaySession>("/replays", { run_id: items[0]?.run_id, mode: "exact" });
     expect(again.state).toBe("completed_exact");
+  });
+
+  test("a bundle is a regression test: offline, with assertions, JUnit and exit codes; one flipped byte is refused", async () => {
+    const bundle = path.join(data, "run.jsonl");
+    expect((await qd("export", run_id, "-o", bundle)).code).toBe(0);
+    const offline = (...args: string[]) => cli(["test", ...args], { env: { QUARTERDECK_URL: "http://127.0.0.1:9" } });
+    const junit = path.join(data, "junit.xml");
+    const ok = await offline(
+      bundle,
+      "--expect",
+      'output.contains("has paid") && tools == ["pay"]',
+      "--max-cost",
+      "1",
+      "--junit",
+      junit,
+    );
+    expect([ok.code, ok.out]).toEqual([0, expect.stringContaining(run_id)]);
+    expect(readFileSync(junit, "utf8")).toContain('tests="1" failures="0"');
+    const wrong = await offline(bundle, "--expect", 'output.contains("refused")', "--junit", junit);
+    expect([wrong.code, wrong.out]).toEqual([1, expect.stringContaining("not true")]);
+    expect(readFileSync(junit, "utf8")).toContain("<failure");
+    expect((await offline(bundle, "--max-cost", "0.000001")).code).toBe(1);
+    const policy = path.join(data, "draft.yaml");
+    writeFileSync(
+      policy,
+      "kind: Policy\nmetadata: { name: main }\nspec: { rules: [{ id: m, effect: allow, match: { kinds: [model] } }] }\n",
+    );
+    expect((await offline(bundle, "--policy", policy)).out).toContain("pay was allowed and would be deny");
+    const flipped = path.join(data, "flipped.jsonl");
+    writeFileSync(flipped, readFileSync(bundle, "utf8").replace("has paid", "has laid"));
+    const refused = await offline(flipped);
+    expect([refused.code, refused.err]).toEqual([2, expect.stringMatching(/line \d+/)]);
+    const backtest = await qd("policy", "backtest", policy, "--run", run_id, "--fail-on-flip");
+    expect([backtest.code, backtest.out]).toEqual([1, expect.stringContaining("allow -> deny")]);
+  });
+
+  test("a run that was moved to an empty server replays exactly there, and its forks too", async () => {
+    const all = path.join(data, "all.jsonl");
+    expect((await qd("export", "--all", "-o", all)).code).toBe(0);
+    const elsewhere = tempFolder("qd-replay-2");
+    const other = await startUp(elsewhere);
+    try {
+      expect((await cli(["import", all], { data: elsewhere })).code).toBe(0);
+      const start = (id: string) =>
+        other.client.json<ReplaySession>("/replays", { method: "POST", body: { run_id: id, mode: "exact" } });
+      expect(await start(run_id)).toMatchObject({ state: "completed_exact", steps: { exact: 3 } });
+      const { items } = await server.client.json<{ items: Run[] }>("/runs?kind=fork");
+      for (const fork of items) expect(await start(fork.run_id)).toMatchObject({ state: "completed_exact" });
+    } finally {
+      await other.stop();
+      remove(elsewhere);
+    }
   });
 
   test("what cannot be is refused with its reason", async () => {

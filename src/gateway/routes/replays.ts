@@ -1,4 +1,6 @@
+import type { StartBacktest } from "../../contract/backtest.ts";
 import type { StartFork, StartReplay } from "../../contract/replay.ts";
+import { draftPolicy } from "../../orchestrator/manifests.ts";
 import type { Handlers } from "../handlers.ts";
 
 export const replayHandlers = {
@@ -10,5 +12,9 @@ export const replayHandlers = {
   compareRuns: ({ services, request }) => {
     const { a, b } = request.body as unknown as { a: string; b: string };
     return services.diffs.compare(request.caller, a, b);
+  },
+  backtestPolicy: ({ services, request }) => {
+    const { policy, ...filter } = request.body as unknown as StartBacktest;
+    return services.backtests.run(request.caller, draftPolicy(policy), filter);
   },
 } satisfies Partial<Handlers>;
