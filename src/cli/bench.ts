@@ -24,7 +24,7 @@ function compiled(): string {
 export function addBench(root: Command): void {
   root
     .command("bench <workload>")
-    .description("measure W1 to W6 or policy, beside peers when named (needs the repository)")
+    .description("measure W1 to W6, policy, replay or proxy, beside peers when named (needs the repository)")
     .option("--peers <names>", "restate,dbos,bullmq")
     .option("--passes <n>", "measured passes; one more is discarded first", "9")
     .option("--runs <n>", "runs per pass of W1", "500")

@@ -35,13 +35,20 @@ export function sameRequest(a: TracedItem, b: TracedItem): boolean {
  */
 export function alignRuns(a: Trace, b: Trace, intern: Interner): Line[] {
   const keys: ((item: TracedItem) => number)[] = [
-    (item) => intern.of([shape(item), item.request["args"] ?? 0, item.outcome]),
-    (item) => intern.of([shape(item), item.request["args"] ?? 0]),
-    (item) => intern.of(shape(item)),
+    (item) => intern.key(`${item.outcome} ${item.request["args"] ?? 0} ${shape(item)}`),
+    (item) => intern.key(`${item.request["args"] ?? 0} ${shape(item)}`),
+    (item) => intern.key(shape(item)),
   ];
-  let pairs: Pair[] = [];
-  for (const key of keys) pairs = fillGaps(a.items.map(key), b.items.map(key), pairs);
-  return linesOf(a.items, b.items, pairs, keys[0] as (item: TracedItem) => number);
+  const strong = keys[0] as (item: TracedItem) => number;
+  const inA = a.items.map(strong);
+  const inB = b.items.map(strong);
+  let pairs = fillGaps(inA, inB, []);
+  for (const key of keys.slice(1)) {
+    // Nothing is left to be paired when one side is used up.
+    if (pairs.length === Math.min(inA.length, inB.length)) break;
+    pairs = fillGaps(a.items.map(key), b.items.map(key), pairs);
+  }
+  return linesOf(a.items, b.items, pairs, { a: inA, b: inB });
 }
 
 function fillGaps(a: readonly number[], b: readonly number[], pairs: readonly Pair[]): Pair[] {
@@ -60,26 +67,27 @@ function linesOf(
   a: readonly TracedItem[],
   b: readonly TracedItem[],
   pairs: readonly Pair[],
-  key: (item: TracedItem) => number,
+  tokens: { a: readonly number[]; b: readonly number[] },
 ): Line[] {
   const lines: Line[] = [];
   const seen = new Set<number>();
   const removed = new Map<number, number>();
   const paired = new Set(pairs.map(([i]) => i));
-  for (const [i, item] of a.entries()) if (!paired.has(i)) removed.set(key(item), (removed.get(key(item)) ?? 0) + 1);
+  for (const [i, token] of tokens.a.entries()) if (!paired.has(i)) removed.set(token, (removed.get(token) ?? 0) + 1);
   let [i, j] = [0, 0];
-  const insert = (item: TracedItem): void => {
-    const token = key(item);
+  const insert = (at: number): void => {
+    const token = tokens.b[at] as number;
     const left = removed.get(token) ?? 0;
     if (left > 0) removed.set(token, left - 1);
-    lines.push({ a: null, b: item, kind: left > 0 ? "moved" : seen.has(token) ? "repeated" : "inserted" });
+    const kind = left > 0 ? "moved" : seen.has(token) ? "repeated" : "inserted";
+    lines.push({ a: null, b: b[at] as TracedItem, kind });
   };
   for (const [x, y] of [...pairs, [a.length, b.length] as const]) {
     for (; i < x; i++) lines.push({ a: a[i] as TracedItem, b: null, kind: "removed" });
-    for (; j < y; j++) insert(b[j] as TracedItem);
+    for (; j < y; j++) insert(j);
     const [left, right] = [a[x], b[y]];
     if (left && right) {
-      seen.add(key(right));
+      seen.add(tokens.b[y] as number);
       lines.push({ a: left, b: right, kind: sameItem(left, right) ? "equal" : "changed" });
     }
     [i, j] = [x + 1, y + 1];

@@ -13,15 +13,23 @@ export class Interner {
 
   of(value: Json | undefined): number {
     if (value === undefined) return 0;
-    const text = typeof value === "string" ? `s${value}` : `j${canonicalJson(value)}`;
+    return this.numberOf(typeof value === "string" ? `s${value}` : `j${canonicalJson(value)}`);
+  }
+
+  private numberOf(text: string): number {
     let number = this.numbers.get(text);
     if (number === undefined) this.numbers.set(text, (number = this.texts.push(text) - 1));
     return number;
   }
 
+  /** A number for a composite of numbers and short words. */
+  key(text: string): number {
+    return this.numberOf(`k${text}`);
+  }
+
   valueOf(number: number | undefined): Json {
     const text = this.texts[number ?? 0] ?? "";
-    if (text === "") return null;
+    if (text === "" || text.startsWith("k")) return null;
     return text.startsWith("s") ? text.slice(1) : (JSON.parse(text.slice(1)) as Json);
   }
 }
@@ -85,7 +93,11 @@ export interface Trace {
 type Data = Record<string, Json | undefined>;
 const text = (data: Data, key: string): string => (typeof data[key] === "string" ? data[key] : "");
 const num = (data: Data, key: string): number => (typeof data[key] === "number" ? data[key] : 0);
-const bareName = (target: string): string => target.replace(/@\d+$/, "");
+/** The name before `@version`. */
+function bareName(target: string): string {
+  const at = target.lastIndexOf("@");
+  return at > 0 ? target.slice(0, at) : target;
+}
 
 export function placeOf(item: TracedItem): Place {
   const { run_id, step, seq, kind, name, message } = item;
@@ -155,7 +167,7 @@ class Tracer {
   }
 
   private remember(role: string, content: number): void {
-    this.history = this.intern.of([this.history, role, content]);
+    this.history = this.intern.key(`${this.history} ${content} ${role}`);
     this.messages += 1;
   }
 
@@ -163,9 +175,16 @@ class Tracer {
     given: Pick<TracedItem, "kind" | "target" | "path" | "step" | "seq" | "asked">,
     request: Record<string, number>,
   ): TracedItem {
+    // Spelt out: a spread makes objects that are slow to read, and there are hundreds of thousands.
+    const { kind, target, path, step, seq, asked } = given;
     const item: TracedItem = {
-      ...given,
-      name: bareName(given.target),
+      kind,
+      target,
+      path,
+      step,
+      seq,
+      asked,
+      name: bareName(target),
       run_id: this.run_id,
       message: this.messages,
       request,
@@ -314,7 +333,7 @@ class Tracer {
   private finish(item: TracedItem, event: StoredEvent, status: TracedItem["status"], result: Json): void {
     item.status = status;
     item.result = result;
-    item.outcome = this.intern.of([status === "completed" ? "ok" : status, result]);
+    item.outcome = this.intern.key(`${status === "completed" ? "ok" : status} ${this.intern.of(result)}`);
     item.seq = event.seq;
     const label = event.data["determinism"];
     if (typeof label === "object" && label !== null) item.determinism = text(label as Data, "mode");

@@ -19,16 +19,21 @@ import { readWholeRun } from "./audit.ts";
 /** A fork of a fork of a fork …: this many, and no more. */
 const DEPTH_MAX = 32;
 
-/** A run as it was recorded. */
-export interface Recorded {
-  readonly rows: readonly CommittedRow[];
-  readonly appends: readonly (readonly StoredEvent[])[];
-  readonly events: readonly StoredEvent[];
+export interface RecordedOutcome {
   /** With those of its past, where it has one. */
   readonly calls: readonly PastCall[];
   readonly inputs: readonly PastInput[];
   /** As of its last event. */
   readonly run: RunState;
+}
+
+/** A run as it was recorded. */
+export interface Recorded {
+  readonly rows: readonly CommittedRow[];
+  readonly appends: readonly (readonly StoredEvent[])[];
+  readonly events: readonly StoredEvent[];
+  /** Its calls and its last state; computed when first asked for. */
+  readonly outcome: () => RecordedOutcome;
   readonly lineage: Lineage | null;
   /** The state before its first event. */
   readonly begin: () => RunState;
@@ -50,6 +55,10 @@ export function chainAt(rows: readonly CommittedRow[], tenant_id: string, run_id
   let chain = chainStart(tenant_id, run_id);
   let at = 0;
   for (const row of rows) {
+    if (row.last_seq < seq) {
+      ({ chain, last_seq: at } = row);
+      continue;
+    }
     for (const line of bodyLines(row.body)) {
       if (at === seq) return chain.toString("hex");
       at += 1;
@@ -86,13 +95,10 @@ export class PastReader {
     if (!started) throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });
     const lineage = lineageOf(started);
     const begin = await this.beginning(tenant_id, run_id, lineage, depth);
-    const run = begin();
-    const before = lineage ? (run.past?.until(lineage.source_seq) ?? []) : [];
-    const collector = new CallCollector(run);
-    const governed = (event: StoredEvent) => this.governedAt(tenant_id, started, event);
-    for (const event of events) collector.take(event, first(governed(event)).catalog);
-    const calls = [...before, ...collector.done()];
-    return { rows, appends, events, calls, inputs: collector.inputs, run, lineage, begin, governed };
+    const governed = this.governedAt(tenant_id, started);
+    let known: RecordedOutcome | null = null;
+    const outcome = () => (known ??= outcomeOf({ events, lineage, begin, governed }));
+    return { rows, appends, events, lineage, begin, governed, outcome };
   }
 
   /** Makes the state before a run's first event, each time anew. */
@@ -119,18 +125,37 @@ export class PastReader {
         fold(run, event, event.at, first(source.governed(event)).catalog);
       }
       run.seq = 0;
-      run.past = new PastCalls(source_run_id, source, { step, seq: source_seq });
+      run.past = new PastCalls(source_run_id, source.outcome(), { step, seq: source_seq });
       return run;
     };
   }
 
-  /** The registry and policy when an event was recorded. */
-  private governedAt(tenant_id: string, started: StoredEvent, event: StoredEvent): readonly Governed[] {
+  /** The registry and policy when an event was recorded. Events of one append have one time. */
+  private governedAt(tenant_id: string, started: StoredEvent): (event: StoredEvent) => readonly Governed[] {
     const project = String(started.data["project"] ?? "");
     const env = String(started.data["env"] ?? "dev");
-    const overrides = lineageOf(started)?.overrides;
-    return this.options.governance.asOf({ tenant_id, project, env, overrides }, event.at);
+    const scope = { tenant_id, project, env, overrides: lineageOf(started)?.overrides };
+    let at = -1;
+    let found: readonly Governed[] = [];
+    return (event) => {
+      if (event.at !== at) found = this.options.governance.asOf(scope, event.at);
+      at = event.at;
+      return found;
+    };
   }
+}
+
+function outcomeOf({
+  events,
+  lineage,
+  begin,
+  governed,
+}: Omit<Recorded, "rows" | "appends" | "outcome">): RecordedOutcome {
+  const run = begin();
+  const before = lineage ? (run.past?.until(lineage.source_seq) ?? []) : [];
+  const collector = new CallCollector(run);
+  for (const event of events) collector.take(event, first(governed(event)).catalog);
+  return { calls: [...before, ...collector.done()], inputs: collector.inputs, run };
 }
 
 function first(governed: readonly Governed[]): Governed {

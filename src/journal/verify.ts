@@ -56,6 +56,20 @@ function eventFault(line: string, seq: number): string | null {
   }
 }
 
+/** The first place where the chain of a run does not follow from its bytes; their form is not looked at. */
+export function chainFault(rows: readonly AppendRow[]): ChainFault | null {
+  const [first] = rows;
+  if (!first) return null;
+  let { seq, chain } = startOfChain(first.tenant_id, first.run_id);
+  for (const row of rows) {
+    if (row.first_seq !== seq + 1) return { run_id: row.run_id, seq: seq + 1, fault: "events are missing" };
+    for (const line of bodyLines(row.body)) chain = chainNext(chain, (seq += 1), sha256(line));
+    if (!chain.equals(row.chain))
+      return { run_id: row.run_id, seq: row.first_seq, fault: "the chain value does not follow from the events" };
+  }
+  return null;
+}
+
 /** Verifies all rows of one run. */
 export function verifyRun(rows: readonly AppendRow[]): { events: number; chain: Buffer } | ChainFault {
   const first = rows[0];

@@ -42,7 +42,7 @@ export async function testBundle(text: string, builtins: BuiltinTable, assertion
   for (const run_id of bundle.rows.keys()) {
     const recorded = await past.read(tenant_id, run_id);
     const failures = [...replayFailures(recorded), ...assertionFailures(recorded, assertions)];
-    tested.push({ run_id, target: recorded.run.target, events: recorded.events.length, failures });
+    tested.push({ run_id, target: recorded.outcome().run.target, events: recorded.events.length, failures });
   }
   return tested;
 }
@@ -68,7 +68,7 @@ function pastOf(bundle: Bundle, builtins: BuiltinTable): PastReader {
 
 function replayFailures(recorded: Recorded): string[] {
   // Without a program there is nothing to decide again; its chain was verified when the file was read.
-  if (!recorded.run.program) return [];
+  if (!recorded.outcome().run.program) return [];
   const { mismatch } = redecide(recorded);
   return mismatch ? [`event ${mismatch.seq}, step ${mismatch.step}: ${mismatch.message}`] : [];
 }
@@ -76,7 +76,7 @@ function replayFailures(recorded: Recorded): string[] {
 function assertionFailures(recorded: Recorded, assertions: Assertions): string[] {
   const failures: string[] = [];
   const { policy, cost_micro_usd_max, predicate } = assertions;
-  const cost = recorded.run.totals.spent_micro;
+  const cost = recorded.outcome().run.totals.spent_micro;
   if (cost_micro_usd_max !== undefined && cost > cost_micro_usd_max)
     failures.push(`it cost ${cost / MICRO} USD, more than ${cost_micro_usd_max / MICRO}`);
   if (policy) {
@@ -94,7 +94,8 @@ function assertionFailures(recorded: Recorded, assertions: Assertions): string[]
 }
 
 function finished(recorded: Recorded): FinishedRun {
-  const { run, events } = recorded;
+  const { events } = recorded;
+  const { run } = recorded.outcome();
   const tools = events.flatMap((event) =>
     event.type === "tool.requested" ? [String(event.data["tool"]).replace(/@\d+$/, "")] : [],
   );

@@ -17,7 +17,10 @@ export function forkPoint(recorded: Recorded, run_id: string, step: number): num
       `Step ${step} lies in the past of ${run_id}; fork ${lineage.source_run_id} there instead`,
     );
   }
-  throw refused("fork_point_not_found", `Run ${run_id} has no step ${step}; it has ${recorded.run.step_count}`);
+  throw refused(
+    "fork_point_not_found",
+    `Run ${run_id} has no step ${step}; it has ${recorded.outcome().run.step_count}`,
+  );
 }
 
 const AGENT_ONLY = ["instructions", "model", "max_output_tokens", "params", "prompts"] as const;

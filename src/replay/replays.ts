@@ -21,7 +21,7 @@ import type { RunState } from "../core/run-state.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import { chainAt, lineageOf } from "../journal/past.ts";
 import type { PastReader, Recorded } from "../journal/past.ts";
-import { verifyRun } from "../journal/verify.ts";
+import { chainFault } from "../journal/verify.ts";
 import { forkPoint, refuseOverrides } from "./fork-plan.ts";
 import { refused } from "./refused.ts";
 import { sessionOf } from "./session.ts";
@@ -103,7 +103,7 @@ export class Replays {
       env: source.summary.env,
     });
     const { has } = this.options;
-    refuseOverrides(request, source.recorded.run, {
+    refuseOverrides(request, source.recorded.outcome().run, {
       catalog: governed.catalog,
       has: (kind, name, version) => has(caller, kind, name, version),
     });
@@ -146,8 +146,8 @@ export class Replays {
     const recorded = await this.options.past.read(caller.tenant_id, run_id);
     // The replay of an exact replay is a replay of what that one replayed.
     if (recorded.lineage?.mode === "exact") return this.source(caller, recorded.lineage.source_run_id);
-    const chain = verifyRun(recorded.rows);
-    if ("fault" in chain)
+    const chain = chainFault(recorded.rows);
+    if (chain)
       throw refused("chain_broken", `The journal of ${run_id} does not verify at event ${chain.seq}: ${chain.fault}`);
     for (const digest of artifactsOf(recorded.events)) {
       if (await this.options.blobs.has(caller.tenant_id, digest)) continue;
@@ -173,7 +173,7 @@ export class Replays {
     source: Source,
     lineage: Lineage,
   ): Promise<ReplaySession> {
-    if (!source.recorded.run.program) {
+    if (!hasProgram(source.recorded)) {
       throw refused(
         "override_not_applicable",
         `Run ${source.run_id} was captured from outside: its program is not here. Replay it exactly, or run it again against the proxy`,
@@ -217,7 +217,7 @@ export class Replays {
       overrides: {},
     });
     // Without a program there is nothing to decide: the journal itself is what happens again.
-    const { drafts, mismatch } = recorded.run.program
+    const { drafts, mismatch } = hasProgram(recorded)
       ? redecide(recorded)
       : { drafts: recorded.events, mismatch: null };
     const events = derived(drafts, mismatch, lineage);
@@ -238,7 +238,8 @@ export class Replays {
       source_run_id: run_id,
     };
     await this.options.owner().importRun({ rows, summary: replay, approvals: [], budgets: [] });
-    return this.get(caller, replay_id);
+    const numbered = events.map((event, i) => ({ ...event, seq: i + 1, at: replay.created_at_us }));
+    return sessionOf(replay_id, lineage, replay, numbered);
   }
 
   private rows(tenant_id: string, run_id: string, events: readonly EventDraft[]): AppendRow[] {
@@ -254,6 +255,12 @@ export class Replays {
     }
     return rows;
   }
+}
+
+/** Captured runs have none: what decided is not here. */
+function hasProgram({ events }: Recorded): boolean {
+  const target = events[0]?.data["target"] as JsonObject | undefined;
+  return target?.["kind"] === "agent" || target?.["kind"] === "workflow";
 }
 
 interface Source {
