@@ -10,9 +10,6 @@ export function serve(run, close) {
       (error) => process.stdout.write(`failed ${id} ${String(error?.message ?? error).replaceAll("\n", " ")}\n`),
     );
   });
-  lines.on("close", async () => {
-    await close();
-    process.exit(0);
-  });
+  lines.on("close", () => void close().then(() => process.exit(0)));
   process.stdout.write("ready\n");
 }

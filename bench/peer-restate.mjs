@@ -79,7 +79,7 @@ serve(
   (_id, workload) => ingress.serviceClient(bench)[workload](),
   async () => {
     // The bin is a launcher: the server is its child, in the same process group.
-    process.kill(-server.pid, "SIGKILL");
+    process.kill(-Number(server.pid), "SIGKILL");
     rmSync(data, { recursive: true, force: true });
   },
 );

@@ -47,7 +47,7 @@ async function startProvider(): Promise<{ url: string; close(): void }> {
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
-  return { url: `http://127.0.0.1:${port}`, close: () => void server.closeAllConnections() };
+  return { url: `http://127.0.0.1:${port}`, close: () => server.closeAllConnections() };
 }
 
 export async function proxyFigures(): Promise<Row[]> {

@@ -25,7 +25,7 @@ async function read(req) {
   return text;
 }
 
-const orderServer = createServer(async (req, res) => {
+const answerOrder = async (req, res) => {
   const order = /^\/orders\/(A-\d{4})$/.exec(req.url ?? "")?.[1];
   if (req.method === "GET" && order) {
     return orders[order] ? send(res, 200, orders[order]) : send(res, 404, { error: "no such order" });
@@ -40,7 +40,8 @@ const orderServer = createServer(async (req, res) => {
     appendFileSync(ledger, `${JSON.stringify(refunds.get(key))}\n`);
   }
   send(res, 201, refunds.get(key));
-});
+};
+const orderServer = createServer((req, res) => void answerOrder(req, res));
 
 function ticketServer() {
   const server = new McpServer({ name: "tickets", version: "1.0.0" });
@@ -63,7 +64,7 @@ function ticketServer() {
   return server;
 }
 
-const mcpServer = createServer(async (req, res) => {
+const answerMcp = async (req, res) => {
   if (req.method !== "POST") return send(res, 405, { error: "POST only" });
   // One server and one transport for each request: no state is shared between clients.
   const transport = new StreamableHTTPServerTransport({ enableJsonResponse: true });
@@ -71,7 +72,8 @@ const mcpServer = createServer(async (req, res) => {
   res.on("close", () => void server.close());
   await server.connect(transport);
   await transport.handleRequest(req, res, JSON.parse(await read(req)));
-});
+};
+const mcpServer = createServer((req, res) => void answerMcp(req, res));
 
 const listen = (server) =>
   new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server.address().port)));
