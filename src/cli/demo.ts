@@ -201,6 +201,7 @@ function printEnd(run: Run, results: readonly [string, boolean][], server: Serve
   print(`\n${bold("Try next")}${stays ? "" : dim(" (start the server with: npx quarterdeck up)")}`);
   print(`  npx quarterdeck runs watch ${run.run_id}`);
   print(`  npx quarterdeck policy explain ${run.run_id} 5`);
+  print(`  npx quarterdeck replay ${run.run_id}`);
   print(`  npx quarterdeck verify --all`);
   print(`  npx quarterdeck export ${run.run_id} -o run.jsonl && npx quarterdeck verify --file run.jsonl`);
   if (stays) print(dim(`\nThe server stays up at ${server.url}. Stop it with Ctrl-C.`));

@@ -43,14 +43,16 @@ export function diffLines(diff: RunDiff): string {
   if (diff.equal) return [...lines, green("nothing differs")].join("\n");
   const { aligned, inserted, removed, changed, attribution } = diff;
   lines.push("", `${aligned} aligned, ${changed} of them changed; ${inserted} only in b, ${removed} only in a`);
-  const sections = diff.sections.map(({ section, status, note }) =>
-    status === "different"
-      ? yellow(section)
-      : status === "equal"
-        ? `${section} equal`
-        : dim(`${section}: ${note ?? "not recorded"}`),
+  const of = (status: string) => diff.sections.filter((one) => one.status === status);
+  lines.push(
+    `differs:   ${of("different")
+      .map(({ section }) => yellow(section))
+      .join(", ")}`,
   );
-  lines.push(sections.join(", "), "");
+  const equal = of("equal").map(({ section }) => section);
+  if (equal.length > 0) lines.push(`equal:     ${equal.join(", ")}`);
+  for (const { section, note } of of("not_recorded")) lines.push(dim(`${section}: ${note ?? "not recorded"}`));
+  lines.push("");
   const { primary } = attribution;
   if (primary) {
     lines.push(

@@ -125,7 +125,7 @@ function changesOf(line: Line, intern: Interner): Change[] {
   }
   if (a.kind === "input" && a.outcome !== b.outcome)
     add("input", differingPaths(a.result, b.result), a.result, b.result);
-  if (!sameDecision(a, b) || a.status !== b.status)
+  if (!sameDecision(a, b) || (a.status === "denied") !== (b.status === "denied"))
     add("policy", ["/decision"], `${a.status}: ${a.decision}`, `${b.status}: ${b.decision}`);
   return changes;
 }

@@ -207,7 +207,10 @@ class Tracer {
     switch (event.type) {
       case "policy.decided": {
         const rules = Array.isArray(data["rules"]) ? data["rules"].join(",") : "";
-        this.decisions.set(n, [text(data, "decision"), text(data, "reason"), rules].filter(Boolean).join(" "));
+        const effect = text(data, "decision");
+        // Why something was allowed is said by its rules; a reason beside them tells how it came about.
+        const reason = effect === "allow" ? "" : text(data, "reason");
+        this.decisions.set(n, [effect, reason, rules].filter(Boolean).join(" "));
         const open = this.open.get(n);
         if (open) open.decision = this.decisions.get(n) ?? "";
         return;

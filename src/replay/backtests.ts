@@ -16,7 +16,7 @@ export interface BacktestsOptions {
   readonly list: (
     caller: ReplayCaller,
     filter: { target?: string; state?: string; limit: number },
-  ) => Promise<readonly Pick<RunSummary, "run_id">[]>;
+  ) => Promise<readonly Pick<RunSummary, "run_id" | "kind">[]>;
 }
 
 export class Backtests {
@@ -29,8 +29,7 @@ export class Backtests {
   async run(caller: ReplayCaller, draft: Policy, request: Omit<StartBacktest, "policy">): Promise<BacktestReport> {
     const { run_ids, target, state, limit } = request;
     const filter = { ...(target === undefined ? {} : { target }), ...(state === undefined ? {} : { state }) };
-    const runs =
-      run_ids ?? (await this.options.list(caller, { ...filter, limit: limit ?? 100 })).map((run) => run.run_id);
+    const runs = run_ids ?? (await this.latest(caller, { ...filter, limit: limit ?? 100 }));
     const flips: BacktestReport["flips"] = [];
     const skipped: BacktestReport["skipped"] = [];
     const sums = { decisions: 0, approvals_before: 0, approvals_after: 0, cost_denied_micro_usd: 0 };
@@ -57,6 +56,12 @@ export class Backtests {
       truncated: flips.length > LIMITS.backtest_flips_max,
       skipped,
     };
+  }
+
+  /** Replays decided nothing of their own. */
+  private async latest(caller: ReplayCaller, filter: Parameters<BacktestsOptions["list"]>[1]): Promise<string[]> {
+    const runs = await this.options.list(caller, filter);
+    return runs.filter((run) => run.kind !== "replay").map((run) => run.run_id);
   }
 
   private async one(caller: ReplayCaller, draft: Policy, run_id: string): Promise<Backtest> {

@@ -204,3 +204,21 @@ test("what a hint names is where the change is", async () => {
   });
   expect(first_divergence).toMatchObject({ a: { step: 4 }, message: 5 });
 });
+
+test("a call that a person approved, taken over without asking again, was not decided otherwise", async () => {
+  const { world, diffs } = await setUp();
+  world.shelf.apply(
+    "kind: Policy\nmetadata: { name: main }\nspec: { rules: [{ id: ask, effect: require_approval, match: { tools: [stock] }, reason: careful }, { id: all, effect: allow }] }\n",
+  );
+  const run_id = await world.run("agent", "clerk", "A lamp.");
+  const actor = { id: "grace", kind: "human_reviewer" as const };
+  const command = { type: "approve" as const, number: 1, decision: "approved" as const, note: "", actor };
+  await world.engine.command(world.caller.tenant_id, run_id, command);
+  await world.rests(run_id);
+  const request: StartFork = { step: 4, overrides: { instructions: "Be rude." } };
+  const session = await world.settled(await world.replays.fork(world.caller, run_id, request));
+  expect(session.steps).toMatchObject({ cached: 1, live: 1 });
+  const diff = await diffs.compare(world.caller, run_id, session.replay_id);
+  expect(diff.attribution.primary).toMatchObject({ cause: "prompt" });
+  expect(diff.sections.find((one) => one.section === "policy")).toMatchObject({ status: "equal" });
+});
