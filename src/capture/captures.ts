@@ -146,6 +146,14 @@ export class Captures {
         source_step: found.step,
       });
     }
+    if (found.completed["raw_withheld"] === true) {
+      const message = "The recorded answer held a secret in pieces and was not kept, so it cannot be given again";
+      return this.stop(caller, run_id, "privacy_risk", message, {
+        paths: [],
+        source_seq: found.seq,
+        source_step: found.step,
+      });
+    }
     replay.used.set(call.signature, n + 1);
     const source = { run_id: replay.source_run_id, seq: found.seq };
     const determinism = { mode: "exact", reason: "source_output_reused", source };

@@ -9,6 +9,7 @@ import type { EventDraft, TerminalState } from "../contract/events.ts";
 import { newId } from "../contract/ids.ts";
 import type { AppendRow, RunSummary } from "../contract/journal.ts";
 import { chainStart, encodeAppend } from "../core/chain.ts";
+import { Redactor } from "./redact.ts";
 import { eventsOf } from "./openai-chat.ts";
 import { displayMessages } from "./tau-bench.ts";
 import { tau2Runs } from "./tau2.ts";
@@ -119,18 +120,22 @@ export function importRecorded(options: {
   text: string;
   caller: { tenant_id: string; project: string; principal: string };
   seams: ImportSeams;
+  redactor?: Redactor;
 }): CapturedRun[] {
-  return readRecorded(options.format, options.text).map((run) => capture(run, options.caller, options.seams));
+  const redactor = options.redactor ?? new Redactor("secrets");
+  return readRecorded(options.format, options.text).map((run) => capture(run, options.caller, options.seams, redactor));
 }
 
 function capture(
   run: RecordedRun,
   caller: { tenant_id: string; project: string; principal: string },
   seams: ImportSeams,
+  redactor: Redactor,
 ): CapturedRun {
   const run_id = newId("run", seams);
   const at_us = seams.clock.now_us();
-  const { drafts, steps } = eventsOf(run, caller);
+  const { drafts: found, steps } = eventsOf(run, caller);
+  const drafts = found.map((draft) => ({ ...draft, data: redactor.data(draft.data) }));
   const rows: AppendRow[] = [];
   let chain = chainStart(caller.tenant_id, run_id);
   let seq = 0;

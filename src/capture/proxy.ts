@@ -17,11 +17,14 @@ import { scrubText } from "../kit/scrub.ts";
 import { modelBound } from "../core/budget.ts";
 import type { Governance } from "../core/governance.ts";
 import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
+import { joined, markJson } from "./redact.ts";
+import type { Redactor } from "./redact.ts";
 import { canonicalRequest, EventSplitter } from "./wire/wire.ts";
 import type { WireAnswer, WireApi } from "./wire/wire.ts";
 
 export interface ProxyOptions {
   readonly captures: Captures;
+  readonly redactor: Redactor;
   readonly owner: () => CaptureOwner;
   readonly governance: Pick<Governance, "of">;
   readonly net: Net;
@@ -96,9 +99,13 @@ export class Proxy {
     const run_id = await captures.runFor(call.caller, call);
     const request = canonicalRequest(body);
     const signature = captures.signature(call.caller.tenant_id, { api: call.api.name, model, request });
+    // The signature is of the request as it came; what is recorded is redacted.
+    const clean = this.options.redactor.payload(body, "/request");
+    const text = clean.mark ? JSON.stringify(clean.value) : call.body.toString("utf8");
     const recorded: JsonObject = {
       api: call.api.name,
-      ...(await this.kept(call.caller.tenant_id, "request", call.body.toString("utf8"), body)),
+      ...(clean.mark ? { redaction: markJson(clean.mark) } : {}),
+      ...(clean.value ? await this.kept(call.caller.tenant_id, "request", text, clean.value) : {}),
       signature,
     };
     const id = newId("event", this.options).replace("evt_", "call_");
@@ -247,21 +254,31 @@ export class Proxy {
   ): Promise<void> {
     const { tenant_id } = admitted.call.caller;
     const told = answer.usage !== null && !cut_off;
+    const { redactor } = this.options;
+    const said = redactor.payload(
+      { content: answer.content, tool_calls: answer.tool_calls.map((one) => ({ ...one })) },
+      "",
+    );
+    const bytes = redactor.payload(raw.text, "/raw");
+    const mark = joined([said.mark, bytes.mark]);
+    // A secret that a stream says in pieces stands in no single event of it: such a stream is not kept.
+    const withheld = bytes.value === null || (said.mark !== null && bytes.mark === null);
     const recorded: JsonObject = {
       content_type: raw.type,
-      ...(await this.kept(tenant_id, "raw", raw.text, raw.text)),
+      ...(withheld ? { raw_withheld: true } : await this.kept(tenant_id, "raw", bytes.value ?? "", bytes.value ?? "")),
+      ...(mark ? { redaction: markJson(mark) } : {}),
       status: raw.status,
       ...(told ? {} : { usage_estimated: true }),
     };
-    const text = answer.content ?? "";
+    const text = said.value?.content ?? "";
     const large = Buffer.byteLength(text) > LIMITS.inline_bytes_max;
     const content_ref = large ? { bytes: Buffer.byteLength(text), digest: await this.put(tenant_id, text) } : null;
     await this.report(admitted, {
       ok: true,
       kind: "model",
-      content: large ? text.slice(0, LIMITS.inline_bytes_max / 4) : answer.content,
+      content: large ? text.slice(0, LIMITS.inline_bytes_max / 4) : (said.value?.content ?? null),
       ...(content_ref ? { content_ref } : {}),
-      tool_calls: answer.tool_calls,
+      tool_calls: said.value?.tool_calls ?? [],
       finish_reason: answer.finish_reason,
       // What the provider does not tell is charged at its bound.
       usage: told && answer.usage ? answer.usage : admitted.worst,

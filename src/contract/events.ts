@@ -138,6 +138,10 @@ export const Event = Type.Object(
     correlation_id: Type.String(),
     trace: Type.Object({ trace_id: Type.String() }),
     call: nullable(Type.Object({ call_id: Type.String() })),
+    /** Absent: the outcome came from the world. */
+    determinism: Type.Optional(Type.Unsafe<JsonObject>(Type.Object({ mode: Type.String(), reason: Type.String() }))),
+    /** Absent: nothing was taken out. */
+    redaction: Type.Optional(Type.Unsafe<JsonObject>(Type.Object({ status: Type.String() }))),
     data: Type.Unsafe<JsonObject>(Type.Object({})),
     integrity: Type.Object({ alg: Type.Literal("sha-256/jcs"), content: Type.String(), chain: Type.String() }),
   },

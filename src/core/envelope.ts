@@ -108,7 +108,17 @@ function expandEvent(event: StoredEvent, header: RunHeader, run: Buffer, content
     correlation_id: header.correlation_id,
     trace: { trace_id: header.trace_id },
     call: event.call === undefined ? null : { call_id: event.call },
+    ...labels(event),
     data: isObject(event.data) ? event.data : {},
     integrity: { alg: "sha-256/jcs", content: content.toString("hex"), chain: chain.toString("hex") },
+  };
+}
+
+/** Labels that stand in the data and belong to every reader: where an outcome came from, what was taken out. */
+function labels(event: StoredEvent): Pick<Event, "determinism" | "redaction"> {
+  const { determinism, redaction } = event.data;
+  return {
+    ...(isObject(determinism) ? { determinism } : {}),
+    ...(isObject(redaction) ? { redaction } : {}),
   };
 }

@@ -149,6 +149,14 @@ export class Replays {
     const chain = chainFault(recorded.rows);
     if (chain)
       throw refused("chain_broken", `The journal of ${run_id} does not verify at event ${chain.seq}: ${chain.fault}`);
+    const unseen = recorded.events.find(
+      (event) => (event.data["redaction"] as JsonObject | undefined)?.["status"] === "failed",
+    );
+    if (unseen)
+      throw refused(
+        "privacy_risk",
+        `A payload of event ${unseen.seq} of ${run_id} could not be redacted and was not kept`,
+      );
     for (const digest of artifactsOf(recorded.events)) {
       if (await this.options.blobs.has(caller.tenant_id, digest)) continue;
       throw refused("artifact_missing", `Artifact ${digest} of ${run_id} is not there any more`, { digest });

@@ -8,6 +8,8 @@ import { parse } from "yaml";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
 import { Label } from "../contract/workers.ts";
+import { REDACTION_LEVELS } from "../contract/redaction.ts";
+import type { RedactionLevel } from "../contract/redaction.ts";
 import { PERMISSIONS } from "../contract/routes.ts";
 import { isLoopback } from "../gateway/auth.ts";
 
@@ -49,6 +51,12 @@ export const Config = Type.Object(
         { additionalProperties: false },
       ),
     ),
+    redact: Type.Unsafe<RedactionLevel>(
+      Type.Union(
+        REDACTION_LEVELS.map((level) => Type.Literal(level)),
+        { description: "What is taken out of captured payloads: off, secrets, or personal data too." },
+      ),
+    ),
     approval_webhook: Type.Union([Type.String({ pattern: "^https?://" }), Type.Null()]),
     private_origins: Type.Array(Type.String({ pattern: "^https?://[^/]+$" })),
     stdio_tools: Type.Union([Type.Boolean(), Type.Null()], {
@@ -77,6 +85,7 @@ const DEFAULTS: Config = {
   database_url: null,
   database_admin_url: null,
   credentials: [],
+  redact: "secrets",
   approval_webhook: null,
   private_origins: [],
   stdio_tools: null,
@@ -98,6 +107,7 @@ const ENV: Readonly<Record<string, keyof Config>> = {
   QUARTERDECK_PORT: "port",
   DATABASE_URL: "database_url",
   DATABASE_ADMIN_URL: "database_admin_url",
+  QUARTERDECK_REDACT: "redact",
   QUARTERDECK_APPROVAL_WEBHOOK: "approval_webhook",
   QUARTERDECK_PRIVATE_ORIGINS: "private_origins",
   QUARTERDECK_CONCURRENCY: "concurrency",

@@ -5,6 +5,7 @@ import type { AppendRow, ApprovalRow, BudgetUse, JournalStore, RunSummary } from
 import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
 import { importRecorded } from "../capture/import.ts";
+import type { Redactor } from "../capture/redact.ts";
 import type { ImportSeams } from "../capture/import.ts";
 import { readWholeRun, verifyAll, verifyOne } from "../journal/audit.ts";
 import type { Verified } from "../journal/audit.ts";
@@ -31,6 +32,7 @@ export interface JournalServiceOptions {
   readonly checkpointer: Checkpointer;
   readonly engine: () => Engine;
   readonly seams: ImportSeams;
+  readonly redactor: Redactor;
   readonly group: number;
 }
 
@@ -196,7 +198,13 @@ export class LocalJournalService implements JournalService {
   }
 
   async importRuns(caller: Caller, format: string, text: string): Promise<readonly ImportedRun[]> {
-    const imported = importRecorded({ format, text, caller, seams: this.options.seams });
+    const imported = importRecorded({
+      format,
+      text,
+      caller,
+      seams: this.options.seams,
+      redactor: this.options.redactor,
+    });
     const results: ImportedRun[] = [];
     for (const run of imported) {
       await this.options.engine().importRun({ rows: run.rows, summary: run.summary, approvals: [], budgets: [] });

@@ -176,7 +176,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
   const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
-  const outside = { net, secrets, log, private_origins };
+  const outside = { net, secrets, log, private_origins, redact: config.redact };
   const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside });
   const services = servicesOf(
     { ...uses, registry, workers: remote.workers, blobs, db, clock, log },

@@ -1,6 +1,7 @@
 // Builds the use cases that requests are served by, over the engine that owns the runs at the moment.
 import { Captures } from "../capture/captures.ts";
 import { Proxy } from "../capture/proxy.ts";
+import { Redactor } from "../capture/redact.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Services } from "../gateway/services.ts";
 import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
@@ -14,6 +15,7 @@ import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
 import { listRuns } from "../store/runs.ts";
+import type { Config } from "./config.ts";
 import type { EngineHost } from "./engine-host.ts";
 import { LocalJournalService } from "./journal-service.ts";
 import type { Outside } from "./outside.ts";
@@ -22,6 +24,8 @@ import type { Remote } from "./remote.ts";
 const GROUP = 0;
 
 export type UseCases = Pick<Services, "runs" | "replays" | "diffs" | "backtests" | "captures" | "proxy" | "journal">;
+
+type OutsideUse = Pick<Outside, "net" | "secrets"> & Pick<Config, "private_origins" | "redact"> & { log: Log };
 
 export function useCases(given: {
   registry: Registry;
@@ -38,10 +42,11 @@ export function useCases(given: {
     checkpointer: Checkpointer;
     tenantKey: (tenant_id: string) => Uint8Array;
   };
-  outside: Pick<Outside, "net" | "secrets"> & { log: Log; private_origins: readonly string[] };
+  outside: OutsideUse;
 }): UseCases {
   const { registry, store, db, past, remote, clock, host, keeping, outside } = given;
   const { blobs, tenantKey } = keeping;
+  const redactor = new Redactor(outside.redact);
   const owner = () => host.current();
   const seams = { clock, random: systemRandom };
   const runs = new Runs({
@@ -76,7 +81,16 @@ export function useCases(given: {
     list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
   });
   const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
-  const proxy = new Proxy({ captures, owner, governance: registry, blobs, ...seams, ...outside });
-  const journal = new LocalJournalService({ ...keeping, store, db, registry, engine: owner, seams, group: GROUP });
+  const proxy = new Proxy({ captures, redactor, owner, governance: registry, blobs, ...seams, ...outside });
+  const journal = new LocalJournalService({
+    ...keeping,
+    redactor,
+    store,
+    db,
+    registry,
+    engine: owner,
+    seams,
+    group: GROUP,
+  });
   return { runs, replays, diffs, backtests, captures, proxy, journal };
 }

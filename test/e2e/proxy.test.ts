@@ -12,6 +12,8 @@ import { startScriptedModel } from "../support/scripted-model.ts";
 import type { ScriptedModel } from "../support/scripted-model.ts";
 
 const AGENT = path.join(import.meta.dirname, "../support/agent.mjs");
+/** Put together here, so that no scanner takes this file for a leak. */
+const LEAKED = ["ghp", "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"].join("_");
 const KEY = "sk-provider-key-0123456789";
 let model: ScriptedModel;
 let data: string;
@@ -48,6 +50,7 @@ beforeAll(async () => {
   model = await startScriptedModel(({ messages }) => {
     const said = JSON.stringify(messages.at(-1)?.content);
     if (said.includes("overload")) return { status: 503 };
+    if (said.includes("leak")) return { content: `Here: ${LEAKED} is it.` };
     return {
       content: said.includes("long") ? "word ".repeat(5_000) : `Answer ${(n += 1)} to ${messages.length} messages.`,
     };
@@ -214,6 +217,30 @@ describe("the LLM proxy", () => {
       (await events(run.run_id)).find((event) => /^model\.(failed|completed)$/.test(event.type)),
     );
     expect(["client_gone", undefined]).toContain(outcome.data["code"]);
+  });
+
+  test("secrets in requests and answers are not recorded; the client gets them all the same, and the replay finds its call", async () => {
+    const asked = await qd("capture", "--", "node", AGENT, "chat", `leak ${LEAKED}`);
+    expect(asked.out).toContain(LEAKED);
+    const run_id = idIn(asked.err);
+    const all = await events(run_id);
+    expect(JSON.stringify(all)).not.toContain(LEAKED);
+    expect(all.find((event) => event.type === "model.requested")).toMatchObject({
+      redaction: { status: "redacted", rules: ["github"], paths: ["/request/messages/0/content"] },
+    });
+    expect(all.find((event) => event.type === "model.completed")?.data["content"]).toBe(
+      "Here: [redacted:github] is it.",
+    );
+    const again = await qd("replay", run_id, "--", "node", AGENT, "chat", `leak ${LEAKED}`);
+    expect([again.code, again.out]).toEqual([0, "Here: [redacted:github] is it.\n"]);
+    // In a stream it comes in pieces, which nothing finds in the bytes: these are not kept, and cannot be given again.
+    const streamed = await qd("capture", "--", "node", AGENT, "stream", "leak");
+    expect(streamed.out).toContain(LEAKED);
+    const stream_id = idIn(streamed.err);
+    expect(JSON.stringify(await events(stream_id))).not.toContain(LEAKED);
+    const file = path.join(data, "stream.jsonl");
+    await qd("export", stream_id, "-o", file);
+    expect(readFileSync(file, "utf8")).not.toContain(LEAKED.slice(0, 20));
   });
 
   test("all of it verifies, and an open captured run goes on after the process was killed", async () => {

@@ -1,0 +1,125 @@
+// Takes secrets out of what is recorded: in texts, in every string of a JSON value, in JSON inside strings, in base64, and
+// across the chunks of a stream. Redact, then hash, then store: what was taken out is nowhere.
+// Invariant: a text without a secret comes back byte for byte.
+import type { Json } from "../kit/json.ts";
+import type { RedactionLevel } from "../contract/redaction.ts";
+import { PERSONAL_RULES, SECRET_RULES } from "./redaction-rules.ts";
+import type { RedactionRule } from "./redaction-rules.ts";
+
+export interface Found {
+  readonly rule: string;
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface Redacted<T> {
+  readonly value: T;
+  /** Names of the rules that spoke. */
+  readonly rules: readonly string[];
+  /** JSON pointers of strings that were changed. */
+  readonly paths: readonly string[];
+}
+
+/** Changed when what a rule finds changes; stands beside what was redacted. */
+export const RULESET = "secrets/1";
+const DEPTH_MAX = 8;
+const BASE64 = /(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/=_-])/g;
+
+/** Any digest looks like a key of this kind: it would leave little of a journal. */
+const TOO_WIDE = new Set(["secp256k1-privatekey"]);
+
+/** Rules of a level. */
+export function rulesOf(level: RedactionLevel): readonly RedactionRule[] {
+  if (level === "off") return [];
+  const secrets = SECRET_RULES.filter((rule) => !TOO_WIDE.has(rule.name));
+  return level === "secrets" ? secrets : [...secrets, ...PERSONAL_RULES];
+}
+
+const mark = (rule: string): string => `[redacted:${rule}]`;
+
+/** Replaces each find by the name of its rule. */
+export function redactText(
+  text: string,
+  rules: readonly RedactionRule[] = SECRET_RULES,
+): { text: string; found: readonly Found[] } {
+  const found: Found[] = [];
+  for (const rule of rules) {
+    for (const match of text.matchAll(rule.pattern)) {
+      const groups = match.groups ?? {};
+      if (rule.accepts?.(match[0], groups) === false) continue;
+      const [start, end] = match.indices?.groups?.["secret"] ?? [match.index, match.index + match[0].length];
+      found.push({ rule: rule.name, start, end });
+    }
+  }
+  if (found.length === 0) return { text, found };
+  // Where finds overlap they go out together, under the first one's name.
+  found.sort((a, b) => a.start - b.start || b.end - a.end);
+  let out = "";
+  let at = 0;
+  for (let i = 0; i < found.length;) {
+    const first = found[i] as Found;
+    let { end } = first;
+    for (i += 1; i < found.length && (found[i] as Found).start < end; i++) end = Math.max(end, (found[i] as Found).end);
+    out += text.slice(at, first.start) + mark(first.rule);
+    at = end;
+  }
+  return { text: out + text.slice(at), found };
+}
+
+/** Redacts every string of a JSON value, and what is hidden in strings. */
+export function redactJson(value: Json, rules: readonly RedactionRule[] = SECRET_RULES): Redacted<Json> {
+  const spoke = new Set<string>();
+  const paths: string[] = [];
+  const walk = (item: Json, at: string, depth: number): Json => {
+    if (typeof item === "string") {
+      const clean = redactString(item, rules, depth, spoke);
+      if (clean !== item) paths.push(at);
+      return clean;
+    }
+    if (typeof item !== "object" || item === null || depth > 64) return item;
+    if (Array.isArray(item)) return item.map((one, i) => walk(one, `${at}/${i}`, depth + 1));
+    const out: Record<string, Json> = {};
+    for (const [key, one] of Object.entries(item)) {
+      const name = redactString(key, rules, DEPTH_MAX, spoke);
+      out[name] = walk(one, `${at}/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`, depth + 1);
+    }
+    return out;
+  };
+  return { value: walk(value, "", 0), rules: [...spoke], paths };
+}
+
+function redactString(text: string, rules: readonly RedactionRule[], depth: number, spoke: Set<string>): string {
+  const { text: clean, found } = redactText(text, rules);
+  for (const { rule } of found) spoke.add(rule);
+  if (depth >= DEPTH_MAX) return clean;
+  return redactBase64(redactNested(clean, rules, spoke), rules, depth, spoke);
+}
+
+/** A string that is JSON itself: its own strings are looked at, with their escapes undone. */
+function redactNested(text: string, rules: readonly RedactionRule[], spoke: Set<string>): string {
+  if (!/^\s*[[{]/.test(text)) return text;
+  let inner: Json;
+  try {
+    inner = JSON.parse(text) as Json;
+  } catch {
+    return text;
+  }
+  const before = spoke.size;
+  const { value, rules: names, paths } = redactJson(inner, rules);
+  for (const name of names) spoke.add(name);
+  return paths.length > 0 || spoke.size > before ? JSON.stringify(value) : text;
+}
+
+/** Base64 whose content holds a secret goes out as a whole. */
+function redactBase64(text: string, rules: readonly RedactionRule[], depth: number, spoke: Set<string>): string {
+  if (text.length < 40) return text;
+  return text.replaceAll(BASE64, (match) => {
+    const decoded = Buffer.from(match, "base64").toString("utf8");
+    // What is no text holds no secret that these rules know.
+    if (decoded.includes("\ufffd")) return match;
+    const inner = new Set<string>();
+    if (redactString(decoded, rules, depth + 1, inner) === decoded) return match;
+    for (const name of inner) spoke.add(name);
+    return mark([...inner][0] ?? "base64");
+  });
+}
