@@ -12,6 +12,11 @@ import { chainStart, encodeAppend } from "../core/chain.ts";
 import { Redactor } from "./redact.ts";
 import { eventsOf } from "./openai-chat.ts";
 import { displayMessages } from "./tau-bench.ts";
+import { anthropicRun } from "./anthropic-transcript.ts";
+import { atifRun } from "./atif.ts";
+import { langfuseRun } from "./langfuse.ts";
+import { openHandsRun } from "./openhands.ts";
+import { sweAgentRun } from "./swe-agent.ts";
 import { tau2Runs } from "./tau2.ts";
 
 export interface ImportSeams {
@@ -23,8 +28,8 @@ export interface RecordedRun {
   readonly key: string;
   readonly model: string;
   readonly source: string;
-  /** `messages`: the conversation is exact, wire bytes and times are not there. `display`: only what was shown. */
-  readonly fidelity: "messages" | "display";
+  /** `messages`: the conversation is exact, wire bytes and times are not there. `display`: only what was shown. `span`: calls with what went in and out, their order by time. */
+  readonly fidelity: "messages" | "display" | "span";
   readonly messages: readonly JsonObject[];
   readonly outcome: { state: TerminalState; output: Json; reward?: number };
 }
@@ -36,7 +41,18 @@ export interface CapturedRun {
   readonly summary: RunSummary;
 }
 
-export const IMPORT_FORMATS = ["tau-bench", "tau2", "openai-chat"] as const;
+/** A document of a format as runs; null when it is none of that format. */
+const READERS: Record<string, (value: Json, key: string) => RecordedRun[] | null> = {
+  tau2: (value) => (isObject(value) ? tau2Runs(value) : null),
+  "swe-agent": (value, key) => one(isObject(value) ? sweAgentRun(value, key) : null),
+  openhands: (value, key) => one(isObject(value) || Array.isArray(value) ? openHandsRun(value, key) : null),
+  langfuse: (value, key) => one(isObject(value) ? langfuseRun(value, key) : null),
+  "anthropic-messages": (value, key) => one(isObject(value) ? anthropicRun(value, key) : null),
+  atif: (value, key) => one(isObject(value) ? atifRun(value, key) : null),
+};
+const one = (run: RecordedRun | null): RecordedRun[] | null => run && [run];
+
+export const IMPORT_FORMATS = ["tau-bench", "openai-chat", ...Object.keys(READERS)];
 
 const EVENTS_PER_ROW = 200;
 
@@ -49,7 +65,8 @@ export function readRecorded(format: string, text: string): RecordedRun[] {
   if (!(IMPORT_FORMATS as readonly string[]).includes(format)) {
     throw new AppError("IMPORT_INVALID", `There is no format ${format}; there are ${IMPORT_FORMATS.join(", ")}`);
   }
-  const whole = format !== "tau-bench" && !/\}\s*\n\s*\{/.test(text);
+  // One document, or one a line.
+  const whole = format !== "tau-bench" && !/^\s*\{.*\}\s*\n\s*\{/.test(text);
   const lines = whole ? [text] : text.split("\n");
   const runs: RecordedRun[] = [];
   for (const [index, line] of lines.entries()) {
@@ -67,9 +84,10 @@ export function readRecorded(format: string, text: string): RecordedRun[] {
 }
 
 function recordedIn(format: string, value: Json, line: number): RecordedRun[] {
-  if (format !== "tau2") return [recorded(format, value, line)];
-  const runs = isObject(value) ? tau2Runs(value) : null;
-  if (!runs) throw fault(line, "expected `simulations`, or one simulation with `messages`");
+  const reader = READERS[format];
+  if (!reader) return [recorded(format, value, line)];
+  const runs = reader(value, `line-${line}`);
+  if (!runs) throw fault(line, `this is no document of format ${format}`);
   return runs;
 }
 

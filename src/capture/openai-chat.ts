@@ -56,6 +56,8 @@ class Converter {
         return this.assistant(message, content);
       case "tool":
         return this.tool(message, content);
+      case "call":
+        return this.called(message, content);
       default:
         // System messages stand in run.started.
         return;
@@ -66,7 +68,8 @@ class Converter {
     this.begun = true;
     this.step += 1;
     const step = this.step;
-    this.drafts.push({ type: "model.requested", step, data: { model: "recorded" } });
+    const model = typeof message["model"] === "string" ? message["model"] : "recorded";
+    this.drafts.push({ type: "model.requested", step, data: { model } });
     const data: JsonObject = { content };
     if (typeof message["cost_usd"] === "number") data["cost_micro_usd"] = Math.round(message["cost_usd"] * 1e6);
     data["tool_calls"] = callsOf(message, step - 1);
@@ -85,6 +88,17 @@ class Converter {
       this.drafts.push({ type: "tool.requested", step: this.step, call: id, data, ...by, ...when(message) });
       this.open.push({ id, name, step: this.step });
     }
+  }
+
+  /** A call that was recorded with its result. */
+  private called(message: JsonObject, content: Json): void {
+    this.begun = true;
+    this.step += 1;
+    const { step } = this;
+    const args: JsonObject = isObject(message["args"]) ? message["args"] : {};
+    const data: JsonObject = message["is_error"] === true ? { is_error: true, result: content } : { result: content };
+    this.drafts.push({ type: "tool.requested", step, data: { args, tool: String(message["name"]) }, ...when(message) });
+    this.drafts.push({ type: "tool.completed", step, data, ...when(message) });
   }
 
   private tool(message: JsonObject, content: Json): void {

@@ -111,7 +111,10 @@ export function addJournal(root: Command): void {
   root
     .command("import <file>")
     .description("import an export file, or recorded runs of another system (--format)")
-    .option("--format <format>", "tau-bench or openai-chat")
+    .option(
+      "--format <format>",
+      "tau-bench, tau2, openai-chat, anthropic-messages, swe-agent, openhands, langfuse or atif",
+    )
     .action((file: string, options: { format?: string }, command: Command) =>
       importFile(file, options.format, command),
     );
