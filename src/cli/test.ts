@@ -1,13 +1,8 @@
 // `test BUNDLE...`: replays exported runs from their files alone, as a regression test in CI: no server, no key, no network.
 import { writeFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { AppError } from "../contract/errors.ts";
-import { runPredicate } from "../core/predicate.ts";
-import { parseUsd } from "../kit/money.ts";
-import { draftPolicy } from "../orchestrator/manifests.ts";
-import { junit, testBundle } from "../replay/bundle-test.ts";
-import type { Assertions, TestedRun } from "../replay/bundle-test.ts";
-import { BUILTINS } from "../worker/builtin-tool.ts";
+import { testBundles } from "../server/offline.ts";
+import type { TestedRun } from "../server/offline.ts";
 import { readText } from "./apply.ts";
 import { globalsOf, show } from "./context.ts";
 import { dim, green, print, red, safe } from "./output.ts";
@@ -19,17 +14,10 @@ interface TestOptions {
   junit?: string;
 }
 
-async function assertionsOf(options: TestOptions): Promise<Assertions> {
-  const micro = options.maxCost === undefined ? undefined : parseUsd(options.maxCost);
-  if (micro === null)
-    throw new AppError("VALIDATION_ERROR", `--max-cost ${options.maxCost} is no USD amount with at most six decimals`);
-  return {
-    ...(options.policy === undefined ? {} : { policy: draftPolicy(await readText(options.policy)) }),
-    ...(micro === undefined ? {} : { cost_micro_usd_max: micro }),
-    ...(options.expect === undefined
-      ? {}
-      : { predicate: { text: options.expect, holds: runPredicate(options.expect) } }),
-  };
+function runLines(file: string, run: TestedRun): void {
+  const mark = run.failures.length === 0 ? green("ok    ") : red("FAILED");
+  print(`${mark} ${run.run_id}  ${safe(run.target)}, ${run.events} events  ${dim(file)}`);
+  for (const failure of run.failures) print(`       ${safe(failure)}`);
 }
 
 export function addTest(root: Command): void {
@@ -44,28 +32,16 @@ export function addTest(root: Command): void {
     )
     .option("--junit <file>", "write the results as JUnit XML")
     .action(async (files: string[], options: TestOptions, command: Command) => {
-      const globals = globalsOf(command);
-      const assertions = await assertionsOf(options);
-      const results: { file: string; runs: TestedRun[] }[] = [];
-      for (const file of files)
-        results.push({ file, runs: await testBundle(await readText(file), BUILTINS, assertions) });
-      if (options.junit !== undefined) {
-        const suites = results.map(({ file, runs }) => junit(file, runs)).join("\n");
-        await writeFile(
-          options.junit,
-          `<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n${suites}\n</testsuites>\n`,
-        );
-      }
-      show(globals, results, () => {
-        for (const { file, runs } of results) {
-          for (const run of runs) {
-            const ok = run.failures.length === 0;
-            print(
-              `${ok ? green("ok    ") : red("FAILED")} ${run.run_id}  ${safe(run.target)}, ${run.events} events  ${dim(file)}`,
-            );
-            for (const failure of run.failures) print(`       ${safe(failure)}`);
-          }
-        }
+      const bundles = [];
+      for (const file of files) bundles.push({ file, text: await readText(file) });
+      const { results, junit } = await testBundles(bundles, {
+        ...(options.policy === undefined ? {} : { policy: await readText(options.policy) }),
+        ...(options.maxCost === undefined ? {} : { max_cost: options.maxCost }),
+        ...(options.expect === undefined ? {} : { expect: options.expect }),
+      });
+      if (options.junit !== undefined) await writeFile(options.junit, junit);
+      show(globalsOf(command), results, () => {
+        for (const { file, runs } of results) for (const run of runs) runLines(file, run);
       });
       if (results.some(({ runs }) => runs.some((run) => run.failures.length > 0))) process.exitCode = 1;
     });

@@ -76,7 +76,7 @@ test("outside libraries stay behind their doors", () => {
     commander: /^src\/cli\//,
     ai: /^src\/worker\/model\.ts$/,
     "@ai-sdk": /^src\/worker\/model\.ts$/,
-    "@marcbachmann": /^src\/core\/policy\.ts$/,
+    "@marcbachmann": /^src\/core\/(policy|predicate)\.ts$/,
     yaml: /^src\/(orchestrator\/manifests|server\/config)\.ts$/,
   };
   const wrong = SOURCE.flatMap((file) =>
