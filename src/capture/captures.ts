@@ -108,6 +108,14 @@ export class Captures {
       const run = await this.options.find(caller, given.run_id);
       if (!run) throw new AppError("NOT_FOUND", `There is no run ${given.run_id}`);
       if (isTerminal(run.state)) throw new AppError("RUN_TERMINAL", `Run ${given.run_id} is ${run.state}`);
+      // A replay whose recording is not at hand (this process started anew) must not become a live run.
+      if (run.kind !== "captured" && !this.replays.has(given.run_id)) {
+        throw new AppError(
+          "REPLAY_REFUSED",
+          `Run ${given.run_id} (${run.kind}) takes no calls here; if it was being replayed, the server has restarted: start the replay again`,
+          { details: { reason: "artifact_missing" } },
+        );
+      }
       return given.run_id;
     }
     const key = JSON.stringify([caller.tenant_id, caller.principal, given.agent ?? "", given.session ?? ""]);

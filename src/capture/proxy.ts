@@ -72,6 +72,9 @@ const FORWARDED_HEADERS = [
   "openai-organization",
   "openai-project",
 ];
+/** What clients read of an answer besides its body. */
+const PASSED_HEADERS =
+  /^(x-request-id|request-id|retry-after|openai-[a-z-]+|x-ratelimit-[a-z-]+|anthropic-ratelimit-[a-z-]+)$/;
 const ANTHROPIC_VERSION = "2023-06-01";
 const FRAMING_TOKENS = 64;
 /** A token of output is hardly ever longer than this; a stream that passes it ignores its limit. */
@@ -173,12 +176,13 @@ export class Proxy {
       const type = response.headers.get("content-type") ?? "application/json";
       if (response.status >= 400) {
         const text = scrubText(await response.text(), [key]);
-        const after = response.headers.get("retry-after");
-        return this.failed(admitted, statusFailure(response.status, text), response.status, { text, type, after });
+        const answered = { text, headers: passedHeaders(response, type) };
+        return this.failed(admitted, statusFailure(response.status, text), response.status, answered);
       }
       if (!type.includes("event-stream")) return await this.whole(admitted, response, type);
       const stream = this.streamed(admitted, response, { body, type, cut });
-      return { status: response.status, headers: { "content-type": type, "cache-control": "no-store" }, body: stream };
+      const answered = { ...passedHeaders(response, type), "cache-control": "no-store" };
+      return { status: response.status, headers: answered, body: stream };
     } catch (error) {
       return this.failed(admitted, networkFailure(error, call.gone.aborted, key), 502, null);
     }
@@ -189,7 +193,7 @@ export class Proxy {
     const body = parseJson(text, LIMITS.json_depth_max);
     const answer = admitted.call.api.answer(isObject(body) ? body : {});
     await this.completed(admitted, answer, { status: response.status, text, type });
-    return { status: response.status, headers: { "content-type": type }, body: text };
+    return { status: response.status, headers: passedHeaders(response, type), body: text };
   }
 
   /** Passes a stream on event by event; the last one waits until the outcome is committed. */
@@ -292,15 +296,12 @@ export class Proxy {
     admitted: Admitted,
     failure: JobFailure,
     status: number,
-    passed: { text: string; type: string; after: string | null } | null,
+    passed: { text: string; headers: Record<string, string> } | null,
   ): Promise<ProxyAnswer> {
     // Whoever hung up may have to pay for what came until then; what never arrived costs nothing.
     const usage = failure.class === "cancelled" ? { usage: admitted.worst } : {};
     await this.report(admitted, { ok: false, failure, ...usage });
-    if (passed) {
-      const after = passed.after === null ? {} : { "retry-after": passed.after };
-      return { status, headers: { "content-type": passed.type, ...after }, body: passed.text };
-    }
+    if (passed) return { status, headers: passed.headers, body: passed.text };
     return refusal(admitted.call.api, status, failure.code, failure.message);
   }
 
@@ -367,6 +368,12 @@ export function refusal(api: WireApi, status: number, code: string, message: str
     headers: { "content-type": "application/json", "x-should-retry": "false" },
     body: JSON.stringify(api.refusal(status, code, message)),
   };
+}
+
+function passedHeaders(response: Response, type: string): Record<string, string> {
+  const headers: Record<string, string> = { "content-type": type };
+  for (const [name, value] of response.headers) if (PASSED_HEADERS.test(name)) headers[name] = value;
+  return headers;
 }
 
 function statusFailure(status: number, text: string): JobFailure {
