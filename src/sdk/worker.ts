@@ -19,7 +19,7 @@ export interface JobRunner {
 }
 
 export interface RemoteWorkerOptions {
-  readonly client: WorkerClient;
+  readonly client: Pick<WorkerClient, "lease" | "heartbeat" | "report">;
   /** Names this process. */
   readonly instance: string;
   readonly labels: readonly string[];
@@ -51,8 +51,8 @@ export class RemoteWorker {
   private readonly atHand = new Map<string, LeaseRef>();
   private outbox: LeasedResult[] = [];
   private reporting = false;
-  /** Jobs that the lease in flight may bring. */
-  private asked = 0;
+  /** Jobs that the requests in flight may bring, beyond the room that a report makes itself. */
+  private readonly asked = { lease: 0, report: 0 };
   private stopping = false;
   private ended = false;
   private connected = false;
@@ -125,9 +125,12 @@ export class RemoteWorker {
     for (let failures = 0; this.outbox.length > 0;) {
       const batch = this.outbox.slice(0, LIMITS.worker_batch_max);
       // What is reported makes room at once.
-      const max = this.stopping ? 0 : Math.min(this.room() + batch.length, LIMITS.worker_batch_max);
+      const room = Math.max(0, this.room() + batch.length);
+      const max = this.stopping ? 0 : Math.min(room, LIMITS.worker_batch_max);
+      this.asked.report = Math.max(0, max - batch.length);
       try {
-        const { items, jobs } = await client.report({ instance, labels, max, results: batch });
+        const request = { instance, labels, max, results: batch };
+        const { items, jobs } = await client.report(request).finally(() => (this.asked.report = 0));
         this.connected = true;
         failures = 0;
         this.outbox.splice(0, batch.length);
@@ -155,7 +158,7 @@ export class RemoteWorker {
   }
 
   private room(): number {
-    return this.options.concurrency - this.atHand.size - this.asked;
+    return this.options.concurrency - this.atHand.size - this.asked.lease - this.asked.report;
   }
 
   private begin(jobs: readonly LeasedJob[]): void {
@@ -178,9 +181,10 @@ export class RemoteWorker {
       }
       try {
         // The other half is for jobs that follow from results: the two together never ask for more than there is room.
-        this.asked = Math.min(Math.ceil(free / 2), LIMITS.worker_batch_max);
-        const request = { instance, labels: [...labels], max: this.asked, wait_ms: WAIT_MS };
-        const { jobs, drain } = await client.lease(request, this.leasing.signal).finally(() => (this.asked = 0));
+        const max = Math.min(Math.ceil(free / 2), LIMITS.worker_batch_max);
+        this.asked.lease = max;
+        const request = { instance, labels: [...labels], max, wait_ms: WAIT_MS };
+        const { jobs, drain } = await client.lease(request, this.leasing.signal).finally(() => (this.asked.lease = 0));
         this.connected = true;
         failures = 0;
         this.begin(jobs);

@@ -2,6 +2,7 @@
 import type { Clock } from "../kit/clock.ts";
 import { RedisQueue } from "../adapters/redis/queue.ts";
 import { systemRandom } from "../adapters/system/system.ts";
+import { messageOf } from "../contract/errors.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db, Log } from "../contract/ports.ts";
@@ -23,17 +24,29 @@ export interface Remote {
 }
 
 const REFRESH_MS = 2_000;
+const REDIS_AGAIN_MS = 500;
 
-async function queueOf(config: Config, clock: Clock): Promise<{ queue: Queue; driver: string }> {
-  if (config.redis_url === null) return { queue: new MemoryQueue(), driver: "in-process" };
-  const queue = new RedisQueue({
-    url: config.redis_url,
-    prefix: `quarterdeck:${config.queue_name}`,
-    consumer: newId("node", { clock, random: systemRandom }),
-    reclaim_ms: LIMITS.worker_lease_ms,
-  });
-  await queue.open();
-  return { queue, driver: "redis" };
+/** Opens the queue. A Redis that is away for a moment, as when it restarts too, is waited for; then DEPENDENCY_UNAVAILABLE. */
+async function queueOf(config: Config, clock: Clock, log: Log): Promise<{ queue: Queue; driver: string }> {
+  const { redis_url: url } = config;
+  if (url === null) return { queue: new MemoryQueue(), driver: "in-process" };
+  const consumer = newId("node", { clock, random: systemRandom });
+  const end = clock.monotonic_ms() + LIMITS.redis_start_ms;
+  let told = "";
+  for (;;) {
+    const prefix = `quarterdeck:${config.queue_name}`;
+    const queue = new RedisQueue({ url, prefix, consumer, reclaim_ms: LIMITS.worker_lease_ms });
+    try {
+      await queue.open();
+      return { queue, driver: "redis" };
+    } catch (error) {
+      if (clock.monotonic_ms() + REDIS_AGAIN_MS > end) throw error;
+      const why = messageOf(error);
+      if (why !== told) log.warn("redis.waited_for", { error: why, wait_ms_max: LIMITS.redis_start_ms });
+      told = why;
+      await clock.sleep(REDIS_AGAIN_MS);
+    }
+  }
 }
 
 export async function openRemote(given: {
@@ -48,7 +61,7 @@ export async function openRemote(given: {
   owns: () => boolean;
 }): Promise<Remote> {
   const { config, db, clock, log, metrics, host } = given;
-  const { queue, driver } = await queueOf(config, clock);
+  const { queue, driver } = await queueOf(config, clock, log);
   const engine = () => host().current();
   const dispatcher = new Dispatcher({
     queue,

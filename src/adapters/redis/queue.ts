@@ -37,6 +37,9 @@ export class RedisQueue implements Queue {
   /** Lanes known to have a consumer group, the one served longest ago first. */
   private lanes = new Map<string, Lane>();
   private reclaimed_at = 0;
+  private readonly host: string;
+  /** Why there is no connection, while there is none. */
+  private fault: string | null = null;
 
   constructor(options: RedisQueueOptions) {
     this.options = options;
@@ -47,16 +50,26 @@ export class RedisQueue implements Queue {
       lazyConnect: true,
       retryStrategy: (times) => Math.min(times * 50, 500),
     });
-    // Each failing command tells its caller; without a listener the client would write to the console.
-    this.redis.on("error", () => undefined);
+    this.host = URL.canParse(options.url) ? new URL(options.url).host : "the configured address";
+    // A failing command says only that the connection is closed; what closed it is said here.
+    this.redis.on("error", (error) => (this.fault = error.message));
+    this.redis.on("ready", () => (this.fault = null));
   }
 
-  /** Connects and learns the lanes that are there. Throws DEPENDENCY_UNAVAILABLE. */
+  /**
+   * Connects and learns the lanes that are there. Throws DEPENDENCY_UNAVAILABLE, and then nothing tries on: a client that
+   * goes on connecting would keep a process alive that has failed to start.
+   */
   async open(): Promise<void> {
-    await this.guard(async () => {
-      await this.redis.connect();
-      for (const name of await this.redis.smembers(this.key("lanes"))) await this.lane(name);
-    });
+    try {
+      await this.guard(async () => {
+        await this.redis.connect();
+        for (const name of await this.redis.smembers(this.key("lanes"))) await this.lane(name);
+      });
+    } catch (error) {
+      this.redis.disconnect();
+      throw error;
+    }
   }
 
   private key(name: string): string {
@@ -72,7 +85,8 @@ export class RedisQueue implements Queue {
         return work();
       });
     } catch (cause) {
-      throw new AppError("DEPENDENCY_UNAVAILABLE", `Redis does not answer: ${messageOf(cause)}`, { cause });
+      const why = this.fault ?? messageOf(cause);
+      throw new AppError("DEPENDENCY_UNAVAILABLE", `Redis at ${this.host} does not answer: ${why}`, { cause });
     }
   }
 
