@@ -12,7 +12,7 @@ spec: { provider: openai, model: m-1, prices: [{ from: "2020-01-01", input_usd_p
 ---
 kind: Policy
 metadata: { name: main }
-spec: { rules: [{ id: all, effect: allow }] }
+spec: { rules: [{ kind: "model", id: all, effect: allow }] }
 `;
 let world: ReplayWorld;
 let captures: Captures;
@@ -81,6 +81,7 @@ async function replayOf(run_id: string) {
   const ask = (question: string) =>
     captures.replayed(world.caller, replay.run_id, {
       id: `again_${(n += 1)}`,
+      kind: "model",
       signature: signatureOf(question),
       requested: recordedOf(question),
     });

@@ -19,6 +19,7 @@ import type { StartCapture } from "../contract/proxy.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
+import { isToolEnd } from "../core/foreign.ts";
 import type { ForeignCommand } from "../core/foreign.ts";
 import { differingPaths } from "../core/past-calls.ts";
 import { readWholeRun } from "../journal/audit.ts";
@@ -55,6 +56,8 @@ export interface RecordedCall {
   readonly begun_seq: number;
   readonly signature: string;
   readonly requested: JsonObject;
+  /** How it ended, and with what. */
+  readonly ended: EventDraft["type"];
   readonly completed: JsonObject;
 }
 
@@ -80,6 +83,12 @@ export class Captures {
   signature(tenant_id: string, call: { api: string; model: string; request: Json }): string {
     const key = this.options.tenantKey(tenant_id);
     return hmacHex(key, `call\n${canonicalJson({ ...call, kind: "model" })}`);
+  }
+
+  /** The same of a tool call. */
+  toolSignature(tenant_id: string, call: { tool: string; args: JsonObject }): string {
+    const key = this.options.tenantKey(tenant_id);
+    return hmacHex(key, `call\n${canonicalJson({ ...call, kind: "tool" })}`);
   }
 
   /** Starts a captured run, or one that answers a process from another one's recording. */
@@ -137,7 +146,7 @@ export class Captures {
   async replayed(
     caller: CaptureCaller,
     run_id: string,
-    call: { id: string; signature: string; requested: JsonObject },
+    call: { id: string; kind: "model" | "tool"; signature: string; requested: JsonObject },
   ): Promise<RecordedCall> {
     const replay = this.replays.get(run_id);
     if (!replay) throw new AppError("NOT_FOUND", `Run ${run_id} answers from no recording`);
@@ -166,12 +175,12 @@ export class Captures {
     const source = { run_id: replay.source_run_id, seq: found.seq };
     const determinism = { mode: "exact", reason: "source_output_reused", source };
     const { cost_micro_usd: _cost, duration_ms: _ms, usage: _usage, ...rest } = found.completed;
+    const target = { [call.kind]: found.requested[call.kind] ?? "" };
     const command: ForeignCommand = {
       type: "replayed",
       call: call.id,
-      model: String(found.requested["model"]),
-      requested: { ...call.requested, determinism },
-      completed: { ...rest, determinism },
+      requested: { type: `${call.kind}.requested`, data: { ...call.requested, ...target, determinism } },
+      ended: replayedEnd(found, { ...rest, determinism }),
     };
     await this.options.owner().decided(caller.tenant_id, run_id, command);
     return found;
@@ -179,6 +188,7 @@ export class Captures {
 
   /** What a recorded request said, wherever it is kept. */
   private async requestOf(tenant_id: string, requested: JsonObject): Promise<Json> {
+    if (requested["tool"] !== undefined) return { args: requested["args"] ?? {}, tool: nameOf(requested["tool"]) };
     const ref = requested["request_ref"];
     if (!isObject(ref)) return requested["request"] ?? null;
     return parseJson((await this.options.blobs.get(tenant_id, String(ref["digest"]))).toString("utf8"));
@@ -259,7 +269,7 @@ export class Captures {
     if (!source) throw new AppError("NOT_FOUND", `There is no run ${source_run_id}`);
     const rows = await readWholeRun(this.options.store, caller.tenant_id, source_run_id);
     const events = rows.flatMap((row) => decodeBody(row.body));
-    const calls = recordedCalls(events);
+    const calls = recordedCalls(events, (call) => this.toolSignature(caller.tenant_id, call));
     if (source.kind !== "captured" || calls.length === 0) {
       throw new AppError(
         "REPLAY_REFUSED",
@@ -287,26 +297,43 @@ export class Captures {
   }
 }
 
-/** Calls that were answered, in the order in which they were made. */
-function recordedCalls(events: readonly StoredEvent[]): RecordedCall[] {
+const BEGINS: readonly string[] = ["model.requested", "tool.proposed", "tool.requested"];
+
+/** Name of a tool without its version. */
+function nameOf(target: Json): string {
+  return String(target).replace(/@\d+$/, "");
+}
+
+/** Calls that were answered, in the order in which they were made. Imports have none: nobody could make theirs again. */
+function recordedCalls(
+  events: readonly StoredEvent[],
+  toolSignature: (call: { tool: string; args: JsonObject }) => string,
+): RecordedCall[] {
+  if (events[0]?.data["fidelity"] !== "wire") return [];
   const begun = new Map<number, StoredEvent>();
   const calls: RecordedCall[] = [];
   for (const event of events) {
-    if (event.type === "model.requested") begun.set(event.step ?? 0, event);
-    if (event.type !== "model.completed") continue;
-    const request = begun.get(event.step ?? 0);
-    const signature = request?.data["signature"];
-    if (!request || typeof signature !== "string") continue;
-    calls.push({
-      step: event.step ?? 0,
-      seq: event.seq,
-      begun_seq: request.seq,
-      signature,
-      requested: request.data,
-      completed: event.data,
-    });
+    const step = event.step ?? 0;
+    if (BEGINS.includes(event.type) && !begun.has(step)) begun.set(step, event);
+    const request = begun.get(step);
+    const isTool = request?.type.startsWith("tool.") === true;
+    if (!request || !(isTool ? isToolEnd(event.type) : event.type === "model.completed")) continue;
+    begun.delete(step);
+    const { data } = request;
+    const signature = isTool
+      ? toolSignature({ tool: nameOf(data["tool"] ?? ""), args: (data["args"] ?? {}) as JsonObject })
+      : data["signature"];
+    if (typeof signature !== "string") continue;
+    const { type: ended, seq, data: completed } = event;
+    calls.push({ step, seq, begun_seq: request.seq, signature, requested: data, ended, completed });
   }
   return calls.sort((a, b) => a.begun_seq - b.begun_seq);
+}
+
+/** The end of a replayed call. What was in doubt then is no doubt of the replay's own: nothing was called. */
+function replayedEnd({ ended }: RecordedCall, data: JsonObject): { type: EventDraft["type"]; data: JsonObject } {
+  if (ended !== "step.in_doubt") return { type: ended, data };
+  return { type: "step.ended", data: { ...data, code: "in_doubt" } };
 }
 
 /** Equal calls that overlapped in time and were answered differently. */
@@ -315,7 +342,7 @@ function isAmbiguous(same: readonly RecordedCall[]): boolean {
     const next = same[i + 1];
     if (!next || next.begun_seq > call.seq) return false;
     const said = ({ completed }: RecordedCall) =>
-      canonicalJson([completed["content"] ?? null, completed["tool_calls"] ?? []]);
+      canonicalJson([completed["content"] ?? completed["result"] ?? null, completed["tool_calls"] ?? []]);
     return said(call) !== said(next);
   });
 }

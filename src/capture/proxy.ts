@@ -113,7 +113,7 @@ export class Proxy {
     };
     const id = newId("event", this.options).replace("evt_", "call_");
     if (captures.isReplay(run_id)) {
-      const found = await captures.replayed(call.caller, run_id, { id, signature, requested: recorded });
+      const found = await captures.replayed(call.caller, run_id, { id, kind: "model", signature, requested: recorded });
       return this.recordedAnswer(call.caller.tenant_id, found.completed);
     }
     const admitted = await this.admit(call, { run_id, id, model, body, recorded });

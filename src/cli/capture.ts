@@ -7,7 +7,7 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { Command } from "commander";
 import { AppError } from "../contract/errors.ts";
-import { PROXY_PREFIX } from "../contract/proxy.ts";
+import { MCP_PREFIX, PROXY_PREFIX } from "../contract/proxy.ts";
 import type { StartCapture } from "../contract/proxy.ts";
 import type { Run } from "../contract/runs.ts";
 import type { Client } from "../sdk/client.ts";
@@ -27,6 +27,7 @@ function environmentOf(globals: Globals, run_id: string): Record<string, string>
     ANTHROPIC_BASE_URL: `${base}/anthropic`,
     ANTHROPIC_API_KEY: key,
     QUARTERDECK_RUN: run_id,
+    QUARTERDECK_MCP_URL: `${serverUrl(globals)}${MCP_PREFIX}/runs/${run_id}`,
   };
 }
 

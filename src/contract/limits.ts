@@ -25,6 +25,9 @@ export const LIMITS = {
   labels_max: 32,
   /** Body of one call through the proxy: images come inside it. */
   proxy_bytes_max: 32 * 1024 * 1024,
+  /** How long a call through the MCP gateway waits for its outcome, unless it says otherwise; clients give up after 60 s. */
+  mcp_wait_ms: 50_000,
+  mcp_wait_ms_max: 600_000,
   /** A captured run that nobody adds to for so long has ended. */
   capture_idle_ms: 15 * 60_000,
   /** Runs that one back-test of a policy reads, and flips that it lists. */

@@ -1,6 +1,7 @@
 // Where MCP tools come from, and the port through which the rest of the program reaches them: only src/mcp imports the
 // MCP SDK.
 import type { Json, JsonObject } from "../kit/json.ts";
+import type { ToolDefinition } from "./jobs.ts";
 
 export type McpServer =
   | {
@@ -40,6 +41,35 @@ export interface McpTools {
   discover(server: McpServer): Promise<readonly DiscoveredTool[]>;
   call(call: McpCall): Promise<McpResult>;
   close(): Promise<void>;
+}
+
+/** Whose call it is, and which captured run it belongs to. */
+export interface ToolCaller {
+  readonly caller: { readonly tenant_id: string; readonly project: string; readonly principal: string };
+  /** The run that the call is added to; else the open one of the agent's session. */
+  readonly run_id?: string;
+  readonly agent?: string;
+  readonly session?: string;
+}
+
+/** What a governed call of a foreign agent came to. Where it is an error the result says why, in words for a model. */
+export interface ToolAnswer {
+  readonly is_error: boolean;
+  readonly result: Json;
+}
+
+/** How agents that we do not run call tools: through policy, budgets and approvals, recorded like any step. */
+export interface ToolDoor {
+  /** Tools that this agent may name. */
+  list(of: ToolCaller): readonly ToolDefinition[];
+  /**
+   * Makes one call. When its outcome is not there after `wait_ms` (somebody must approve it, or it takes long), the answer
+   * says so; the same call then brings the outcome of that one and starts nothing new.
+   */
+  call(
+    of: ToolCaller,
+    call: { tool: string; args: JsonObject; wait_ms: number; gone: AbortSignal },
+  ): Promise<ToolAnswer>;
 }
 
 /** The call failed; `sent` tells whether the server may have acted on it. */

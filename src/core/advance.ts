@@ -226,7 +226,7 @@ export function nextDue(run: RunState): number {
   // While it stops, only the end of the grace matters: nothing else is started any more.
   if (run.stopping) return run.stopping.until_us;
   if (run.more) return 1;
-  if (run.kind === "captured" && run.program === null) return run.steps.size > 0 ? 0 : run.updated_us + IDLE_US;
+  if (run.kind === "captured" && run.program === null && run.steps.size === 0) return run.updated_us + IDLE_US;
   let due = run.deadline_us;
   const earlier = (at: number) => {
     if (at > 0 && (due === 0 || at < due)) due = at;

@@ -57,6 +57,7 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
       decision.terminal("failed", command.code, command.message);
       break;
     case "call":
+    case "tool":
     case "replayed":
     case "end":
       onForeign(decision, command);
@@ -70,7 +71,7 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
 
 type PersonCommand = Exclude<
   Command,
-  { type: "start" | "result" | "tick" | "recover" | "abort" | "call" | "replayed" | "end" }
+  { type: "start" | "result" | "tick" | "recover" | "abort" | "call" | "tool" | "replayed" | "end" }
 >;
 
 function onPerson(decision: Decision, command: PersonCommand): void {
@@ -252,7 +253,7 @@ function onRecover(decision: Decision): void {
   if (run.stopping) return abandonInFlight(decision);
   for (const step of run.steps.values()) {
     if (step.status !== "running") continue;
-    if (run.program === null) {
+    if (run.program === null && step.kind === "model") {
       // Whoever made the call is not ours: nobody here can make it again.
       lost(decision, step, "outcome_lost", "The process ended before the outcome was recorded.");
       decision.push({
@@ -411,8 +412,8 @@ function onFailure(decision: Decision, step: StepState, result: JobResult, failu
     data,
   });
   if (run.stopping) return;
-  // A foreign agent decides itself whether it asks again.
-  if (run.program === null) return endStep(decision, step, failure);
+  // A foreign agent decides itself whether it asks a model again.
+  if (run.program === null && step.kind === "model") return endStep(decision, step, failure);
   const retryable =
     failure.class === "transient" || failure.class === "rate_limited" || failure.class === "unknown_outcome";
   if (retryable && result.attempt < attemptsOf(decision, step)) return scheduleRetry(decision, step, failure);

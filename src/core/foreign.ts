@@ -1,6 +1,6 @@
 // Calls of agents that we do not run: they come through the proxy, pass the same policy and the same budgets, and are recorded
 // as steps of a captured run. A call that is denied leaves the run open: what the agent does then is its own affair.
-import type { Actor, TerminalState } from "../contract/events.ts";
+import type { Actor, EventDraft, TerminalState } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { AppError } from "../contract/errors.ts";
 import type { ModelRoute } from "../contract/jobs.ts";
@@ -8,7 +8,7 @@ import { LIMITS } from "../contract/limits.ts";
 import type { JsonObject } from "../kit/json.ts";
 import type { Bound } from "./budget.ts";
 import type { Decision } from "./decide-context.ts";
-import { decided, overBudget, policyCall, UNDECIDED, verdictOf } from "./gate.ts";
+import { decided, gateTool, overBudget, policyCall, UNDECIDED, verdictOf } from "./gate.ts";
 import type { Verdict } from "./policy.ts";
 import type { RunState } from "./run-state.ts";
 
@@ -24,11 +24,33 @@ export interface ForeignCall {
   readonly recorded: JsonObject;
 }
 
+/** A tool call that a foreign agent wants to have made; it is made here, like those of our own agents. */
+export interface ForeignToolCall {
+  readonly call: string;
+  readonly tool: string;
+  readonly args: JsonObject;
+  /** Patterns of the tools that the agent may name; null: those that the policy allows. */
+  readonly allow: readonly string[] | null;
+}
+
 export type ForeignCommand =
   | { type: "call"; call: ForeignCall }
+  | { type: "tool"; call: ForeignToolCall }
   /** A call of a replayed process, answered from the recording. */
-  | { type: "replayed"; call: string; model: string; requested: JsonObject; completed: JsonObject }
+  | { type: "replayed"; call: string; requested: ReplayedEvent; ended: ReplayedEvent }
   | { type: "end"; state: TerminalState; code: string; message: string; mismatch?: JsonObject; actor?: Actor };
+
+export interface ReplayedEvent {
+  readonly type: EventDraft["type"];
+  readonly data: JsonObject;
+}
+
+const TOOL_ENDS: readonly string[] = ["tool.completed", "tool.denied", "step.ended", "step.in_doubt"];
+
+/** True for what ends a tool call, as the agent that made it sees it. */
+export function isToolEnd(type: string): boolean {
+  return TOOL_ENDS.includes(type);
+}
 
 /** True for a captured run that nobody has added to for long. */
 export function isIdle(run: RunState, now_us: number): boolean {
@@ -48,9 +70,16 @@ export function onForeign(decision: Decision, command: ForeignCommand): void {
   if (command.type === "call") return admit(decision, command.call);
   if (command.type === "end") return end(decision, command);
   const step = run.step_count + 1;
-  const { call, requested, completed, model } = command;
-  decision.push({ type: "model.requested", step, call, data: { ...requested, model } });
-  decision.push({ type: "model.completed", step, call, data: completed });
+  if (command.type === "tool") {
+    if (step <= LIMITS.steps_per_run_max) return void gateTool(decision, command.call);
+    throw new AppError(
+      "CONFLICT",
+      `Run ${run.run_id} has ${run.step_count} steps, which is the limit; start another one`,
+    );
+  }
+  const { call, requested, ended } = command;
+  decision.push({ ...requested, step, call });
+  decision.push({ ...ended, step, call });
 }
 
 function admit(decision: Decision, given: ForeignCall): void {

@@ -32,6 +32,8 @@ export interface ToolIntent {
   readonly call?: string;
   readonly node?: number;
   readonly cause?: number;
+  /** Patterns of the tools that may be named, where no program of ours says it. */
+  readonly allow?: readonly string[] | null;
 }
 
 export const UNDECIDED: Omit<Verdict, "reason"> = {
@@ -97,11 +99,12 @@ export function decided(decision: Decision, n: number, verdict: Verdict, reserve
 }
 
 /** The tool as this run may see it: a released version that its agent lists. */
-function resolveTool(run: RunState, decision: Decision, name: string): ToolDefinition | string {
+function resolveTool(decision: Decision, name: string, allow?: readonly string[] | null): ToolDefinition | string {
+  const { program } = decision.run;
   const tool = decision.ctx.catalog.tool(name);
   if (!tool) return "unknown_tool";
-  if (run.program?.kind === "agent" && !matchesAny(run.program.spec.tools, tool.name)) return "not_in_allowlist";
-  return tool;
+  const allowed = program?.kind === "agent" ? program.spec.tools : allow;
+  return allowed && !matchesAny(allowed, tool.name) ? "not_in_allowlist" : tool;
 }
 
 function parsedArgs(args: JsonObject | string): JsonObject | null {
@@ -117,7 +120,7 @@ function parsedArgs(args: JsonObject | string): JsonObject | null {
 /** Takes a tool call through the gate. */
 export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
   const { run } = decision;
-  const tool = resolveTool(run, decision, intent.tool);
+  const tool = resolveTool(decision, intent.tool, intent.allow);
   const args = overriddenArgs(run, intent.tool, parsedArgs(intent.args));
   const n = run.step_count + 1;
   const open = (): void => propose(decision, intent, args, tool);
@@ -258,7 +261,8 @@ function refuse(decision: Decision, n: number, open: (() => void) | null, refusa
     decision.push({ type: "tool.denied", step: n, data: { message, reason: "budget_exceeded" } });
   }
   decision.push({ type: "budget.exceeded", data: { budget: refusal.budget } });
-  if (open && refusal.action === "deny") return "denied";
+  // A foreign agent's run is not ours to end: it is told, call by call.
+  if ((open && refusal.action === "deny") || decision.run.program === null) return "denied";
   decision.stop("budget_exceeded", refusal.budget, message, LIMITS.stop_grace_ms * 1000);
   return "stopped";
 }
@@ -307,7 +311,7 @@ export function gateApproved(
   asked: { binding: string; decision_seq: number; expires_us: number },
 ): GateResult {
   const name = step.target.slice(0, step.target.lastIndexOf("@"));
-  const tool = resolveTool(decision.run, decision, name);
+  const tool = resolveTool(decision, name);
   const refuseWith = (reason: string, message: string): GateResult => {
     decided(decision, step.n, { ...UNDECIDED, reason }, null);
     decision.push({ type: "tool.denied", step: step.n, data: { message, reason } });
@@ -372,7 +376,11 @@ export function gateAgain(
     return "denied";
   }
   const over = overBudget(decision, step.kind === "tool" ? "tool" : "model", bound);
-  if (over) return refuse(decision, step.n, null, { ...over, action: "stop" });
+  if (over) {
+    const data = { code: "budget_exceeded", message: `The budget ${over.budget} does not cover a retry.` };
+    if (decision.run.program === null) decision.push({ type: "step.ended", step: step.n, data });
+    return refuse(decision, step.n, null, { ...over, action: "stop" });
+  }
   decided(decision, step.n, { ...verdict, effect: "allow" }, bound);
   const kind = step.kind === "tool" ? "tool" : "model";
   decision.push({

@@ -20,6 +20,7 @@ import type { Handlers, StreamId } from "./handlers.ts";
 import { Idempotency } from "./idempotency.ts";
 import { faults } from "./faults.ts";
 import type { Validator } from "./faults.ts";
+import { mountMcp } from "./mcp.ts";
 import { mountProxy } from "./proxy.ts";
 import { problemOf, toAppError } from "./problem.ts";
 import type { Request, Services } from "./services.ts";
@@ -183,7 +184,9 @@ export class Gateway {
       services.observe(req.routeOptions.url ?? "none", reply.statusCode, reply.elapsedTime);
     });
     for (const id of Object.keys(ROUTES) as RouteId[]) this.mount(id);
-    mountProxy(this.app, services, { authenticator: this.authenticator, host_names: options.host_names });
+    const doors = { authenticator: this.authenticator, host_names: options.host_names };
+    mountProxy(this.app, services, doors);
+    mountMcp(this.app, services, doors);
   }
 
   /** Requests that the owner of the runs must answer go there; probes and figures are each node's own. */

@@ -23,7 +23,8 @@ const PATHS: readonly [path: string, api: WireApi][] = [
   ["/anthropic/v1/messages", anthropicMessages],
 ];
 
-function textOf(value: string | string[] | undefined): string | undefined {
+/** A header that is there and says something. */
+export function textOf(value: string | string[] | undefined): string | undefined {
   return typeof value === "string" && value !== "" ? value : undefined;
 }
 

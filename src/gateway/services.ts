@@ -8,6 +8,7 @@ import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Captures } from "../capture/captures.ts";
 import type { Proxy } from "../capture/proxy.ts";
+import type { ToolDoor } from "../contract/tools.ts";
 import type { Backtests } from "../replay/backtests.ts";
 import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
@@ -39,6 +40,7 @@ export interface Services {
   readonly backtests: Backtests;
   readonly captures: Captures;
   readonly proxy: Proxy;
+  readonly tools: ToolDoor;
   readonly blobs: BlobStore;
   readonly db: Db;
   readonly clock: Clock;

@@ -331,12 +331,12 @@ export class Engine {
 
   private dispatch(actor: Actor, drafts: readonly EventDraft[]): void {
     const { run } = actor;
-    // What a foreign agent calls is not made here.
-    if (run.program === null) return;
     const jobs: Job[] = [];
     for (const draft of drafts) {
       if (draft.type === "run.stopping") this.options.queue.abort(run.run_id);
       if (draft.type !== "tool.requested" && draft.type !== "model.requested") continue;
+      // A foreign agent's model calls are on their way already.
+      if (run.program === null && draft.type === "model.requested") continue;
       const step = run.steps.get(draft.step ?? 0);
       if (step?.status !== "running" || step.attempt !== (draft.attempt ?? 1)) continue;
       jobs.push(jobOf(run, step, this.governance(run, null).catalog, this.options.tenantKey(run.tenant_id)));

@@ -177,10 +177,14 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
   const outside = { net, secrets, log, private_origins, redact: config.redact };
-  const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside });
+  const subscribe: Services["subscribe"] = (run_id, listener) => {
+    commits.on(run_id, listener);
+    return () => commits.off(run_id, listener);
+  };
+  const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside, subscribe });
   const services = servicesOf(
     { ...uses, registry, workers: remote.workers, blobs, db, clock, log },
-    { commits, host, pool, store, database, config, metrics, ownership },
+    { subscribe, host, pool, store, database, config, metrics, ownership },
   );
   return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
 }
@@ -189,7 +193,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
 function servicesOf(
   given: UseCases & Pick<Services, "registry" | "workers" | "blobs" | "db" | "clock" | "log">,
   own: {
-    commits: EventEmitter;
+    subscribe: Services["subscribe"];
     host: EngineHost;
     pool: WorkerPool;
     store: PostgresJournalStore;
@@ -200,17 +204,14 @@ function servicesOf(
   },
 ): Services {
   const { clock, db } = given;
-  const { commits, host, pool, store, database, config, metrics, ownership } = own;
+  const { subscribe, host, pool, store, database, config, metrics, ownership } = own;
   return {
     ...given,
     version: VERSION,
     tenant_id: DEFAULT_TENANT,
     project: config.project,
     requestId: () => newId("event", { clock, random: systemRandom }).replace("evt_", "req_"),
-    subscribe: (run_id, listener) => {
-      commits.on(run_id, listener);
-      return () => commits.off(run_id, listener);
-    },
+    subscribe,
     owner: () => ({
       isSelf: ownership === null || (host.isReady && ownership.isOwner),
       url: ownership?.otherUrl ?? null,

@@ -2,6 +2,7 @@
 import { Captures } from "../capture/captures.ts";
 import { Proxy } from "../capture/proxy.ts";
 import { Redactor } from "../capture/redact.ts";
+import { ToolCalls } from "../capture/tool-calls.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Services } from "../gateway/services.ts";
 import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
@@ -23,7 +24,10 @@ import type { Remote } from "./remote.ts";
 
 const GROUP = 0;
 
-export type UseCases = Pick<Services, "runs" | "replays" | "diffs" | "backtests" | "captures" | "proxy" | "journal">;
+export type UseCases = Pick<
+  Services,
+  "runs" | "replays" | "diffs" | "backtests" | "captures" | "proxy" | "tools" | "journal"
+>;
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> & Pick<Config, "private_origins" | "redact"> & { log: Log };
 
@@ -43,9 +47,10 @@ export function useCases(given: {
     tenantKey: (tenant_id: string) => Uint8Array;
   };
   outside: OutsideUse;
+  subscribe: Services["subscribe"];
 }): UseCases {
   const { registry, store, db, past, remote, clock, host, keeping, outside } = given;
-  const { blobs, tenantKey } = keeping;
+  const { blobs } = keeping;
   const redactor = new Redactor(outside.redact);
   const owner = () => host.current();
   const seams = { clock, random: systemRandom };
@@ -80,8 +85,8 @@ export function useCases(given: {
     past,
     list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
   });
-  const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
-  const proxy = new Proxy({ captures, redactor, owner, governance: registry, blobs, ...seams, ...outside });
+  const { subscribe } = given;
+  const foreign = foreignUses({ registry, store, owner, find, redactor, seams, outside, subscribe, ...keeping });
   const journal = new LocalJournalService({
     ...keeping,
     redactor,
@@ -92,5 +97,29 @@ export function useCases(given: {
     seams,
     group: GROUP,
   });
-  return { runs, replays, diffs, backtests, captures, proxy, journal };
+  return { runs, replays, diffs, backtests, ...foreign, journal };
+}
+
+/** What agents that we do not run are captured and governed by. */
+function foreignUses(given: {
+  registry: Registry;
+  store: PostgresJournalStore;
+  owner: () => ReturnType<EngineHost["current"]>;
+  find: Runs["find"];
+  redactor: Redactor;
+  seams: { clock: Clock; random: typeof systemRandom };
+  outside: OutsideUse;
+  subscribe: Services["subscribe"];
+  blobs: BlobStore;
+  tenantKey: (tenant_id: string) => Uint8Array;
+}): Pick<UseCases, "captures" | "proxy" | "tools"> {
+  const { registry, store, owner, find, redactor, seams, outside, blobs, tenantKey } = given;
+  const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
+  const door = { captures, owner, governance: registry, blobs, ...seams };
+  const proxy = new Proxy({ ...door, redactor, ...outside });
+  const tools = new ToolCalls({
+    ...door,
+    subscribe: (run_id, listener) => given.subscribe(run_id, ({ drafts }) => listener(drafts)),
+  });
+  return { captures, proxy, tools };
 }

@@ -36,8 +36,23 @@ async function responses() {
   say(response.output_text);
 }
 
+/** Calls tools over MCP, `name:arguments` each, and says what comes back. */
+async function tools() {
+  const { Client } = await import("@modelcontextprotocol/sdk/client/index.js");
+  const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/sdk/client/streamableHttp.js");
+  const client = new Client({ name: "stranger", version: "1" });
+  await client.connect(new StreamableHTTPClientTransport(new URL(process.env.QUARTERDECK_MCP_URL)));
+  const { tools: offered } = await client.listTools();
+  say(offered.map((tool) => tool.name).join(" "));
+  for (const [name, args] of JSON.parse(question)) {
+    const { content, isError } = await client.callTool({ name, arguments: args });
+    say(`${name}: ${isError ? "error: " : ""}${content[0].text}`);
+  }
+  await client.close();
+}
+
 try {
-  await { chat: () => chat(false), stream: () => chat(true), claude, responses }[api]();
+  await { chat: () => chat(false), stream: () => chat(true), claude, responses, tools }[api]();
 } catch (error) {
   say(`${error.status}: ${error.message}`);
   process.exit(7);

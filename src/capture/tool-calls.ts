@@ -1,0 +1,172 @@
+// Tool calls of agents that we do not run. Such a call is a step like any other: policy, budget, approval, a worker that makes
+// it, the outcome on record; here is who waits for it. Invariant: a call whose client stopped waiting is never made twice by
+// asking again: the same call in the same run is given the outcome of the first.
+import { isTerminal } from "../contract/events.ts";
+import type { EventDraft, RunStateName } from "../contract/events.ts";
+import { newId } from "../contract/ids.ts";
+import type { ToolDefinition } from "../contract/jobs.ts";
+import type { BlobStore } from "../contract/ports.ts";
+import type { ToolAnswer, ToolCaller, ToolDoor } from "../contract/tools.ts";
+import { isToolEnd } from "../core/foreign.ts";
+import type { Governance } from "../core/governance.ts";
+import type { Clock } from "../kit/clock.ts";
+import { isObject } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
+import type { Random } from "../kit/random.ts";
+import type { CaptureOwner, Captures } from "./captures.ts";
+
+export interface ToolCallsOptions {
+  readonly captures: Captures;
+  readonly owner: () => CaptureOwner;
+  readonly governance: Pick<Governance, "of">;
+  readonly blobs: Pick<BlobStore, "get">;
+  readonly clock: Clock;
+  readonly random: Random;
+  /** Tells what is committed for a run, until the returned function is called. */
+  readonly subscribe: (run_id: string, listener: (drafts: readonly EventDraft[]) => void) => () => void;
+}
+
+/** A call that was made. Its outcome is kept for whoever asks again. */
+interface Made {
+  readonly run_id: string;
+  readonly outcome: Promise<EventDraft>;
+  /** Why there is none yet, in words for a model. */
+  waits: () => string;
+}
+
+const KEPT_MAX = 10_000;
+
+export class ToolCalls implements ToolDoor {
+  private readonly options: ToolCallsOptions;
+  /** Calls whose client stopped waiting, by run and signature. */
+  private readonly left = new Map<string, Made>();
+
+  constructor(options: ToolCallsOptions) {
+    this.options = options;
+  }
+
+  list(of: ToolCaller): readonly ToolDefinition[] {
+    return this.catalog(of, this.env(of.run_id)).toolsMatching(this.allowed(of) ?? ["*"]);
+  }
+
+  async call(
+    of: ToolCaller,
+    given: { tool: string; args: JsonObject; wait_ms: number; gone: AbortSignal },
+  ): Promise<ToolAnswer> {
+    const { captures, clock } = this.options;
+    const { tool, args } = given;
+    const { tenant_id } = of.caller;
+    const run_id = await captures.runFor(of.caller, of);
+    const signature = captures.toolSignature(tenant_id, { tool, args });
+    if (captures.isReplay(run_id)) {
+      const id = this.callId();
+      const call = { id, kind: "tool" as const, signature, requested: { args, tool } };
+      const found = await captures.replayed(of.caller, run_id, call);
+      return this.answer(tenant_id, { type: found.ended, data: found.completed });
+    }
+    const key = `${run_id}\n${signature}`;
+    const made = this.left.get(key) ?? (await this.make(of, run_id, { tool, args }));
+    this.left.delete(key);
+    const outcome = await before(made.outcome, clock, given);
+    if (outcome) return this.answer(tenant_id, outcome);
+    this.leave(key, made);
+    return {
+      is_error: true,
+      result: `${made.waits()} Make the same call again to get its outcome; it is not made twice.`,
+    };
+  }
+
+  private callId(): string {
+    return newId("event", this.options).replace("evt_", "call_");
+  }
+
+  private leave(key: string, made: Made): void {
+    if (this.left.size >= KEPT_MAX) this.left.delete(this.left.keys().next().value ?? "");
+    this.left.set(key, made);
+  }
+
+  private env(run_id: string | undefined): string {
+    return (run_id === undefined ? null : this.options.owner().peek(run_id)?.env) ?? "dev";
+  }
+
+  private catalog({ caller }: ToolCaller, env: string) {
+    return this.options.governance.of({ tenant_id: caller.tenant_id, project: caller.project, env }).catalog;
+  }
+
+  /** An agent that is applied here names its tools; of others only the policy knows. */
+  private allowed(of: ToolCaller): readonly string[] | null {
+    if (of.agent === undefined) return null;
+    return this.catalog(of, this.env(of.run_id)).agent(of.agent)?.tools ?? null;
+  }
+
+  private async make(of: ToolCaller, run_id: string, call: { tool: string; args: JsonObject }): Promise<Made> {
+    const id = this.callId();
+    const { owner, subscribe } = this.options;
+    let waits = "This call is still being made.";
+    let step = 0;
+    let settle: (draft: EventDraft) => void = () => undefined;
+    const outcome = new Promise<EventDraft>((resolve) => (settle = resolve));
+    const stop = subscribe(run_id, (drafts) => {
+      for (const draft of drafts) {
+        if (draft.call === id) step = draft.step ?? 0;
+        const isOurs = step > 0 && draft.step === step;
+        if (isOurs && draft.type === "human.approval_requested")
+          waits = `This call needs the approval of a person (run ${run_id}, approval ${String(draft.data["number"])}).`;
+        if (isOurs && draft.type === "tool.requested") waits = "This call is still being made.";
+        if (isOurs ? isToolEnd(draft.type) : endsRun(draft.type)) settle(draft);
+      }
+    });
+    void outcome.finally(stop);
+    try {
+      const command = { type: "tool" as const, call: { ...call, call: id, allow: this.allowed(of) } };
+      await owner().decided(of.caller.tenant_id, run_id, command);
+    } catch (error) {
+      stop();
+      throw error;
+    }
+    return { run_id, outcome, waits: () => waits };
+  }
+
+  private async answer(tenant_id: string, { type, data }: Pick<EventDraft, "type" | "data">): Promise<ToolAnswer> {
+    if (type === "tool.completed")
+      return { is_error: data["is_error"] === true, result: await this.result(tenant_id, data) };
+    if (type === "step.in_doubt") {
+      const why = `Nobody knows whether this call took effect (${String(data["code"] ?? data["reason"])}).`;
+      return { is_error: true, result: `${why} A person has to find out; do not make it again.` };
+    }
+    const code = data["reason"] ?? data["code"];
+    return {
+      is_error: true,
+      result: `${String(data["message"] ?? type)}${code === undefined ? "" : ` (${String(code)})`}`,
+    };
+  }
+
+  /** A large result stands in an artifact; its event has only the beginning. */
+  private async result(tenant_id: string, data: JsonObject): Promise<Json> {
+    const ref = data["result_ref"];
+    if (!isObject(ref)) return data["result"] ?? null;
+    return (await this.options.blobs.get(tenant_id, String(ref["digest"]))).toString("utf8");
+  }
+}
+
+function endsRun(type: string): boolean {
+  return type.startsWith("run.") && isTerminal(type.slice("run.".length) as RunStateName);
+}
+
+/** The outcome, or null when the time is over or the client has gone first. */
+function before(
+  outcome: Promise<EventDraft>,
+  clock: Clock,
+  { wait_ms, gone }: { wait_ms: number; gone: AbortSignal },
+): Promise<EventDraft | null> {
+  return new Promise((resolve) => {
+    const leave = () => resolve(null);
+    const timer = clock.timer(gone.aborted ? 0 : wait_ms, leave);
+    gone.addEventListener("abort", leave, { once: true });
+    void outcome.then((draft) => {
+      timer.cancel();
+      gone.removeEventListener("abort", leave);
+      resolve(draft);
+    });
+  });
+}

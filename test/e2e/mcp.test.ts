@@ -1,0 +1,258 @@
+// The MCP gateway with the protocol's own client: agents that we do not run call tools of several servers, governed,
+// approved, recorded, and replayed as a process of its own.
+import { createRequire } from "node:module";
+import { writeFileSync } from "node:fs";
+import path from "node:path";
+import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Event } from "../../src/contract/events.ts";
+import type { Approval, Run } from "../../src/contract/runs.ts";
+import { Client as Api } from "../../src/sdk/client.ts";
+import { cli, remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
+import type { Ledger, Running } from "../support/processes.ts";
+
+const AGENT = path.join(import.meta.dirname, "../support/agent.mjs");
+const FILES = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-filesystem/dist/index.js");
+let ledger: Ledger;
+let data: string;
+let scratch: string;
+let server: Running;
+
+const MANIFESTS = () => `
+kind: Tool
+metadata: { name: files }
+spec:
+  kind: mcp
+  transport: stdio
+  command: ["node", "${FILES}", "${scratch}"]
+  cwd: "${scratch}"
+  tools: [{ name: read_text_file, effect_class: read, idempotent: true }, { name: move_file, effect_class: write }]
+---
+kind: Tool
+metadata: { name: pay }
+spec: { kind: http, method: POST, url: "${ledger.url}/once", effect_class: irreversible, input_schema: { type: object } }
+---
+kind: Tool
+metadata: { name: put }
+spec:
+  kind: http
+  method: POST
+  url: "${ledger.url}/idem"
+  effect_class: write
+  idempotent: true
+  cost_usd: "0.01"
+  input_schema: { type: object, properties: { n: { type: integer } }, additionalProperties: false }
+---
+kind: Tool
+metadata: { name: nap }
+spec: { kind: builtin, builtin: sleep }
+---
+kind: Model
+metadata: { name: m }
+spec: { provider: openai-compatible, model: m-1, base_url: "http://127.0.0.1:9" }
+---
+kind: Agent
+metadata: { name: reader }
+spec: { model: m, instructions: read, tools: ["files.read*"] }
+---
+kind: Policy
+metadata: { name: main }
+spec:
+  rules:
+    - { id: no-moves, effect: deny, match: { tools: ["files.move_file"] }, reason: files_stay }
+    - { id: ask, effect: require_approval, match: { tools: [pay] }, reason: money }
+    - { id: all, effect: allow }
+---
+kind: Budget
+metadata: { name: poor }
+spec: { scope: agent, subject: beggar, period: day, limit_usd: "0.015" }
+`;
+
+const up = () => startUp(data, { QUARTERDECK_PRIVATE_ORIGINS: ledger.url });
+beforeAll(async () => {
+  ledger = await startLedger(5);
+  data = tempFolder("qd-mcp");
+  scratch = tempFolder("qd-mcp-files");
+  writeFileSync(path.join(scratch, "a.txt"), "what the file says");
+  server = await up();
+  await server.client.apply(MANIFESTS());
+});
+afterAll(async () => {
+  await server?.stop();
+  ledger?.stop();
+  for (const folder of [data, scratch]) remove(folder);
+});
+
+const clients: Client[] = [];
+afterAll(() => Promise.all(clients.map((client) => client.close())));
+async function connect(headers: Record<string, string>, route = "/mcp"): Promise<Client> {
+  const client = new Client({ name: "test", version: "1" });
+  const transport = new StreamableHTTPClientTransport(new URL(server.url + route), { requestInit: { headers } });
+  // The SDK declares optional properties without `undefined`; ours are exact.
+  await client.connect(transport as Parameters<Client["connect"]>[0]);
+  clients.push(client);
+  return client;
+}
+async function call(client: Client, name: string, args: object, wait_ms = 20_000) {
+  const result = await client.callTool({
+    name,
+    arguments: { ...args },
+    _meta: { "quarterdeck/wait_ms": wait_ms },
+  });
+  const [block] = result.content as { type: string; text: string }[];
+  return { is_error: result.isError === true, text: block?.text ?? "" };
+}
+const runOf = async (agent: string) =>
+  (await server.client.json<{ items: Run[] }>(`/runs?target=${agent}`)).items[0] as Run;
+const events = async (run_id: string): Promise<Event[]> => (await server.client.events(run_id)).items;
+const paid = async () => Object.keys((await ledger.counts()).once).length;
+
+describe("the MCP gateway", () => {
+  test("offers the tools of all servers as one, and to an agent that is known only those it may name", async () => {
+    const all = await (await connect({ "quarterdeck-agent": "stranger" })).listTools();
+    expect(all.tools.map((tool) => tool.name)).toEqual([
+      "files.move_file",
+      "files.read_text_file",
+      "nap",
+      "pay",
+      "put",
+    ]);
+    expect(all.tools.find((tool) => tool.name === "pay")?.annotations).toMatchObject({ destructiveHint: true });
+    const reader = await connect({ "quarterdeck-agent": "reader" });
+    expect((await reader.listTools()).tools.map((tool) => tool.name)).toEqual(["files.read_text_file"]);
+    expect(await call(reader, "put", { n: 1 })).toMatchObject({
+      is_error: true,
+      text: expect.stringMatching("not_in_allowlist"),
+    });
+  });
+
+  test("a call is governed, made here, paid for and recorded; the servers behind are reached by their own protocols", async () => {
+    const client = await connect({ "quarterdeck-agent": "worker" });
+    const file = path.join(scratch, "a.txt");
+    expect(await call(client, "files.read_text_file", { path: file })).toMatchObject({
+      text: expect.stringContaining("what the file says"),
+    });
+    expect(await call(client, "put", { n: 1 })).toEqual({ is_error: false, text: '{"n":1}' });
+    expect(await call(client, "files.move_file", { source: file, destination: `${file}2` })).toEqual({
+      is_error: true,
+      text: "Denied by policy: files_stay (files_stay)",
+    });
+    expect(await call(client, "put", { n: "one" })).toMatchObject({
+      is_error: true,
+      text: expect.stringContaining("/n"),
+    });
+    expect(await call(client, "unheard", {})).toMatchObject({
+      is_error: true,
+      text: expect.stringContaining("unknown_tool"),
+    });
+    const run = await runOf("worker");
+    expect(run).toMatchObject({ kind: "captured", state: "running", steps: 5, cost_micro_usd: 10_000 });
+    const types = (await events(run.run_id)).map((event) => event.type);
+    expect(types.filter((type) => type.startsWith("tool."))).toEqual([
+      "tool.requested",
+      "tool.completed",
+      "tool.requested",
+      "tool.completed",
+      ...["tool.proposed", "tool.denied", "tool.proposed", "tool.denied", "tool.proposed", "tool.denied"],
+    ]);
+  });
+
+  test("a call that needs approval is made once, when somebody else approved it; asking again brings its outcome", async () => {
+    const client = await connect({ "quarterdeck-agent": "payer" });
+    const before = await paid();
+    const waits = await call(client, "pay", { eur: 5 }, 200);
+    expect(waits).toMatchObject({
+      is_error: true,
+      text: expect.stringMatching(/needs the approval of a person.*not made twice/),
+    });
+    const run = await runOf("payer");
+    expect(run).toMatchObject({ state: "waiting", reason: "approval" });
+    const { items } = await server.client.json<{ items: Approval[] }>("/approvals?state=pending");
+    // Who asks again while nobody has decided waits for the same call; so it is answered as soon as somebody does.
+    const again = call(client, "pay", { eur: 5 });
+    await new Api({ url: server.url, principal: "bob" }).decide(items[0]?.approval_id ?? "", "approve", "fine");
+    expect(await again).toMatchObject({ is_error: false });
+    expect(await paid()).toBe(before + 1);
+    expect((await runOf("payer")).steps).toBe(1);
+    const rejected = call(client, "pay", { eur: 6 });
+    const open = await until("it is asked", async () => {
+      const page = await server.client.json<{ items: Approval[] }>("/approvals?state=pending");
+      return page.items[0];
+    });
+    await new Api({ url: server.url, principal: "bob" }).decide(open.approval_id, "reject", "too much");
+    expect(await rejected).toMatchObject({ is_error: true, text: expect.stringContaining("rejected") });
+    expect(await paid()).toBe(before + 1);
+  });
+
+  test("a call whose client has gone goes on, and its outcome is there for who asks again", async () => {
+    const headers = { "quarterdeck-agent": "sleeper" };
+    const client = await connect(headers);
+    const late = await call(client, "nap", { ms: 600 }, 50);
+    expect(late).toMatchObject({ is_error: true, text: expect.stringContaining("still being made") });
+    expect(await call(client, "nap", { ms: 600 })).toMatchObject({ is_error: false });
+    expect((await runOf("sleeper")).steps).toBe(1);
+  });
+
+  test("a budget that is used up denies the call and leaves the run to its agent", async () => {
+    const client = await connect({ "quarterdeck-agent": "beggar" });
+    expect(await call(client, "put", { n: 1 })).toMatchObject({ is_error: false });
+    expect(await call(client, "put", { n: 2 })).toMatchObject({
+      is_error: true,
+      text: expect.stringContaining("budget_exceeded"),
+    });
+    expect(await runOf("beggar")).toMatchObject({ state: "running", cost_micro_usd: 10_000 });
+  });
+
+  test("a captured process is run again with every call answered from the recording, and another call is refused", async () => {
+    const qd = (...args: string[]) => cli(["--data", data, ...args]);
+    const calls = [
+      ["files.read_text_file", { path: path.join(scratch, "a.txt") }],
+      ["put", { n: 1 }],
+      ["files.move_file", { source: "x", destination: "y" }],
+      ["put", { n: 1 }],
+    ];
+    const idIn = (text: string) => /run_[0-9a-z]{26}/.exec(text)?.[0] ?? "";
+    const first = await qd("capture", "--agent", "tooled", "--", "node", AGENT, "tools", JSON.stringify(calls));
+    expect([first.code, first.out]).toEqual([0, expect.stringContaining("what the file says")]);
+    const before = await ledger.counts();
+    const again = await qd("replay", idIn(first.err), "--", "node", AGENT, "tools", JSON.stringify(calls));
+    expect([again.code, again.out, again.err]).toEqual([0, first.out, expect.stringContaining("completed_exact")]);
+    expect(await ledger.counts()).toEqual(before);
+    calls[1] = ["put", { n: 2 }];
+    const other = await qd("replay", idIn(first.err), "--", "node", AGENT, "tools", JSON.stringify(calls));
+    expect(other.code).not.toBe(0);
+    expect(other.err).toMatch(/\/args\/n/);
+    expect(await ledger.counts()).toEqual(before);
+  });
+
+  test("an outcome that a crash took away is made up for, and an effect that must not be repeated needs a person", async () => {
+    const client = await connect({ "quarterdeck-agent": "crashed" });
+    void call(client, "nap", { ms: 30_000 }).catch(() => undefined);
+    const run = await until("it sleeps", async () => {
+      const found = await runOf("crashed");
+      return found && (await events(found.run_id)).some((event) => event.type === "tool.requested") ? found : null;
+    });
+    await server.kill();
+    server = await up();
+    const types = (await events(run.run_id)).map((event) => event.type);
+    expect(types.some((type) => type === "step.in_doubt" || type === "step.retry_scheduled")).toBe(true);
+    expect(await server.client.json("/journal/verify", { method: "POST", body: {} })).toMatchObject({ ok: true });
+  });
+
+  test("what is no request is refused in the protocol's own form", async () => {
+    const post = (body: string, headers: Record<string, string> = {}) =>
+      fetch(`${server.url}/mcp`, {
+        method: "POST",
+        headers: { "content-type": "application/json", accept: "application/json, text/event-stream", ...headers },
+        body,
+      });
+    const broken = await post("{");
+    expect([broken.status, await broken.json()]).toMatchObject([400, { jsonrpc: "2.0", error: { code: -32_700 } }]);
+    expect((await post("{}")).status).toBe(400);
+    expect((await fetch(`${server.url}/mcp`)).status).toBe(405);
+    expect((await post("{}", { origin: "http://evil.example" })).status).toBe(403);
+    const unknown = await post('{"jsonrpc":"2.0","id":1,"method":"nothing/here"}');
+    expect(await unknown.json()).toMatchObject({ error: { code: -32_601 } });
+  });
+});
