@@ -12,7 +12,7 @@ spec: { provider: openai, model: m-1, prices: [{ from: "2020-01-01", input_usd_p
 ---
 kind: Policy
 metadata: { name: main }
-spec: { rules: [{ kind: "model", id: all, effect: allow }] }
+spec: { rules: [{ id: all, effect: allow }] }
 `;
 let world: ReplayWorld;
 let captures: Captures;

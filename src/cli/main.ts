@@ -10,6 +10,7 @@ import { addDemo } from "./demo.ts";
 import { addDoctor } from "./doctor.ts";
 import { addInit } from "./init.ts";
 import { addJournal } from "./journal.ts";
+import { addMcp } from "./mcp.ts";
 import { report } from "./output.ts";
 import { addPolicy } from "./policy.ts";
 import { addReplays } from "./replays.ts";
@@ -39,6 +40,7 @@ function program(): Command {
     addRuns,
     addReplays,
     addCapture,
+    addMcp,
     addTest,
     addPolicy,
     addApprovals,
