@@ -67,9 +67,10 @@ export function onForeign(decision: Decision, command: ForeignCommand): void {
   }
   if (run.program !== null)
     throw new AppError("CONFLICT", `Run ${run.run_id} runs here; nobody else can add calls to it`);
-  if (command.type === "call") return admit(decision, command.call);
   if (command.type === "end") return end(decision, command);
+  refuseWhileHeld(run);
   const step = run.step_count + 1;
+  if (command.type === "call") return admit(decision, command.call);
   if (command.type === "tool") {
     if (step <= LIMITS.steps_per_run_max) return void gateTool(decision, command.call);
     throw new AppError(
@@ -80,6 +81,18 @@ export function onForeign(decision: Decision, command: ForeignCommand): void {
   const { call, requested, ended } = command;
   decision.push({ ...requested, step, call });
   decision.push({ ...ended, step, call });
+}
+
+/** What a person said of the run holds for its agent too, which cannot know it. */
+function refuseWhileHeld(run: RunState): void {
+  const details = { run_id: run.run_id, state: run.state };
+  if (run.stopping) {
+    const { to, code } = run.stopping;
+    throw new AppError("RUN_TERMINAL", `Run ${run.run_id} is ending (${to}: ${code}); nothing can be added`, {
+      details,
+    });
+  }
+  if (run.paused) throw new AppError("CONFLICT", `Run ${run.run_id} is paused; resume it first`, { details });
 }
 
 function admit(decision: Decision, given: ForeignCall): void {
@@ -107,7 +120,12 @@ function admit(decision: Decision, given: ForeignCall): void {
     }),
   );
   // The one who waits is a program: nobody can be asked.
-  if (verdict.effect !== "allow") return deny(verdict);
+  if (verdict.effect !== "allow") {
+    deny(verdict);
+    if (!verdict.block_run) return;
+    const message = `The model ${route.name} was denied: ${verdict.reason}`;
+    return decision.stop("policy_blocked", verdict.reason, message, LIMITS.stop_grace_ms * 1000);
+  }
   const over = overBudget(decision, "model", bound);
   if (over) {
     deny({ ...UNDECIDED, reason: "budget_exceeded" });

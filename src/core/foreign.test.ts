@@ -1,0 +1,94 @@
+// Calls of agents that we do not run, at the gate: what a person or a policy said about their run holds for the next call.
+import { beforeEach, expect, test } from "vitest";
+import { ReplayWorld } from "../../test/support/replay-world.ts";
+import type { EventDraft } from "../contract/events.ts";
+
+const MANIFESTS = `
+kind: Model
+metadata: { name: m }
+spec: { provider: openai, model: m-1, prices: [{ from: "2020-01-01", input_usd_per_mtok: 1, output_usd_per_mtok: 2 }] }
+---
+kind: Model
+metadata: { name: banned }
+spec: { provider: openai, model: m-2, prices: [{ from: "2020-01-01", input_usd_per_mtok: 1, output_usd_per_mtok: 2 }] }
+---
+kind: Tool
+metadata: { name: note }
+spec: { kind: http, method: GET, url: "https://example.com/", input_schema: { type: object } }
+---
+kind: Tool
+metadata: { name: burn }
+spec: { kind: http, method: GET, url: "https://example.com/", input_schema: { type: object } }
+---
+kind: Policy
+metadata: { name: main }
+spec:
+  rules:
+    - { id: never, effect: deny, block_run: true, match: { models: [banned] } }
+    - { id: nor, effect: deny, block_run: true, match: { tools: [burn] } }
+    - { id: all, effect: allow }
+`;
+const RUN = "run_00000000000000000000000001";
+const ADA = { id: "ada", kind: "user" } as const;
+let world: ReplayWorld;
+let calls = 0;
+
+beforeEach(async () => {
+  world = new ReplayWorld(MANIFESTS, () => ({ ok: true, kind: "tool", result: "done" }));
+  await world.engine.open();
+  const { tenant_id, project, principal } = world.caller;
+  const target = { kind: "captured", name: "stranger", version: 1 };
+  const data = { env: "dev", fidelity: "wire", kind: "captured", project, requester: principal, target };
+  await world.engine.start({ tenant_id, run_id: RUN, command: { type: "start", data } });
+});
+
+const types = (drafts: readonly EventDraft[]) => drafts.map((draft) => draft.type);
+const decided = (command: Parameters<typeof world.engine.decided>[2]) =>
+  world.engine.decided(world.caller.tenant_id, RUN, command);
+function ask(model = "m") {
+  const route = world.shelf.of({ ...world.caller, env: "dev" }).catalog.model(model);
+  if (!route) throw new Error("no model");
+  const call = {
+    call: `call_${(calls += 1)}`,
+    route,
+    max_output_tokens: 10,
+    bound: { micro: 1, tokens: 1 },
+    recorded: {},
+  };
+  return decided({ type: "call", call });
+}
+const use = (tool = "note", allow: readonly string[] | null = null) =>
+  decided({ type: "tool", call: { call: `call_${(calls += 1)}`, tool, args: {}, allow } });
+
+test("a paused run takes no calls until it is resumed", async () => {
+  await decided({ type: "pause", actor: ADA });
+  await expect(ask()).rejects.toMatchObject({
+    code: "CONFLICT",
+    message: expect.stringContaining("resume it first") as string,
+  });
+  await expect(use()).rejects.toMatchObject({ code: "CONFLICT" });
+  await decided({ type: "resume", actor: ADA });
+  expect(types(await ask())).toContain("model.requested");
+});
+
+test("a run that is being cancelled takes no more calls while the last one is in flight", async () => {
+  await ask();
+  await decided({ type: "cancel", reason: "enough", actor: ADA });
+  expect(world.engine.peek(RUN)?.state).toBe("running");
+  await expect(ask()).rejects.toMatchObject({ code: "RUN_TERMINAL" });
+  await expect(use()).rejects.toMatchObject({ code: "RUN_TERMINAL" });
+});
+
+test.each([
+  ["model", () => ask("banned")],
+  ["tool", () => use("burn")],
+])("a policy that blocks the run for a %s call ends it", async (_kind, call) => {
+  const drafts = await call();
+  expect(types(drafts).at(-1)).toBe("run.policy_blocked");
+});
+
+test("a tool call passes the allowlist of an agent that is known, and is made by our workers", async () => {
+  expect(types(await use("note", ["read.*"]))).toEqual(["tool.proposed", "policy.decided", "tool.denied"]);
+  expect(types(await use("note", ["no*"]))).toEqual(["policy.decided", "tool.requested"]);
+  expect(world.calls).toMatchObject([{ kind: "tool", tool: { name: "note" } }]);
+});
