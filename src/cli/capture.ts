@@ -6,7 +6,11 @@ import { constants } from "node:os";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { Command } from "commander";
+import { systemClock } from "../adapters/system/system.ts";
 import { AppError } from "../contract/errors.ts";
+import { isTerminal } from "../contract/events.ts";
+import type { RunStateName } from "../contract/events.ts";
+import { LIMITS } from "../contract/limits.ts";
 import { MCP_PREFIX, PROXY_PREFIX } from "../contract/proxy.ts";
 import type { StartCapture } from "../contract/proxy.ts";
 import type { Run } from "../contract/runs.ts";
@@ -16,6 +20,8 @@ import type { Globals } from "./context.ts";
 import { dim } from "./output.ts";
 
 const SIGNAL_EXIT = 128;
+const END_WAIT_MS = LIMITS.stop_grace_ms + 3_000;
+const END_POLL_MS = 50;
 
 /** What makes unmodified clients of providers call the proxy. */
 function environmentOf(globals: Globals, run_id: string): Record<string, string> {
@@ -69,7 +75,13 @@ export async function captured(
     await end(1);
     throw error;
   }
-  return { run: await end(exit_code), exit_code };
+  let run = await end(exit_code);
+  // A call that was in flight when the process ended has its outcome soon, or is given up.
+  for (let waited = 0; !isTerminal(run.state as RunStateName) && waited < END_WAIT_MS; waited += END_POLL_MS) {
+    await systemClock.sleep(END_POLL_MS);
+    run = await client.getRun(run.run_id);
+  }
+  return { run, exit_code };
 }
 
 export function addCapture(root: Command): void {

@@ -88,7 +88,7 @@ export class Decision {
   }
 
   terminal(to: TerminalState, code: string, message: string): void {
-    this.push({ type: `run.${to}`, data: { code, message } });
+    this.push({ type: `run.${to}`, data: code === "" ? {} : { code, message } });
   }
 }
 

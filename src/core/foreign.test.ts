@@ -79,6 +79,26 @@ test("a run that is being cancelled takes no more calls while the last one is in
   await expect(use()).rejects.toMatchObject({ code: "RUN_TERMINAL" });
 });
 
+test("the end waits for a call that is in flight, so that what it costs is paid", async () => {
+  const end = { type: "end", state: "succeeded", code: "", message: "" } as const;
+  const [, asked] = await ask();
+  expect(types(await decided(end))).toEqual(["run.stopping"]);
+  await expect(ask()).rejects.toMatchObject({ code: "RUN_TERMINAL" });
+  const { tenant_id } = world.caller;
+  const outcome = {
+    ok: true as const,
+    kind: "model" as const,
+    content: "yes",
+    tool_calls: [],
+    finish_reason: "stop",
+    usage: { input_tokens: 3, output_tokens: 2 },
+    response_model: "m-1",
+  };
+  const step = asked?.step ?? 0;
+  await world.engine.result({ tenant_id, run_id: RUN, step, attempt: 1, kind: "model", duration_ms: 1, outcome });
+  expect(world.store.runs.get(RUN)).toMatchObject({ state: "succeeded", reason: null, cost_micro_usd: 7 });
+});
+
 test.each([
   ["model", () => ask("banned")],
   ["tool", () => use("burn")],

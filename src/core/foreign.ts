@@ -7,6 +7,7 @@ import type { ModelRoute } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { JsonObject } from "../kit/json.ts";
 import type { Bound } from "./budget.ts";
+import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
 import { decided, gateTool, overBudget, policyCall, UNDECIDED, verdictOf } from "./gate.ts";
 import type { Verdict } from "./policy.ts";
@@ -139,6 +140,8 @@ function admit(decision: Decision, given: ForeignCall): void {
 function end(decision: Decision, command: Extract<ForeignCommand, { type: "end" }>): void {
   const { state, code, message, mismatch, actor } = command;
   if (mismatch) decision.push({ type: "replay.mismatched", data: mismatch });
+  // What is in flight has a cost that is not known yet: its outcome is waited for, for as long as when a run is cancelled.
+  if (hasRunning(decision.run)) return decision.stop(state, code, message, LIMITS.stop_grace_ms * 1000);
   const data: JsonObject = code === "" ? {} : { code, message };
   decision.push({ type: `run.${state}`, data, ...(actor ? { actor } : {}) });
 }
