@@ -3,12 +3,15 @@
 // asking again: the same call in the same run is given the outcome of the first.
 import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, RunStateName } from "../contract/events.ts";
+import type { JournalStore } from "../contract/journal.ts";
 import { newId } from "../contract/ids.ts";
 import type { ToolDefinition } from "../contract/jobs.ts";
 import type { BlobStore } from "../contract/ports.ts";
 import type { ToolAnswer, ToolCaller, ToolDoor } from "../contract/tools.ts";
+import { decodeBody } from "../core/chain.ts";
 import { isToolEnd } from "../core/foreign.ts";
 import type { Governance } from "../core/governance.ts";
+import { readWholeRun } from "../journal/audit.ts";
 import type { Clock } from "../kit/clock.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
@@ -19,6 +22,7 @@ export interface ToolCallsOptions {
   readonly captures: Captures;
   readonly owner: () => CaptureOwner;
   readonly governance: Pick<Governance, "of">;
+  readonly store: Pick<JournalStore, "readRun">;
   readonly blobs: Pick<BlobStore, "get">;
   readonly clock: Clock;
   readonly random: Random;
@@ -28,18 +32,20 @@ export interface ToolCallsOptions {
 
 /** A call that was made. Its outcome is kept for whoever asks again. */
 interface Made {
-  readonly run_id: string;
   readonly outcome: Promise<EventDraft>;
   /** Why there is none yet, in words for a model. */
   waits: () => string;
 }
 
 const KEPT_MAX = 10_000;
+const MADE = "This call is still being made.";
 
 export class ToolCalls implements ToolDoor {
   private readonly options: ToolCallsOptions;
   /** Calls whose client stopped waiting, by run and signature. */
   private readonly left = new Map<string, Made>();
+  /** Runs whose open calls are known here. */
+  private readonly known = new Map<string, Promise<void>>();
 
   constructor(options: ToolCallsOptions) {
     this.options = options;
@@ -64,6 +70,7 @@ export class ToolCalls implements ToolDoor {
       const found = await captures.replayed(of.caller, run_id, call);
       return this.answer(tenant_id, { type: found.ended, data: found.completed });
     }
+    await this.knows(tenant_id, run_id);
     const key = `${run_id}\n${signature}`;
     const made = this.left.get(key) ?? (await this.make(of, run_id, { tool, args }));
     this.left.delete(key);
@@ -78,6 +85,16 @@ export class ToolCalls implements ToolDoor {
 
   private callId(): string {
     return newId("event", this.options).replace("evt_", "call_");
+  }
+
+  private knows(tenant_id: string, run_id: string): Promise<void> {
+    const known = this.known.get(run_id);
+    if (known) return known;
+    if (this.known.size >= KEPT_MAX) this.known.delete(this.known.keys().next().value ?? "");
+    const read = this.takeUp(tenant_id, run_id);
+    this.known.set(run_id, read);
+    read.catch(() => this.known.delete(run_id));
+    return read;
   }
 
   private leave(key: string, made: Made): void {
@@ -101,30 +118,62 @@ export class ToolCalls implements ToolDoor {
 
   private async make(of: ToolCaller, run_id: string, call: { tool: string; args: JsonObject }): Promise<Made> {
     const id = this.callId();
-    const { owner, subscribe } = this.options;
-    let waits = "This call is still being made.";
-    let step = 0;
-    let settle: (draft: EventDraft) => void = () => undefined;
-    const outcome = new Promise<EventDraft>((resolve) => (settle = resolve));
-    const stop = subscribe(run_id, (drafts) => {
-      for (const draft of drafts) {
-        if (draft.call === id) step = draft.step ?? 0;
-        const isOurs = step > 0 && draft.step === step;
-        if (isOurs && draft.type === "human.approval_requested")
-          waits = `This call needs the approval of a person (run ${run_id}, approval ${String(draft.data["number"])}).`;
-        if (isOurs && draft.type === "tool.requested") waits = "This call is still being made.";
-        if (isOurs ? isToolEnd(draft.type) : endsRun(draft.type)) settle(draft);
-      }
-    });
-    void outcome.finally(stop);
+    const { made, stop } = this.watch(run_id, (draft) => draft.call === id);
     try {
       const command = { type: "tool" as const, call: { ...call, call: id, allow: this.allowed(of) } };
-      await owner().decided(of.caller.tenant_id, run_id, command);
+      await this.options.owner().decided(of.caller.tenant_id, run_id, command);
     } catch (error) {
       stop();
       throw error;
     }
-    return { run_id, outcome, waits: () => waits };
+    return made;
+  }
+
+  /** Waits for the end of the step that an event is of which `isOurs`. */
+  private watch(
+    run_id: string,
+    isOurs: (draft: EventDraft) => boolean,
+    waited = MADE,
+  ): { made: Made; stop: () => void } {
+    let waits = waited;
+    let step = 0;
+    let settle: (draft: EventDraft) => void = () => undefined;
+    const outcome = new Promise<EventDraft>((resolve) => (settle = resolve));
+    const stop = this.options.subscribe(run_id, (drafts) => {
+      for (const draft of drafts) {
+        if (isOurs(draft)) step = draft.step ?? 0;
+        const known = step > 0 && draft.step === step;
+        if (known) waits = waitsFor(run_id, draft) ?? waits;
+        if (known ? isToolEnd(draft.type) : endsRun(draft.type)) settle(draft);
+      }
+    });
+    void outcome.finally(stop);
+    return { made: { outcome, waits: () => waits }, stop };
+  }
+
+  /**
+   * Calls of a run that were open when this process took it over: nobody waits for them here, so whoever asks again is given
+   * their outcome.
+   */
+  private async takeUp(tenant_id: string, run_id: string): Promise<void> {
+    const seen: EventDraft[] = [];
+    const stop = this.options.subscribe(run_id, (drafts) => void seen.push(...drafts));
+    try {
+      const rows = await readWholeRun(this.options.store, tenant_id, run_id);
+      const recorded: EventDraft[] = rows.flatMap((row) => decodeBody(row.body));
+      for (const [step, begun] of openTools(recorded)) {
+        const told = recorded.flatMap((draft) => (draft.step === step ? (waitsFor(run_id, draft) ?? []) : []));
+        const { made } = this.watch(run_id, (draft) => draft.step === step, told.at(-1));
+        const { tool, args } = begun.data;
+        const call = { tool: String(tool).replace(/@\d+$/, ""), args: (args ?? {}) as JsonObject };
+        // What was committed while the run was read is not in what was read.
+        const ended = seen.find((draft) => draft.step === step && isToolEnd(draft.type));
+        const key = `${run_id}\n${this.options.captures.toolSignature(tenant_id, call)}`;
+        this.leave(key, ended ? { ...made, outcome: Promise.resolve(ended) } : made);
+      }
+    } finally {
+      stop();
+    }
   }
 
   private async answer(tenant_id: string, { type, data }: Pick<EventDraft, "type" | "data">): Promise<ToolAnswer> {
@@ -147,6 +196,24 @@ export class ToolCalls implements ToolDoor {
     if (!isObject(ref)) return data["result"] ?? null;
     return (await this.options.blobs.get(tenant_id, String(ref["digest"]))).toString("utf8");
   }
+}
+
+/** Why a call has no outcome yet, as an event of its step tells. */
+function waitsFor(run_id: string, { type, data }: EventDraft): string | null {
+  if (type === "tool.requested") return MADE;
+  if (type !== "human.approval_requested") return null;
+  return `This call needs the approval of a person (run ${run_id}, approval ${String(data["number"])}).`;
+}
+
+/** Tool calls without an end, by step, with the event that began them. */
+function openTools(events: readonly EventDraft[]): Map<number, EventDraft> {
+  const open = new Map<number, EventDraft>();
+  for (const event of events) {
+    const step = event.step ?? 0;
+    if (event.type === "tool.proposed" || event.type === "tool.requested") open.set(step, open.get(step) ?? event);
+    if (isToolEnd(event.type)) open.delete(step);
+  }
+  return open;
 }
 
 function endsRun(type: string): boolean {

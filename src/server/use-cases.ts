@@ -119,6 +119,7 @@ function foreignUses(given: {
   const proxy = new Proxy({ ...door, redactor, ...outside });
   const tools = new ToolCalls({
     ...door,
+    store,
     subscribe: (run_id, listener) => given.subscribe(run_id, ({ drafts }) => listener(drafts)),
   });
   return { captures, proxy, tools };

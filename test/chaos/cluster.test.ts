@@ -188,7 +188,23 @@ const FAULT: Record<string, (random: () => number) => Promise<void>> = {
       tx.query({ text: "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'serving'" }),
     );
   },
+  "Postgres is stopped at once and started again": async (random) => {
+    const { pid } = postgres;
+    // Immediate: no checkpoint, no goodbye; what was not flushed is gone.
+    process.kill(pid, "SIGQUIT");
+    await until("Postgres has ended", async () => !isAlive(pid));
+    await pause(random() * 2_000);
+    await postgres.revive();
+  },
 };
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
 
 /** Starts runs until told to stop; a start counts only when it was acknowledged. */
 async function client(name: number, acknowledged: Set<string>, going: () => boolean): Promise<void> {

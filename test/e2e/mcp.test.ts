@@ -276,6 +276,24 @@ describe("the MCP gateway", () => {
     expect(await server.client.json("/journal/verify", { method: "POST", body: {} })).toMatchObject({ ok: true });
   });
 
+  test("a call that waits for approval when the server dies is the same call for who asks again", async () => {
+    const { run_id } = await server.client.json<Run>("/captures", { method: "POST", body: { agent: "stubborn" } });
+    const first = await connect({}, `/mcp/runs/${run_id}`);
+    const before = await paid();
+    expect((await call(first, "pay", { eur: 7 }, 100)).text).toContain("approval 1");
+    await server.kill();
+    server = await up();
+    const second = await connect({}, `/mcp/runs/${run_id}`);
+    expect((await call(second, "pay", { eur: 7 }, 100)).text).toContain("approval 1");
+    const again = call(second, "pay", { eur: 7 });
+    const { items } = await server.client.json<{ items: Approval[] }>("/approvals?state=pending");
+    const asked = items.find((approval) => approval.run_id === run_id);
+    await new Api({ url: server.url, principal: "bob" }).decide(asked?.approval_id ?? "", "approve", "fine");
+    expect(await again).toMatchObject({ is_error: false });
+    expect(await paid()).toBe(before + 1);
+    expect((await server.client.getRun(run_id)).steps).toBe(1);
+  });
+
   test("what is no request is refused in the protocol's own form", async () => {
     const post = (body: string, headers: Record<string, string> = {}) =>
       fetch(`${server.url}/mcp`, {

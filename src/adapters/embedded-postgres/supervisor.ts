@@ -260,7 +260,9 @@ export async function startEmbeddedPostgres(data: string, clock: Clock): Promise
     let owned = pid;
     return {
       socket_dir: place.socket_dir,
-      pid,
+      get pid() {
+        return owned;
+      },
       revive: async () => {
         owned = (await runningServer(place.cluster, clock)) ?? (await launch(place, data, clock));
         await untilReady(place, owned, clock, () => null);
