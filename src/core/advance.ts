@@ -11,6 +11,7 @@ import { inputTokensBound, modelBound } from "./budget.ts";
 import type { Bound } from "./budget.ts";
 import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
+import { idleEnd } from "./foreign.ts";
 import { gateModel, gateTool } from "./gate.ts";
 import { modelMessages, scopeOf } from "./model-input.ts";
 import { takeOpenCalls, takeRecordedInput } from "./reuse.ts";
@@ -218,16 +219,13 @@ function structured(answer: string, schema: JsonObject): { value: Json; errors: 
   }
 }
 
-const IDLE_US = LIMITS.capture_idle_ms * 1000;
-
 /** When the run next needs attention by itself: a retry, a wait, an expiry, a deadline, the end of a grace. 0 = never. */
 export function nextDue(run: RunState): number {
   if (isTerminal(run.state)) return 0;
   // While it stops, only the end of the grace matters: nothing else is started any more.
   if (run.stopping) return run.stopping.until_us;
   if (run.more) return 1;
-  if (run.kind === "captured" && run.program === null && run.steps.size === 0) return run.updated_us + IDLE_US;
-  let due = run.deadline_us;
+  let due = idleEnd(run) || run.deadline_us;
   const earlier = (at: number) => {
     if (at > 0 && (due === 0 || at < due)) due = at;
   };

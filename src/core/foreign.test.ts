@@ -1,5 +1,8 @@
 // Calls of agents that we do not run, at the gate: what a person or a policy said about their run holds for the next call.
 import { beforeEach, expect, test } from "vitest";
+import { nextDue } from "./advance.ts";
+import { decide } from "./decide.ts";
+import { emptyRun } from "./run-state.ts";
 import { ReplayWorld } from "../../test/support/replay-world.ts";
 import type { EventDraft } from "../contract/events.ts";
 
@@ -69,6 +72,23 @@ test("a paused run takes no calls until it is resumed", async () => {
   await expect(use()).rejects.toMatchObject({ code: "CONFLICT" });
   await decided({ type: "resume", actor: ADA });
   expect(types(await ask())).toContain("model.requested");
+});
+
+test("a run that nobody adds to ends by itself, unless a person has paused it", async () => {
+  const { tenant_id, project, principal } = world.caller;
+  const { catalog, policy } = world.shelf.of({ tenant_id, project, env: "dev" });
+  const ledger = { check: () => null, moved: () => [] };
+  const at = (now_us: number) => ({ catalog, policy, ledger, now_us, random: () => 0 });
+  const run = emptyRun(tenant_id, RUN);
+  const target = { kind: "captured", name: "stranger", version: 1 };
+  const data = { env: "dev", fidelity: "wire", kind: "captured", project, requester: principal, target };
+  decide(run, { type: "start", data }, at(1));
+  decide(run, { type: "pause", actor: ADA }, at(2));
+  expect(nextDue(run)).toBe(0);
+  expect(decide(run, { type: "tick" }, at(3_600_000_000))).toEqual([]);
+  decide(run, { type: "resume", actor: ADA }, at(3_600_000_000));
+  const due = nextDue(run);
+  expect(types(decide(run, { type: "tick" }, at(due)))).toEqual(["run.succeeded"]);
 });
 
 test("a run that is being cancelled takes no more calls while the last one is in flight", async () => {

@@ -53,10 +53,16 @@ export function isToolEnd(type: string): boolean {
   return TOOL_ENDS.includes(type);
 }
 
+/** When a captured run that nobody adds to ends by itself; 0: it does not, a call is open or a person has paused it. */
+export function idleEnd(run: RunState): number {
+  const foreign = run.kind === "captured" && run.program === null;
+  return foreign && !run.paused && run.steps.size === 0 ? run.updated_us + LIMITS.capture_idle_ms * 1000 : 0;
+}
+
 /** True for a captured run that nobody has added to for long. */
 export function isIdle(run: RunState, now_us: number): boolean {
-  const foreign = run.kind === "captured" && run.program === null && run.steps.size === 0;
-  return foreign && run.updated_us + LIMITS.capture_idle_ms * 1000 <= now_us;
+  const ends_us = idleEnd(run);
+  return ends_us > 0 && ends_us <= now_us;
 }
 
 export function onForeign(decision: Decision, command: ForeignCommand): void {

@@ -27,6 +27,18 @@ test("inside arrays, nested objects, keys, JSON in strings and base64", () => {
   expect(paths).toEqual(["/list/1/deep", "/json", "/twice", "/base64"]);
 });
 
+test("among many strings that hold nothing, the one that holds something is found, whatever stands beside it", () => {
+  const rules = rulesOf("personal");
+  for (const secret of [GITHUB, SLACK, "ada@example.org", "4111 1111 1111 1111"]) {
+    for (const beside of ["word", "a_", "9", "-", "x@", "gh", ""]) {
+      const value = { [beside]: beside, list: [...Array.from({ length: 50 }, () => beside), secret, beside] };
+      const { value: clean, paths } = redactJson(value, rules);
+      expect(JSON.stringify(clean)).not.toContain(secret);
+      expect(paths).toEqual(["/list/50"]);
+    }
+  }
+});
+
 test("what holds no secret comes back byte for byte", () => {
   const value = {
     text: "A sentence, with an e-mail ada@example.com and a number 4111111111111111.",

@@ -70,9 +70,10 @@ export function redactText(
 export function redactJson(value: Json, rules: readonly RedactionRule[] = SECRET_RULES): Redacted<Json> {
   const spoke = new Set<string>();
   const paths: string[] = [];
+  const isQuiet = !mayHold(value, rules);
   const walk = (item: Json, at: string, depth: number): Json => {
     if (typeof item === "string") {
-      const clean = redactString(item, rules, depth, spoke);
+      const clean = isQuiet ? redactHidden(item, rules, depth, spoke) : redactString(item, rules, depth, spoke);
       if (clean !== item) paths.push(at);
       return clean;
     }
@@ -80,7 +81,7 @@ export function redactJson(value: Json, rules: readonly RedactionRule[] = SECRET
     if (Array.isArray(item)) return item.map((one, i) => walk(one, `${at}/${i}`, depth + 1));
     const out: Record<string, Json> = {};
     for (const [key, one] of Object.entries(item)) {
-      const name = redactString(key, rules, DEPTH_MAX, spoke);
+      const name = isQuiet ? key : redactString(key, rules, DEPTH_MAX, spoke);
       out[name] = walk(one, `${at}/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`, depth + 1);
     }
     return out;
@@ -88,11 +89,38 @@ export function redactJson(value: Json, rules: readonly RedactionRule[] = SECRET
   return { value: walk(value, "", 0), rules: [...spoke], paths };
 }
 
+/** Between strings that are looked at together. No rule takes it for a part of a word, so it bounds them as their ends do. */
+const BETWEEN = "\u0000";
+
+/**
+ * False when no rule speaks for any string of a value. All are looked at together: payloads have many short strings, and
+ * forty patterns cost more to begin than to run. What matches across two strings only costs a closer look.
+ */
+function mayHold(value: Json, rules: readonly RedactionRule[]): boolean {
+  const strings: string[] = [];
+  const collect = (item: Json, depth: number): void => {
+    if (typeof item === "string") return void strings.push(item);
+    if (typeof item !== "object" || item === null || depth > 64) return;
+    if (Array.isArray(item)) return item.forEach((one) => collect(one, depth + 1));
+    for (const [key, one] of Object.entries(item)) {
+      strings.push(key);
+      collect(one, depth + 1);
+    }
+  };
+  collect(value, 0);
+  const text = strings.join(BETWEEN);
+  return rules.some((rule) => text.search(rule.pattern) !== -1);
+}
+
+/** What no rule sees as it stands: JSON in a string, and base64. */
+function redactHidden(text: string, rules: readonly RedactionRule[], depth: number, spoke: Set<string>): string {
+  return depth >= DEPTH_MAX ? text : redactBase64(redactNested(text, rules, spoke), rules, depth, spoke);
+}
+
 function redactString(text: string, rules: readonly RedactionRule[], depth: number, spoke: Set<string>): string {
   const { text: clean, found } = redactText(text, rules);
   for (const { rule } of found) spoke.add(rule);
-  if (depth >= DEPTH_MAX) return clean;
-  return redactBase64(redactNested(clean, rules, spoke), rules, depth, spoke);
+  return redactHidden(clean, rules, depth, spoke);
 }
 
 /** A string that is JSON itself: its own strings are looked at, with their escapes undone. */

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { redactText } from "../../src/core/redaction.ts";
+import { redactJson, redactText } from "../../src/core/redaction.ts";
 import { SECRET_RULES } from "../../src/core/redaction-rules.ts";
 
 const FILE = path.resolve(
@@ -52,6 +52,22 @@ describe.skipIf(!present)("secretlint's cases", () => {
     (_name, one) => {
       const rules = SECRET_RULES.filter((rule) => rule.name === ruleOf(one));
       expect(redactText(one.text ?? "", rules).text).toBe(one.text);
+    },
+  );
+
+  test.each(secrets.map((one) => [`${ruleOf(one)}: ${one.case} ${one.file}`, one] as const))(
+    "the same among other strings, as a value and as a line of its own: %s",
+    (_name, one) => {
+      const rules = SECRET_RULES.filter((rule) => rule.name === ruleOf(one));
+      // A neighbour that ends or begins like a part of a secret must not hide one.
+      for (const beside of ["x", "A".repeat(30), "sk-", "://a:", '"', "0"]) {
+        for (const text of [one.text ?? "", ...(one.text ?? "").split("\n")]) {
+          const value = { a: beside, list: [beside, text, beside], [`${beside}.`]: { d: beside } };
+          const { value: clean } = redactJson(value, rules);
+          expect((clean as typeof value).list[1]).toBe(redactJson(text, rules).value);
+          if (redactText(text, rules).found.length > 0) expect((clean as typeof value).list[1]).not.toBe(text);
+        }
+      }
     },
   );
 
