@@ -29,7 +29,9 @@ export default defineConfig({
       }),
       project("chaos", ["test/chaos/**/*.test.ts"], {
         globalSetup: ["test/support/services-setup.ts"],
-        testTimeout: 1_800_000, fileParallelism: false }),
+        testTimeout: 1_800_000,
+        fileParallelism: false,
+      }),
     ],
   },
 });

@@ -163,11 +163,12 @@ export class ToolCalls implements ToolDoor {
       const recorded: EventDraft[] = rows.flatMap((row) => decodeBody(row.body));
       for (const [step, begun] of openTools(recorded)) {
         const told = recorded.flatMap((draft) => (draft.step === step ? (waitsFor(run_id, draft) ?? []) : []));
-        const { made } = this.watch(run_id, (draft) => draft.step === step, told.at(-1));
+        const { made, stop: unwatch } = this.watch(run_id, (draft) => draft.step === step, told.at(-1));
         const { tool, args } = begun.data;
         const call = { tool: String(tool).replace(/@\d+$/, ""), args: (args ?? {}) as JsonObject };
         // What was committed while the run was read is not in what was read.
         const ended = seen.find((draft) => draft.step === step && isToolEnd(draft.type));
+        if (ended) unwatch();
         const key = `${run_id}\n${this.options.captures.toolSignature(tenant_id, call)}`;
         this.leave(key, ended ? { ...made, outcome: Promise.resolve(ended) } : made);
       }

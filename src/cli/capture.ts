@@ -87,7 +87,9 @@ export async function captured(
 export function addCapture(root: Command): void {
   root
     .command("capture <command...>")
-    .description("run a process whose model calls go through the proxy: capture -- COMMAND")
+    .description(
+      "run a process whose model calls go through the proxy, and tool calls through the MCP gateway: capture -- COMMAND",
+    )
     .option("--agent <name>", "the agent that it is", "captured")
     .option("--bundle-on-fail <file>", "when it fails, write the run to this file")
     .action(async (words: string[], options: { agent: string; bundleOnFail?: string }, command: Command) => {

@@ -23,6 +23,10 @@ kind: Tool
 metadata: { name: burn }
 spec: { kind: http, method: GET, url: "https://example.com/", input_schema: { type: object } }
 ---
+kind: Tool
+metadata: { name: burn2 }
+spec: { kind: http, method: POST, url: "https://example.com/", effect_class: irreversible, input_schema: { type: object } }
+---
 kind: Policy
 metadata: { name: main }
 spec:
@@ -125,6 +129,23 @@ test.each([
 ])("a policy that blocks the run for a %s call ends it", async (_kind, call) => {
   const drafts = await call();
   expect(types(drafts).at(-1)).toBe("run.policy_blocked");
+});
+
+test("a call that is in doubt is not made again by asking again, until a person has said what became of it", async () => {
+  const lost = { class: "unknown_outcome", code: "timeout", message: "no answer" } as const;
+  world.world = () => ({ ok: false, failure: lost });
+  await use("burn2");
+  await world.rests(RUN);
+  expect(world.engine.peek(RUN)).toMatchObject({ state: "waiting", reason: "in_doubt" });
+  const [, , denied] = await use("burn2");
+  expect(denied).toMatchObject({ type: "tool.denied", data: { reason: "in_doubt" } });
+  expect(world.calls).toHaveLength(1);
+  // Another call is another matter.
+  expect(types(await use("note"))).toContain("tool.requested");
+  world.world = () => ({ ok: true, kind: "tool", result: "done" });
+  const resolution = { outcome: "failed", message: "it was not there", note: "" } as const;
+  await decided({ type: "resolve", step: 1, resolution, actor: { id: "bob", kind: "user" } });
+  expect(types(await use("burn2"))).toContain("tool.requested");
 });
 
 test("a tool call passes the allowlist of an agent that is known, and is made by our workers", async () => {

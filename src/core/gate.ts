@@ -126,6 +126,15 @@ export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
   const open = (): void => propose(decision, intent, args, tool);
   if (typeof tool === "string")
     return deny(decision, n, open, tool, `The tool ${intent.tool} is not available: ${tool}.`);
+  const doubted = run.program === null ? inDoubt(run, tool, args ?? {}) : null;
+  if (doubted)
+    return deny(
+      decision,
+      n,
+      open,
+      "in_doubt",
+      `The same call is step ${doubted.n} of run ${run.run_id}, and nobody knows whether it took effect. A person has to resolve it first.`,
+    );
   const call = toolCall(decision, tool, args ?? {});
   const verdict = verdictOf(decision, call);
   if (verdict.effect === "deny") return denyByPolicy(decision, n, open, verdict, tool.name);
@@ -144,6 +153,16 @@ export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
     }
   }
   return makeCall(decision, { n, open, intent, tool, args: args ?? {} }, permitsLive(run, tool, verdict));
+}
+
+/** A step in doubt that is this very call. Our own programs wait for it; an agent of others would make it once more. */
+function inDoubt(run: RunState, tool: ToolDefinition, args: JsonObject): StepState | null {
+  const asked = canonicalJson(args);
+  for (const step of run.steps.values()) {
+    const isSame = step.target.slice(0, step.target.lastIndexOf("@")) === tool.name;
+    if (step.status === "in_doubt" && isSame && canonicalJson(step.args) === asked) return step;
+  }
+  return null;
 }
 
 /** The call will be made: it must be paid for, and somebody may have to be asked. */
