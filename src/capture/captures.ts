@@ -16,6 +16,7 @@ import type { JournalStore, RunSummary } from "../contract/journal.ts";
 import type { BlobStore } from "../contract/ports.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { StartCapture } from "../contract/proxy.ts";
+import { EXACT } from "../contract/replay.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
@@ -284,13 +285,7 @@ export class Captures {
       source_run_id,
       source_seq,
       source_chain: chainAt(rows, caller.tenant_id, source_run_id, source_seq),
-      step: 1,
-      mode: "exact",
-      reuse: "matching",
-      otherwise: "stop",
-      live_writes: false,
-      simulate: [],
-      overrides: {},
+      ...EXACT,
     };
     const replay: Replay = { source_run_id, calls, bySignature, used: new Map() };
     return { source, lineage, replay };

@@ -166,6 +166,17 @@ export interface Lineage {
   readonly overrides: Overrides;
 }
 
+/** Everything again, as it was: nothing is changed, nothing leaves. */
+export const EXACT = {
+  step: 1,
+  mode: "exact",
+  reuse: "matching",
+  otherwise: "stop",
+  live_writes: false,
+  simulate: [],
+  overrides: {},
+} as const satisfies Partial<Lineage>;
+
 /** Label of an event whose outcome did not come from the world. */
 export interface Determinism {
   readonly mode: Exclude<ReplayMode, "live">;

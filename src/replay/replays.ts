@@ -12,6 +12,7 @@ import type { IdSeed } from "../contract/ids.ts";
 import type { AppendRow, ApprovalRow, BudgetDelta, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { ManifestKind } from "../contract/manifests.ts";
 import type { BlobStore } from "../contract/ports.ts";
+import { EXACT } from "../contract/replay.ts";
 import type { Lineage, ReplaySession, StartFork, StartReplay } from "../contract/replay.ts";
 import { chainStart, decodeBody, encodeAppend } from "../core/chain.ts";
 import type { Governance } from "../core/governance.ts";
@@ -214,16 +215,7 @@ export class Replays {
         `Run ${run_id} is ${summary.state}; it can be replayed exactly when it has ended`,
       );
     const last = recorded.events.at(-1)?.seq ?? 0;
-    const lineage = this.lineage(source, {
-      source_seq: last,
-      step: 1,
-      mode: "exact",
-      reuse: "matching",
-      otherwise: "stop",
-      live_writes: false,
-      simulate: [],
-      overrides: {},
-    });
+    const lineage = this.lineage(source, { source_seq: last, ...EXACT });
     // Without a program there is nothing to decide: the journal itself is what happens again.
     const { drafts, mismatch } = hasProgram(recorded)
       ? redecide(recorded)
