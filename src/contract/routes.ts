@@ -354,7 +354,7 @@ export const ROUTES = {
     method: "POST",
     path: "/journal/import/:format",
     permission: "journal:import",
-    summary: "Imports recorded runs of other systems as captured runs (tau-bench, openai-chat).",
+    summary: "Imports recorded runs of other systems as captured runs; docs/capture.md has the formats.",
     params: Type.Object({ format: Name }, { additionalProperties: false }),
     body: Text,
     accepts: "application/x-ndjson",
