@@ -299,12 +299,15 @@ function nameOf(target: Json): string {
   return String(target).replace(/@\d+$/, "");
 }
 
+/** Fidelities with calls that a process made and can make again. */
+const CALLED: readonly string[] = ["wire", "events"];
+
 /** Calls that were answered, in the order in which they were made. Imports have none: nobody could make theirs again. */
 function recordedCalls(
   events: readonly StoredEvent[],
   toolSignature: (call: { tool: string; args: JsonObject }) => string,
 ): RecordedCall[] {
-  if (events[0]?.data["fidelity"] !== "wire") return [];
+  if (!CALLED.includes(String(events[0]?.data["fidelity"]))) return [];
   const begun = new Map<number, StoredEvent>();
   const calls: RecordedCall[] = [];
   for (const event of events) {

@@ -187,6 +187,7 @@ function capture(
     tokens: 0,
     retry_of: null,
     source_run_id: null,
+    external_id: null,
   };
   return { key: run.key, fidelity: run.fidelity, rows, summary };
 }

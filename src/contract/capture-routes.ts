@@ -1,6 +1,7 @@
 // Routes of captured runs. Part of the route table (routes.ts); the proxy itself has paths of its own (proxy.ts).
 import { Type } from "typebox";
 import { COMMON_ERRORS } from "./errors.ts";
+import { FinalizeRun, IngestAnswer, IngestBatch } from "./ingest.ts";
 import { EndCapture, StartCapture } from "./proxy.ts";
 import type { Route } from "./routes.ts";
 import { Run } from "./runs.ts";
@@ -29,5 +30,36 @@ export const CAPTURE_ROUTES = {
     status: 200,
     response: Run,
     errors: [...COMMON_ERRORS, "NOT_FOUND", "RUN_TERMINAL", "CONFLICT", "SHUTTING_DOWN"],
+  },
+  ingestEvents: {
+    method: "POST",
+    path: "/runs/:id/events",
+    permission: "events:write",
+    summary:
+      "Records events that were observed elsewhere, a batch of one producer; run.started begins the run. Each event is answered by itself, and may be sent again.",
+    params: IdParam,
+    body: IngestBatch,
+    status: 200,
+    response: IngestAnswer,
+    errors: [
+      ...COMMON_ERRORS,
+      "RUN_NOT_STARTED",
+      "RUN_EXISTS",
+      "CONFLICT",
+      "OVERLOADED",
+      "PAYLOAD_TOO_LARGE",
+      "SHUTTING_DOWN",
+    ],
+  },
+  finalizeRun: {
+    method: "POST",
+    path: "/runs/:id/finalize",
+    permission: "events:write",
+    summary: "Ends a run whose events come from outside; refused while events are missing that others wait for.",
+    params: IdParam,
+    body: FinalizeRun,
+    status: 200,
+    response: Run,
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "EVENTS_MISSING", "RUN_TERMINAL", "CONFLICT", "SHUTTING_DOWN"],
   },
 } as const satisfies Record<string, Route>;

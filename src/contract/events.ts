@@ -42,6 +42,36 @@ export const EVENT_TYPES = [
   "replay.mismatched",
   "journal.late",
   "journal.import_note",
+  // Of runs whose events come from outside.
+  "run.input",
+  "run.output",
+  "agent.started",
+  "agent.ended",
+  "agent.handoff",
+  "step.started",
+  "plan.proposed",
+  "plan.revised",
+  "prompt.rendered",
+  "model.first_token",
+  "model.cancelled",
+  "tool.progress",
+  "tool.cancelled",
+  "retrieval.requested",
+  "retrieval.completed",
+  "retrieval.failed",
+  "memory.read",
+  "memory.written",
+  "memory.deleted",
+  "safety.decided",
+  "human.feedback",
+  "human.edited",
+  "state.snapshot",
+  "state.delta",
+  "evaluation.recorded",
+  "wire.message",
+  "journal.gap",
+  "journal.gap_filled",
+  "journal.conflict",
 ] as const;
 
 export type EventType = (typeof EVENT_TYPES)[number];
@@ -71,7 +101,36 @@ export function isTerminal(state: RunStateName): state is TerminalState {
 /** Who caused an event, where it is not the engine itself. */
 export interface Actor {
   readonly id: string;
-  readonly kind: "user" | "human_reviewer" | "system" | "importer" | "agent" | "model" | "tool";
+  readonly kind:
+    | "user"
+    | "human_reviewer"
+    | "system"
+    | "importer"
+    | "agent"
+    | "model"
+    | "tool"
+    | "retriever"
+    | "planner"
+    | "validator"
+    | "safety"
+    | "memory"
+    | "sdk";
+}
+
+/** Where an event came from that was observed elsewhere. Its presence says that nothing here decided it. */
+export interface Origin {
+  /** `producer/epoch/sequence_no`; absent where the source has no such numbers (spans). */
+  readonly from?: string;
+  /** Tells whether the same number came twice with other content: a keyed digest, which says nothing of the content. */
+  readonly mac?: string;
+  /** The producer's own name of the step, at the first event of it. */
+  readonly step?: string;
+  /** The producer's own name of the parent step, where that was not heard of yet. */
+  readonly parent?: string;
+  /** It came after a gap was declared: the seq of the event that it belongs behind. */
+  readonly late?: number;
+  /** What else its producer said of it: id, causation_id, trace, ext. */
+  readonly said?: JsonObject;
 }
 
 /** An event before it has its place: what core/ decides. Keys of `data` are written in ascending order. */
@@ -88,6 +147,9 @@ export interface EventDraft {
   readonly actor?: Actor;
   /** When it happened, where that is not when it was recorded (imports); microseconds. */
   readonly occurred?: number;
+  readonly origin?: Origin;
+  /** Ordinal of the step that this one is part of. */
+  readonly parent?: number;
   readonly data: JsonObject;
 }
 
@@ -108,6 +170,8 @@ export const StoredEventSchema = Type.Object(
     cause: Type.Optional(Type.Integer({ minimum: 1 })),
     data: Type.Object({}),
     occurred: Type.Optional(Type.Integer({ minimum: 0 })),
+    origin: Type.Optional(Type.Object({})),
+    parent: Type.Optional(Type.Integer({ minimum: 1 })),
     seq: Type.Integer({ minimum: 1 }),
     step: Type.Optional(Type.Integer({ minimum: 1 })),
     type: Type.String({ pattern: "^[a-z]+\\.[a-z_]+$" }),
@@ -129,6 +193,7 @@ export const Event = Type.Object(
     env: Type.String(),
     run_id: Type.String(),
     step_id: nullable(Type.String()),
+    parent_step_id: nullable(Type.String()),
     attempt: Type.Integer(),
     seq: Type.Integer(),
     occurred_at: Type.String(),
@@ -138,6 +203,17 @@ export const Event = Type.Object(
     correlation_id: Type.String(),
     trace: Type.Object({ trace_id: Type.String() }),
     call: nullable(Type.Object({ call_id: Type.String() })),
+    /** Absent: it happened here. Else who observed it, and as which of its events. */
+    origin: Type.Optional(
+      Type.Object({
+        producer_id: Type.Optional(Type.String()),
+        epoch: Type.Optional(Type.Integer()),
+        sequence_no: Type.Optional(Type.Integer()),
+        step_id: Type.Optional(Type.String()),
+        late_after: Type.Optional(Type.String()),
+        said: Type.Optional(Type.Unsafe<JsonObject>(Type.Object({}))),
+      }),
+    ),
     /** Absent: the outcome came from the world. */
     determinism: Type.Optional(Type.Unsafe<JsonObject>(Type.Object({ mode: Type.String(), reason: Type.String() }))),
     /** Absent: nothing was taken out. */

@@ -41,6 +41,8 @@ export interface RunSummary {
   readonly retry_of: string | null;
   /** Of a replay or fork: the run it was made from. */
   readonly source_run_id: string | null;
+  /** Of a captured run: what its source calls it (a trace, a session); unique among open runs only. */
+  readonly external_id: string | null;
 }
 
 /** Approval rows change with the events that ask and answer, in the same transaction. */

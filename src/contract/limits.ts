@@ -30,6 +30,19 @@ export const LIMITS = {
   mcp_wait_ms_max: 600_000,
   /** A captured run that nobody adds to for so long has ended. */
   capture_idle_ms: 15 * 60_000,
+  /** Observed events in one batch, and the size of one as it is stored. */
+  ingest_events_max: 1_000,
+  event_bytes_max: 64 * 1024,
+  /** Events that came before the ones they follow: how many are kept for one producer, and for how long. */
+  staged_events_max: 1_000,
+  gap_wait_ms: 30_000,
+  /** How long events are kept whose run nobody has started. */
+  unknown_run_wait_ms: 10 * 60_000,
+  /** What was late may still be added to a run for so long after its end. */
+  seal_after_ms: 15 * 60_000,
+  /** A trace whose root has ended, and of which nothing more came for so long, is a run that has ended. */
+  trace_quiet_ms: 30_000,
+  otlp_bytes_max: 64 * 1024 * 1024,
   /** Runs that one back-test of a policy reads, and flips that it lists. */
   backtest_runs_max: 1_000,
   backtest_flips_max: 1_000,

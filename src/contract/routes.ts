@@ -19,6 +19,7 @@ export const PERMISSIONS = [
   "runs:execute",
   "runs:replay",
   "proxy:call",
+  "events:write",
   "approvals:read",
   "approvals:resolve",
   "registry:read",

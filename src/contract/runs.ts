@@ -23,6 +23,9 @@ export const Run = Type.Object(
     tokens: Type.Integer(),
     retry_of: nullable(Type.String()),
     source_run_id: nullable(Type.String({ description: "Of a replay or fork: the run it was made from." })),
+    external_id: nullable(
+      Type.String({ description: "Of a captured run: what its source calls it (a trace, a session)." }),
+    ),
   },
   { $id: "Run" },
 );

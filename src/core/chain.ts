@@ -41,6 +41,8 @@ export function encodeEvent(draft: EventDraft, seq: number, at_us: number): stri
   if (draft.cause !== undefined) text += `,"cause":${draft.cause}`;
   text += `,"data":${canonicalJson(draft.data)}`;
   if (draft.occurred !== undefined) text += `,"occurred":${draft.occurred}`;
+  if (draft.origin !== undefined) text += `,"origin":${canonicalJson(draft.origin)}`;
+  if (draft.parent !== undefined) text += `,"parent":${draft.parent}`;
   text += `,"seq":${seq}`;
   if (draft.step !== undefined) text += `,"step":${draft.step}`;
   return `${text},"type":"${draft.type}"}`;

@@ -11,8 +11,10 @@ import { advance, modelCallBound } from "./advance.ts";
 import { usageCost } from "./budget.ts";
 import { Decision } from "./decide-context.ts";
 import type { DecideContext } from "./decide-context.ts";
-import { isIdle, onForeign } from "./foreign.ts";
+import { idleCommand, isIdle, onForeign } from "./foreign.ts";
 import type { ForeignCommand } from "./foreign.ts";
+import { onIngest } from "./ingest.ts";
+import type { IngestCommand } from "./ingest.ts";
 import { gateAgain, gateApproved } from "./gate.ts";
 import { awaitsInput } from "./run-state.ts";
 import type { RunState, StepState } from "./run-state.ts";
@@ -30,7 +32,8 @@ export type Command =
   | { type: "pause"; actor: Actor }
   | { type: "resume"; actor: Actor }
   | { type: "resolve"; step: number; resolution: Resolution; actor: Actor }
-  | ForeignCommand;
+  | ForeignCommand
+  | IngestCommand;
 
 export type Resolution =
   | { outcome: "completed"; result: Json; note: string }
@@ -62,6 +65,9 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
     case "end":
       onForeign(decision, command);
       break;
+    case "ingest":
+      onIngest(decision, command);
+      break;
     default:
       onPerson(decision, command);
   }
@@ -71,7 +77,7 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
 
 type PersonCommand = Exclude<
   Command,
-  { type: "start" | "result" | "tick" | "recover" | "abort" | "call" | "tool" | "replayed" | "end" }
+  { type: "start" | "result" | "tick" | "recover" | "abort" | "call" | "tool" | "replayed" | "end" | "ingest" }
 >;
 
 function onPerson(decision: Decision, command: PersonCommand): void {
@@ -200,8 +206,7 @@ function onTick(decision: Decision): void {
   if (run.deadline_us > 0 && run.deadline_us <= ctx.now_us) {
     return decision.stop("timed_out", "deadline", "The run passed its deadline.", LIMITS.stop_grace_ms * 1000);
   }
-  if (isIdle(run, ctx.now_us))
-    return onForeign(decision, { type: "end", state: "succeeded", code: "idle", message: "" });
+  if (isIdle(run, ctx.now_us)) return onForeign(decision, idleCommand(run));
   for (const step of run.steps.values()) {
     if (step.approval && step.approval.expires_us <= ctx.now_us) expire(decision, step);
     else if (!run.paused && step.due_us > 0 && step.due_us <= ctx.now_us) due(decision, step);

@@ -99,6 +99,7 @@ function expandEvent(event: StoredEvent, header: RunHeader, run: Buffer, content
     env: header.env,
     run_id: header.run_id,
     step_id: event.step === undefined ? null : derivedId(PREFIXES.step, run, event.step),
+    parent_step_id: event.parent === undefined ? null : derivedId(PREFIXES.step, run, event.parent),
     attempt: event.attempt ?? 1,
     seq: event.seq,
     occurred_at: rfc3339(event.occurred ?? event.at),
@@ -108,6 +109,7 @@ function expandEvent(event: StoredEvent, header: RunHeader, run: Buffer, content
     correlation_id: header.correlation_id,
     trace: { trace_id: header.trace_id },
     call: event.call === undefined ? null : { call_id: event.call },
+    ...originOf(event, run),
     ...labels(event),
     data: isObject(event.data) ? event.data : {},
     integrity: { alg: "sha-256/jcs", content: content.toString("hex"), chain: chain.toString("hex") },
@@ -120,5 +122,26 @@ function labels(event: StoredEvent): Pick<Event, "determinism" | "redaction"> {
   return {
     ...(isObject(determinism) ? { determinism } : {}),
     ...(isObject(redaction) ? { redaction } : {}),
+  };
+}
+
+/** The parts of `producer/epoch/sequence_no`. */
+export function splitFrom(from: string): { producer: string; epoch: number; no: number } {
+  const at = from.lastIndexOf("/");
+  const before = from.lastIndexOf("/", at - 1);
+  return { producer: from.slice(0, before), epoch: Number(from.slice(before + 1, at)), no: Number(from.slice(at + 1)) };
+}
+
+function originOf(event: StoredEvent, run: Buffer): Pick<Event, "origin"> {
+  const { origin } = event;
+  if (!origin) return {};
+  const from = origin.from === undefined ? null : splitFrom(origin.from);
+  return {
+    origin: {
+      ...(from ? { producer_id: from.producer, epoch: from.epoch, sequence_no: from.no } : {}),
+      ...(origin.step === undefined ? {} : { step_id: origin.step }),
+      ...(origin.late === undefined ? {} : { late_after: derivedId(PREFIXES.event, run, origin.late) }),
+      ...(origin.said === undefined ? {} : { said: origin.said }),
+    },
   };
 }

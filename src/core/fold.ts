@@ -8,11 +8,17 @@ import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { ArtifactRef, ToolCall } from "../contract/jobs.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { begunAgain } from "./fork-fold.ts";
+import { foldGap, foldObserved, noteOrigin } from "./observed.ts";
 import type { AgentState, RunState, StepState, WorkflowState } from "./run-state.ts";
 import * as agent from "./agent-fold.ts";
 import * as workflow from "./workflow-fold.ts";
 
 type Data = Record<string, Json | undefined>;
+
+/** Events that say what state the run is in. */
+function isState(type: string): boolean {
+  return type.startsWith("run.") && type !== "run.input" && type !== "run.output";
+}
 
 const num = (data: Data, key: string): number => (typeof data[key] === "number" ? data[key] : 0);
 const str = (data: Data, key: string): string => (typeof data[key] === "string" ? data[key] : "");
@@ -23,6 +29,10 @@ export function fold(run: RunState, event: EventDraft, at_us: number, catalog: C
   const data: Data = event.data;
   run.seq += 1;
   run.updated_us = at_us;
+  if (event.origin) {
+    noteOrigin(run, event.origin);
+    if (!isState(event.type)) return foldObserved(run, event);
+  }
   switch (event.type) {
     case "run.started":
       return started(run, data, at_us, catalog);
@@ -91,6 +101,8 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
       if (run.program?.kind === "agent" && data["pass"] === false)
         agent.invalidAnswer(run.program, str(data, "errors"));
       return;
+    case "journal.gap":
+      return foldGap(run, event.data);
     case "journal.late":
       run.abandoned.delete(`${event.step ?? 0}/${num(data, "attempt")}`);
       return;
@@ -100,7 +112,7 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
 }
 
 function foldState(run: RunState, event: EventDraft, data: Data, at_us: number): void {
-  if (!event.type.startsWith("run.")) return;
+  if (!isState(event.type)) return;
   const name = event.type.slice("run.".length);
   if (name === "stopping") {
     const to = str(data, "to") as TerminalState;
@@ -123,7 +135,7 @@ function foldState(run: RunState, event: EventDraft, data: Data, at_us: number):
   }
   run.state = name as TerminalState;
   run.reason = typeof data["code"] === "string" ? data["code"] : null;
-  run.output = data["output"] ?? null;
+  run.output = data["output"] ?? (run.observed ? run.output : null);
   run.stopping = null;
   endSteps(run);
   pauseClock(run, at_us);
@@ -159,6 +171,7 @@ function started(run: RunState, data: Data, at_us: number, catalog: Catalog): vo
   const name = str(target, "name");
   const version = num(target, "version");
   run.target = `${name}@${version}`;
+  run.external_id = typeof data["external_id"] === "string" ? data["external_id"] : null;
   const lineage = data["lineage"] as unknown as Lineage | undefined;
   run.source_run_id = lineage?.source_run_id ?? null;
   // Its past is folded already: it goes on from there. An exact replay has none, it repeats all.

@@ -5,7 +5,7 @@ import { isTerminal } from "../contract/events.ts";
 import { AppError } from "../contract/errors.ts";
 import type { ModelRoute } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
-import type { JsonObject } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
 import type { Bound } from "./budget.ts";
 import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
@@ -39,7 +39,17 @@ export type ForeignCommand =
   | { type: "tool"; call: ForeignToolCall }
   /** A call of a replayed process, answered from the recording. */
   | { type: "replayed"; call: string; requested: ReplayedEvent; ended: ReplayedEvent }
-  | { type: "end"; state: TerminalState; code: string; message: string; mismatch?: JsonObject; actor?: Actor };
+  | EndCommand;
+
+export interface EndCommand {
+  readonly type: "end";
+  readonly state: TerminalState;
+  readonly code: string;
+  readonly message: string;
+  readonly output?: Json;
+  readonly mismatch?: JsonObject;
+  readonly actor?: Actor;
+}
 
 export interface ReplayedEvent {
   readonly type: EventDraft["type"];
@@ -56,7 +66,15 @@ export function isToolEnd(type: string): boolean {
 /** When a captured run that nobody adds to ends by itself; 0: it does not, a call is open or a person has paused it. */
 export function idleEnd(run: RunState): number {
   const foreign = run.kind === "captured" && run.program === null;
-  return foreign && !run.paused && run.steps.size === 0 ? run.updated_us + LIMITS.capture_idle_ms * 1000 : 0;
+  if (!foreign || run.paused || run.steps.size > 0) return 0;
+  return run.updated_us + (run.observed?.root ? LIMITS.trace_quiet_ms : LIMITS.capture_idle_ms) * 1000;
+}
+
+/** How a run ends that nobody adds to: as the root of its trace did, if it has one. */
+export function idleCommand({ observed }: RunState): EndCommand {
+  if (observed?.root === "failed")
+    return { type: "end", state: "failed", code: "root_failed", message: "The root of the trace ended with an error." };
+  return { type: "end", state: "succeeded", code: observed?.root ? "" : "idle", message: "" };
 }
 
 /** True for a captured run that nobody has added to for long. */
@@ -143,11 +161,14 @@ function admit(decision: Decision, given: ForeignCall): void {
   decision.push({ type: "model.requested", step, call, data });
 }
 
-function end(decision: Decision, command: Extract<ForeignCommand, { type: "end" }>): void {
+function end(decision: Decision, command: EndCommand): void {
   const { state, code, message, mismatch, actor } = command;
   if (mismatch) decision.push({ type: "replay.mismatched", data: mismatch });
   // What is in flight has a cost that is not known yet: its outcome is waited for, for as long as when a run is cancelled.
   if (hasRunning(decision.run)) return decision.stop(state, code, message, LIMITS.stop_grace_ms * 1000);
-  const data: JsonObject = code === "" ? {} : { code, message };
+  const data: JsonObject = {
+    ...(code === "" ? {} : { code, message }),
+    ...(command.output === undefined ? {} : { output: command.output }),
+  };
   decision.push({ type: `run.${state}`, data, ...(actor ? { actor } : {}) });
 }

@@ -6,6 +6,7 @@ import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { Message, ToolCall } from "../contract/jobs.ts";
 import type { Lineage } from "../contract/replay.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import type { ObservedState } from "./observed.ts";
 import type { PastCalls } from "./past-calls.ts";
 
 export type StepStatus = "proposed" | "running" | "approval" | "in_doubt" | "retry" | "sleeping";
@@ -126,6 +127,10 @@ export interface RunState {
    */
   lineage: Lineage | null;
   source_run_id: string | null;
+  /** What the source of a captured run calls it. */
+  external_id: string | null;
+  /** Null while nothing was observed elsewhere. */
+  observed: ObservedState | null;
   past: PastCalls | null;
   /** Recorded outcomes are left to be taken over by the next append. */
   more: boolean;
@@ -176,6 +181,8 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
     policy_digest: "none",
     lineage: null,
     source_run_id: null,
+    external_id: null,
+    observed: null,
     past: null,
     more: false,
     grant: null,

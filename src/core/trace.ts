@@ -93,6 +93,8 @@ export interface Trace {
 type Data = Record<string, Json | undefined>;
 const text = (data: Data, key: string): string => (typeof data[key] === "string" ? data[key] : "");
 const num = (data: Data, key: string): number => (typeof data[key] === "number" ? data[key] : 0);
+/** A payload, or what stands for it where it is an artifact: equal artifacts have equal digests. */
+const payload = (data: Data, key: string): Json => data[key] ?? data[`${key}_ref`] ?? null;
 /** The name before `@version`. */
 function bareName(target: string): string {
   const at = target.lastIndexOf("@");
@@ -107,6 +109,7 @@ export function placeOf(item: TracedItem): Place {
 class Tracer {
   readonly items: TracedItem[] = [];
   readonly intern: Interner;
+  private readonly paths = new Map<number, string>();
   state = "running";
   output: Json = null;
   private readonly open = new Map<number, TracedItem>();
@@ -223,7 +226,7 @@ class Tracer {
       case "model.completed":
         return this.modelAnswer(event, data);
       case "tool.completed":
-        return this.toolResult(n, event, data["result"] ?? null);
+        return this.toolResult(n, event, payload(data, "result"));
       case "step.resolved":
         if (data["resolution"] === "completed") this.toolResult(n, event, data["result"] ?? null);
         return;
@@ -233,17 +236,59 @@ class Tracer {
         return this.close(n, event, "failed", text(data, "code"));
       case "tool.failed":
       case "model.failed":
+        // Of our own steps a retry or the end of the step follows.
+        if (event.origin) return this.close(n, event, "failed", text(data, "message"));
         return this.cost(this.open.get(n), event);
       case "human.input":
         return this.say({ seq: event.seq, content: data["content"] ?? null });
       default:
+        if (event.origin && !event.type.startsWith("run.")) return this.observed(event, data);
         if (event.type.startsWith("run.")) this.ended(event, data);
     }
+  }
+
+  /** What only runs have that others saw: retrievals, and steps that hold others. */
+  private observed(event: StoredEvent, data: Data): void {
+    const n = event.step ?? 0;
+    switch (event.type) {
+      case "retrieval.requested":
+        return this.retrieval(event, data);
+      case "retrieval.completed":
+        if (!this.open.has(n)) this.retrieval(event, data);
+        return this.toolResult(n, event, { documents: payload(data, "documents") });
+      case "retrieval.failed":
+      case "tool.cancelled":
+      case "model.cancelled":
+        return this.close(n, event, "failed", text(data, "message") || event.type);
+      case "step.started":
+      case "agent.started": {
+        const above = this.paths.get(event.parent ?? 0) ?? "";
+        this.paths.set(n, `${above === "" ? "" : `${above}/`}${text(data, "name")}`);
+        return;
+      }
+      default:
+        return;
+    }
+  }
+
+  private retrieval(event: StoredEvent, data: Data): void {
+    const asked = { filters: data["filters"] ?? null, query: payload(data, "query"), top_k: data["top_k"] ?? null };
+    this.toolCall(event, { args: asked, tool: text(data, "retriever") || "retrieval" });
+  }
+
+  /** Where a call stands: its node in a workflow, or the steps that it is part of. */
+  private pathOf(event: StoredEvent, data: Data): string {
+    return typeof data["node"] === "number" ? `node/${data["node"]}` : (this.paths.get(event.parent ?? 0) ?? "");
   }
 
   private ended(event: StoredEvent, data: Data): void {
     const state = event.type.slice("run.".length);
     if (state === "started" || state === "stopping") return;
+    if (state === "input") return this.say({ seq: event.seq, content: data["content"] ?? null });
+    if (state === "output") {
+      this.output = payload(data, "content");
+      return;
+    }
     this.state = state;
     this.enterResults();
     if (data["output"] !== undefined) this.output = data["output"];
@@ -254,8 +299,8 @@ class Tracer {
     // A retry, or a call that was proposed before it was requested.
     const known = this.open.get(n);
     if (known && known.kind === "tool") return;
-    const path = typeof data["node"] === "number" ? `node/${data["node"]}` : "";
-    const args = data["args"] ?? {};
+    const path = this.pathOf(event, data);
+    const args = data["args"] ?? data["args_ref"] ?? {};
     const target = text(data, "tool");
     const request = { args: this.intern.of(args), target: this.intern.of(target) };
     this.open.set(n, this.item({ kind: "tool", target, path, step: n, seq: event.seq, asked: args }, request));
@@ -265,7 +310,7 @@ class Tracer {
     const n = event.step ?? 0;
     if (this.open.has(n)) return;
     this.enterResults();
-    const path = typeof data["node"] === "number" ? `node/${data["node"]}` : "";
+    const path = this.pathOf(event, data);
     const target = text(data, "model");
     const history = this.program || path === "" ? this.history : 0;
     const wire = data["signature"] === undefined ? null : this.wireSections(data);
@@ -309,7 +354,7 @@ class Tracer {
     const calls = Array.isArray(data["tool_calls"]) ? (data["tool_calls"] as JsonObject[]) : [];
     // Ids of calls are the provider's, and differ each time.
     const said = calls.map((call) => ({ arguments: call["arguments"] ?? "", name: call["name"] ?? "" }));
-    const result: JsonObject = { content: data["content"] ?? null, tool_calls: said };
+    const result: JsonObject = { content: payload(data, "content"), tool_calls: said };
     this.finish(item, event, "completed", result);
     item.message = this.messages;
     this.open.delete(n);

@@ -7,6 +7,7 @@ import type { Owner } from "./forward.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Captures } from "../capture/captures.ts";
+import type { Ingest } from "../capture/ingest.ts";
 import type { Proxy } from "../capture/proxy.ts";
 import type { ToolDoor } from "../contract/tools.ts";
 import type { Backtests } from "../replay/backtests.ts";
@@ -39,6 +40,7 @@ export interface Services {
   readonly diffs: Diffs;
   readonly backtests: Backtests;
   readonly captures: Captures;
+  readonly ingest: Ingest;
   readonly proxy: Proxy;
   readonly tools: ToolDoor;
   readonly blobs: BlobStore;

@@ -23,12 +23,12 @@ const FENCE = `with fence as (
   )`;
 const RUNS = `, summaries as (
     insert into qd.runs as r (tenant_id, run_id, project_id, grp, kind, target, env, state, reason, requester,
-      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id)
+      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id)
     select tenant_id, run_id, project_id, $1::int, kind, target, env, state, reason, requester,
-      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id
+      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id
     from json_to_recordset($13::json) as j(tenant_id uuid, run_id uuid, project_id text, kind text, target text, env text,
       state text, reason text, requester text, created_at_us bigint, updated_at_us bigint, steps int, cost_micro_usd bigint,
-      tokens bigint, retry_of text, source_run_id text)
+      tokens bigint, retry_of text, source_run_id text, external_id text)
     where exists (select 1 from fence)
     on conflict (run_id) do update set state = excluded.state, reason = excluded.reason,
       updated_at_us = excluded.updated_at_us, steps = excluded.steps, cost_micro_usd = excluded.cost_micro_usd, tokens = excluded.tokens

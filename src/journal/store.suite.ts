@@ -58,6 +58,7 @@ const summary = (tenant_id: string, run_id: string, state: RunSummary["state"]):
   tokens: 0,
   retry_of: null,
   source_run_id: null,
+  external_id: null,
 });
 
 /** `open` gives the same journal each time it is called: what was committed must be there. */

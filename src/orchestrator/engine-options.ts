@@ -46,8 +46,8 @@ export interface EngineOptions {
 /** A command that waits for its turn. */
 export interface Pending {
   readonly command: Command;
-  /** Told of the events of its append, before it is resolved. */
-  readonly told?: ((drafts: readonly EventDraft[]) => void) | undefined;
+  /** Told of the events of its append and the seq of the first one, before it is resolved. */
+  readonly told?: ((drafts: readonly EventDraft[], first_seq: number) => void) | undefined;
   resolve(summary: RunSummary): void;
   reject(error: unknown): void;
 }

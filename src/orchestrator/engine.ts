@@ -17,6 +17,7 @@ import { nextDue } from "../core/advance.ts";
 import { encodeAppend } from "../core/chain.ts";
 import { decide } from "../core/decide.ts";
 import type { Command } from "../core/decide.ts";
+import type { IngestCommand } from "../core/ingest.ts";
 import type { Policy } from "../core/policy.ts";
 import type { RunState } from "../core/run-state.ts";
 import { AppendRejected, GroupWriter } from "../journal/writer.ts";
@@ -27,6 +28,12 @@ import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
 import { RunLoader } from "./run-loader.ts";
 
 export type { Commit, EngineOptions, Governance } from "./engine-options.ts";
+
+/** What was committed, and the seq of its first event. */
+export interface Told {
+  readonly drafts: readonly EventDraft[];
+  readonly first_seq: number;
+}
 
 const RECOVERY_PAGE = 500;
 
@@ -124,6 +131,39 @@ export class Engine {
     let drafts: readonly EventDraft[] = [];
     await this.submit(actor, command, (committed) => (drafts = committed));
     return drafts;
+  }
+
+  /**
+   * Records observed events; returns what was committed with them and the seq of its first event. A run that nobody has
+   * started begins with them; one that has ended is read again, for what may still be said of it.
+   */
+  async ingest(tenant_id: string, run_id: string, command: IngestCommand): Promise<Told> {
+    let actor = this.actors.get(run_id);
+    if (!actor) {
+      const existing = await this.options.store.readRun(null, run_id, 1, 1);
+      const fresh = existing.length === 0;
+      if (fresh && this.actors.size >= LIMITS.open_runs_max)
+        throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
+      actor = this.keep(fresh ? this.loader.fresh(tenant_id, run_id) : await this.loader.load(run_id));
+    }
+    const { run } = actor;
+    try {
+      if (run.tenant_id !== tenant_id) throw new AppError("RUN_EXISTS", `Run ${run_id} cannot be used here`);
+      let told: Told = { drafts: [], first_seq: run.seq + 1 };
+      await this.submit(actor, command, (drafts, first_seq) => (told = { drafts, first_seq }));
+      return told;
+    } finally {
+      const isOver = run.seq === 0 || (isTerminal(run.state) && run.abandoned.size === 0);
+      if (isOver && !actor.inFlight && actor.queue.length === 0) this.actors.delete(run_id);
+    }
+  }
+
+  /** The state of a run of a tenant, read from the journal when it has ended; null when there is none. */
+  async observed(tenant_id: string, run_id: string): Promise<Readonly<RunState> | null> {
+    const open = this.actors.get(run_id);
+    if (open) return open.run.tenant_id === tenant_id ? open.run : null;
+    const existing = await this.options.store.readRun(tenant_id, run_id, 1, 1);
+    return existing.length === 0 ? null : (await this.loader.load(run_id)).run;
   }
 
   has(tenant_id: string, run_id: string): boolean {
@@ -232,8 +272,7 @@ export class Engine {
     const now_us = this.options.clock.now_us();
     for (const pending of taken) {
       try {
-        const start = pending.command.type === "start" ? { ...pending.command, type: "run.started" as const } : null;
-        const { catalog, policy } = this.governance(actor.run, start);
+        const { catalog, policy } = this.governance(actor.run, startOf(actor.run, pending.command));
         const events = decide(actor.run, pending.command, {
           now_us,
           catalog,
@@ -313,7 +352,7 @@ export class Engine {
     actor.summary = done.summary;
     if (this.closed === null) this.dispatch(actor, done.drafts);
     for (const pending of done.accepted) {
-      pending.told?.(done.drafts);
+      pending.told?.(done.drafts, run.seq - done.drafts.length + 1);
       pending.resolve(done.summary);
     }
     this.options.onCommit?.({
@@ -426,4 +465,11 @@ export class Engine {
     }
     this.options.onLost?.(error);
   }
+}
+
+/** What the first event of a run says, where a command begins it. */
+function startOf(run: RunState, command: Command): { data: EventDraft["data"] } | null {
+  if (command.type === "start") return command;
+  const [first] = command.type === "ingest" && run.seq === 0 ? command.events : [];
+  return first ? { data: first.data } : null;
 }

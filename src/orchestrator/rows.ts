@@ -26,11 +26,15 @@ export function summaryOf(run: RunState): RunSummary {
     tokens: run.totals.spent_tokens,
     retry_of: run.retry_of,
     source_run_id: run.source_run_id,
+    external_id: run.external_id,
   };
 }
 
+/** Events of a run as a whole that do not change its state. */
+const STATELESS: readonly string[] = ["run.stopping", "run.input", "run.output"];
+
 export function changesSummary(drafts: readonly EventDraft[]): boolean {
-  return drafts.some((draft) => draft.type.startsWith("run.") && draft.type !== "run.stopping");
+  return drafts.some(({ type }) => type.startsWith("run.") && !STATELESS.includes(type));
 }
 
 /** What an approver is shown: rendered from the arguments that will run, never from an agent's words about them. */

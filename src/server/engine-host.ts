@@ -17,6 +17,8 @@ export interface EngineHostOptions {
   /** Brings the database itself back, where that is ours to do. */
   readonly reviveDatabase: () => Promise<void>;
   readonly onFenced: () => void;
+  /** An engine is open: what its runs left elsewhere goes on. */
+  readonly onOpen?: () => Promise<void>;
   /** Where several nodes share a database, who goes on is not for this one to say: it is told of every loss. */
   readonly onLost?: () => void;
 }
@@ -51,6 +53,7 @@ export class EngineHost {
     const engine = this.options.create((error) => this.lost(engine, error), lease);
     const recovered = await engine.open();
     this.engine = engine;
+    await this.options.onOpen?.();
     return recovered;
   }
 

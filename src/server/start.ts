@@ -170,6 +170,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
     },
     reviveDatabase: async () => database.embedded?.revive(),
     onFenced: () => options.onFenced?.(),
+    onOpen: () => uses.ingest.resume(),
     ...(database.embedded ? {} : { onLost: () => ownership?.lost() }),
   });
   const address = { node, url: "" };

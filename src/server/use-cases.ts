@@ -1,5 +1,6 @@
 // Builds the use cases that requests are served by, over the engine that owns the runs at the moment.
 import { Captures } from "../capture/captures.ts";
+import { Ingest } from "../capture/ingest.ts";
 import { Proxy } from "../capture/proxy.ts";
 import { Redactor } from "../capture/redact.ts";
 import { ToolCalls } from "../capture/tool-calls.ts";
@@ -16,6 +17,7 @@ import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
 import { listRuns } from "../store/runs.ts";
+import { PostgresStagedEvents } from "../store/staged-events.ts";
 import type { Config } from "./config.ts";
 import type { EngineHost } from "./engine-host.ts";
 import { LocalJournalService } from "./journal-service.ts";
@@ -26,7 +28,7 @@ const GROUP = 0;
 
 export type UseCases = Pick<
   Services,
-  "runs" | "replays" | "diffs" | "backtests" | "captures" | "proxy" | "tools" | "journal"
+  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "proxy" | "tools" | "journal"
 >;
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> & Pick<Config, "private_origins" | "redact"> & { log: Log };
@@ -86,7 +88,7 @@ export function useCases(given: {
     list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
   });
   const { subscribe } = given;
-  const foreign = foreignUses({ registry, store, owner, find, redactor, seams, outside, subscribe, ...keeping });
+  const foreign = foreignUses({ registry, store, db, owner, find, redactor, seams, outside, subscribe, ...keeping });
   const journal = new LocalJournalService({
     ...keeping,
     redactor,
@@ -104,6 +106,7 @@ export function useCases(given: {
 function foreignUses(given: {
   registry: Registry;
   store: PostgresJournalStore;
+  db: Db;
   owner: () => ReturnType<EngineHost["current"]>;
   find: Runs["find"];
   redactor: Redactor;
@@ -112,15 +115,29 @@ function foreignUses(given: {
   subscribe: Services["subscribe"];
   blobs: BlobStore;
   tenantKey: (tenant_id: string) => Uint8Array;
-}): Pick<UseCases, "captures" | "proxy" | "tools"> {
-  const { registry, store, owner, find, redactor, seams, outside, blobs, tenantKey } = given;
+}): Pick<UseCases, "captures" | "ingest" | "proxy" | "tools"> {
+  const { registry, store, db, owner, find, redactor, seams, outside, blobs, tenantKey } = given;
   const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
   const door = { captures, owner, governance: registry, blobs, ...seams };
+  const { clock } = seams;
+  const staged = new PostgresStagedEvents(db);
+  const ingest = new Ingest({
+    captures,
+    redactor,
+    blobs,
+    tenantKey,
+    owner,
+    store,
+    staged,
+    find,
+    clock,
+    log: outside.log,
+  });
   const proxy = new Proxy({ ...door, redactor, ...outside });
   const tools = new ToolCalls({
     ...door,
     store,
     subscribe: (run_id, listener) => given.subscribe(run_id, ({ drafts }) => listener(drafts)),
   });
-  return { captures, proxy, tools };
+  return { captures, ingest, proxy, tools };
 }

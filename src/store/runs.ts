@@ -5,7 +5,7 @@ import type { RunSummary } from "../contract/journal.ts";
 import type { DbTx } from "../contract/ports.ts";
 
 const COLUMNS = `tenant_id, project_id, run_id, kind, target, env, state, reason, requester, created_at_us, updated_at_us,
-  steps, cost_micro_usd, tokens, retry_of, source_run_id`;
+  steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id`;
 
 const summary = (row: RunSummary): RunSummary => ({
   ...row,
@@ -27,6 +27,16 @@ export async function getRun(tx: DbTx, run_id: string): Promise<RunSummary | nul
     name: "get_run",
     text: `select ${COLUMNS} from qd.runs where run_id = $1`,
     values: [uuidText(idBytes("run", run_id))],
+  });
+  return rows[0] ? summary(rows[0]) : null;
+}
+
+/** The newest run that its source calls so (index runs_external). */
+export async function findExternal(tx: DbTx, external_id: string): Promise<RunSummary | null> {
+  const { rows } = await tx.query<RunSummary>({
+    name: "find_external",
+    text: `select ${COLUMNS} from qd.runs where tenant_id = qd.tenant() and external_id = $1 order by run_id desc limit 1`,
+    values: [external_id],
   });
   return rows[0] ? summary(rows[0]) : null;
 }

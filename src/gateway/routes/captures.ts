@@ -1,3 +1,4 @@
+import type { FinalizeRun, IngestBatch } from "../../contract/ingest.ts";
 import type { EndCapture, StartCapture } from "../../contract/proxy.ts";
 import type { Static } from "typebox";
 import { runView } from "../../orchestrator/runs.ts";
@@ -10,4 +11,14 @@ export const captureHandlers = {
     const { exit_code } = request.body as unknown as Static<typeof EndCapture>;
     return runView(await services.captures.end(request.caller, request.params["id"] ?? "", exit_code ?? 0));
   },
+  ingestEvents: ({ services, request }) =>
+    services.ingest.add(request.caller, request.params["id"] ?? "", request.body as unknown as IngestBatch),
+  finalizeRun: async ({ services, request }) =>
+    runView(
+      await services.ingest.finalize(
+        request.caller,
+        request.params["id"] ?? "",
+        request.body as unknown as FinalizeRun,
+      ),
+    ),
 } satisfies Partial<Handlers>;

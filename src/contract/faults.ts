@@ -1,6 +1,6 @@
 // What is wrong with a value, field by field: where, what stands there, what may stand there.
 import type { Compile } from "typebox/compile";
-import type { FieldError } from "../contract/errors.ts";
+import type { FieldError } from "./errors.ts";
 
 export type Validator = ReturnType<typeof Compile>;
 

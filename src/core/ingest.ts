@@ -1,0 +1,241 @@
+// Decides what may be recorded of the events that others observed. They are facts, so there is nothing to allow; but their
+// order must make sense: a run starts first, an outcome has its request, nothing follows the end. What does not fit is refused
+// by its number and leaves a gap in its producer's numbers, so that what follows it is not held up.
+import { assert } from "../kit/assert.ts";
+import type { JsonObject } from "../kit/json.ts";
+import { AppError } from "../contract/errors.ts";
+import type { ErrorCode } from "../contract/errors.ts";
+import type { Actor, EventDraft, EventType, TerminalState } from "../contract/events.ts";
+import { isTerminal, TERMINAL_STATES } from "../contract/events.ts";
+import type { Usage } from "../contract/jobs.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { usageCost } from "./budget.ts";
+import { hasRunning } from "./decide-context.ts";
+import type { Decision } from "./decide-context.ts";
+import { isIncomplete, observedOf, placeOf, producerKey, producerOf, roleOf, seqOf } from "./observed.ts";
+import type { ObservedStep, StepRole } from "./observed.ts";
+import type { RunState } from "./run-state.ts";
+
+export interface IngestFault {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly pointer: string;
+}
+
+/** An observed event, checked by itself and redacted. */
+export interface ObservedEvent {
+  /** Null where the source numbers nothing (spans); such events are known by their steps. */
+  readonly no: number | null;
+  readonly type: string;
+  readonly step?: string;
+  readonly parent?: string;
+  readonly attempt?: number;
+  readonly call?: string;
+  readonly actor?: Actor;
+  readonly occurred?: number;
+  readonly data: JsonObject;
+  /** See Origin. */
+  readonly mac?: string;
+  readonly said?: JsonObject;
+  /** What is wrong with it by itself: only its number is used. */
+  readonly fault?: IngestFault;
+}
+
+export interface IngestCommand {
+  readonly type: "ingest";
+  readonly producer: string;
+  readonly epoch: number;
+  /** In the order of their numbers. */
+  readonly events: readonly ObservedEvent[];
+  /** Numbers that came twice, with other content the second time. */
+  readonly conflicts?: readonly { readonly no: number; readonly first: string; readonly second: string }[];
+  /** Why what is missing before an event is given up; without it nothing may be missing. */
+  readonly holes?: "timeout" | "forced";
+  /** Filled by the decision: what was refused, by number (or by place in `events`, where there are no numbers). */
+  readonly refused: Map<number, IngestFault>;
+}
+
+const fault = (code: ErrorCode, message: string, pointer = ""): IngestFault => ({ code, message, pointer });
+/** What may still be said of a run that has ended. */
+const AFTERWARDS = ["evaluation.recorded", "human.feedback"];
+
+export function onIngest(decision: Decision, command: IngestCommand): void {
+  const { run } = decision;
+  const [first] = command.events;
+  if (run.seq === 0) {
+    if (first?.fault) throw new AppError(first.fault.code, first.fault.message, { errors: [first.fault] });
+    if (first?.type !== "run.started")
+      throw new AppError(
+        "RUN_NOT_STARTED",
+        `Run ${run.run_id} begins with ${first?.type ?? "nothing"}, not run.started`,
+      );
+  }
+  if (run.program !== null)
+    throw new AppError("CONFLICT", `Run ${run.run_id} runs here; nobody else can add events to it`);
+  for (const conflict of command.conflicts ?? []) {
+    const { no, first: recorded, second: refused } = conflict;
+    const { producer, epoch } = command;
+    decision.push({ type: "journal.conflict", data: { epoch, first: recorded, no, producer, second: refused } });
+  }
+  for (const [index, event] of command.events.entries()) take(decision, command, event, index);
+}
+
+function take(decision: Decision, command: IngestCommand, event: ObservedEvent, index: number): void {
+  const { run } = decision;
+  const { producer, epoch } = command;
+  const key = producerKey(producer, epoch);
+  let late: number | null = null;
+  if (event.no !== null) {
+    const state = producerOf(observedOf(run), key);
+    if (event.no > state.next) {
+      assert(command.holes !== undefined, "what comes too early waits", { no: event.no, next: state.next });
+      gap(decision, command, { from: state.next, to: event.no - 1, reason: command.holes });
+    }
+    const place = placeOf(state, event.no);
+    assert(place === "next" || place === "gap", "only new numbers are taken", { no: event.no, place });
+    if (place === "gap") late = seqOf(state, lastBefore(state.segments, event.no)) ?? 0;
+  }
+  const wrong = event.fault ?? misfit(run, event, late !== null, decision.ctx.now_us);
+  if (wrong) {
+    command.refused.set(event.no ?? index, wrong);
+    if (event.no !== null && late === null && !isTerminal(run.state))
+      gap(decision, command, { from: event.no, to: event.no, reason: wrong.code });
+    return;
+  }
+  decision.push(draftOf(decision, event, event.no === null ? null : `${key}/${event.no}`, late));
+  if (late !== null && event.no !== null)
+    decision.push({ type: "journal.gap_filled", data: { epoch, from: event.no, producer, to: event.no } });
+}
+
+function lastBefore(segments: readonly (readonly [number, number, number])[], no: number): number {
+  let last = 0;
+  for (const [from, , count] of segments) if (from + count - 1 < no) last = Math.max(last, from + count - 1);
+  return last;
+}
+
+function gap(
+  decision: Decision,
+  { producer, epoch }: IngestCommand,
+  given: { from: number; to: number; reason: string },
+): void {
+  decision.push({
+    type: "journal.gap",
+    data: { epoch, from: given.from, producer, reason: given.reason, to: given.to },
+  });
+}
+
+/** Why an event cannot stand where it would; null when it can. */
+function misfit(run: RunState, event: ObservedEvent, late: boolean, now_us: number): IngestFault | null {
+  if (run.seq === 0) return null;
+  if (event.type === "run.started")
+    return fault("RUN_ALREADY_STARTED", `Run ${run.run_id} has started before`, "/type");
+  if (isTerminal(run.state)) {
+    const sealed = now_us - run.updated_us > LIMITS.seal_after_ms * 1000;
+    if (!AFTERWARDS.includes(event.type) && sealed)
+      return fault("RUN_SEALED", `Run ${run.run_id} was sealed ${LIMITS.seal_after_ms / 60_000} minutes after its end`);
+    if (!AFTERWARDS.includes(event.type) && !late)
+      return fault("RUN_TERMINAL", `Run ${run.run_id} is ${run.state}; ${event.type} cannot follow`, "/type");
+    if (late && isEnd(event.type)) return fault("RUN_TERMINAL", `Run ${run.run_id} is ${run.state} already`, "/type");
+  }
+  return misfitStep(run, event, late);
+}
+
+function misfitStep(run: RunState, event: ObservedEvent, late: boolean): IngestFault | null {
+  const { role, family } = roleOf(event.type);
+  const steps = run.observed?.steps;
+  if (event.parent !== undefined && event.no !== null && !late && !steps?.has(event.parent))
+    return fault("PARENT_UNKNOWN", `Step ${event.parent} is not known in run ${run.run_id}`, "/parent_step_id");
+  if (event.step === undefined)
+    return role === "none" ? null : fault("VALIDATION_ERROR", `${event.type} needs a step_id`, "/step_id");
+  const step = steps?.get(event.step);
+  if (!step && run.step_count >= LIMITS.steps_per_run_max)
+    return fault("CONFLICT", `Run ${run.run_id} has ${run.step_count} steps, which is the limit`, "/step_id");
+  // What comes late comes without the order that it had.
+  return late ? null : misfitPair(event, step, role, family);
+}
+
+function misfitPair(
+  event: ObservedEvent,
+  step: ObservedStep | undefined,
+  role: StepRole,
+  family: string,
+): IngestFault | null {
+  const name = event.step ?? "";
+  if (role === "opens" || role === "proposes") {
+    if (step?.status === "open") return fault("CALL_OPEN", `Step ${name} has an open call already`, "/step_id");
+    return null;
+  }
+  if (role === "none") return null;
+  const refused = event.type === "tool.denied" && step?.status === "proposed";
+  // One event may say a retrieval whole.
+  const whole = event.type === "retrieval.completed" && event.data["query"] !== undefined && step?.status !== "open";
+  if (refused || whole) return null;
+  if (step?.status !== "open" || step.family !== family)
+    return fault(
+      "CALL_NOT_OPEN",
+      `Step ${name} has no open ${family} call that ${event.type} could belong to`,
+      "/step_id",
+    );
+  if (step.attempt !== (event.attempt ?? 1))
+    return fault("CALL_NOT_OPEN", `Step ${name} is at attempt ${step.attempt}, not ${event.attempt ?? 1}`, "/attempt");
+  return null;
+}
+
+function isEnd(type: string): boolean {
+  return (TERMINAL_STATES as readonly string[]).includes(type.replace(/^run\./, "")) && type.startsWith("run.");
+}
+
+/** The event as it is stored. Names of steps become numbers; each name stands once. */
+function draftOf(decision: Decision, event: ObservedEvent, from: string | null, late: number | null): EventDraft {
+  const { run } = decision;
+  const steps = run.observed?.steps;
+  let count = run.step_count;
+  const known = event.step === undefined ? undefined : steps?.get(event.step);
+  const step = event.step === undefined ? undefined : (known?.n ?? (count += 1));
+  const above = event.parent === undefined ? undefined : steps?.get(event.parent);
+  const parent = event.parent === undefined ? undefined : (above?.n ?? (count += 1));
+  const origin = {
+    ...(from === null ? {} : { from }),
+    ...(late === null ? {} : { late }),
+    ...(event.mac === undefined ? {} : { mac: event.mac }),
+    ...(parent !== undefined && !above ? { parent: event.parent ?? "" } : {}),
+    ...(event.said === undefined ? {} : { said: event.said }),
+    ...(step !== undefined && !known ? { step: event.step ?? "" } : {}),
+  };
+  return {
+    ...stated(decision, event),
+    origin,
+    ...(event.actor === undefined ? {} : { actor: event.actor }),
+    ...(event.attempt === undefined || event.attempt === 1 ? {} : { attempt: event.attempt }),
+    ...(event.call === undefined ? {} : { call: event.call }),
+    ...(event.occurred === undefined ? {} : { occurred: event.occurred }),
+    ...(step === undefined ? {} : { step }),
+    ...(parent === undefined ? {} : { parent }),
+  };
+}
+
+/** Type and data. The end of a run waits for governed calls in flight; the price of a model call is ours to say. */
+function stated(decision: Decision, event: ObservedEvent): Pick<EventDraft, "type" | "data"> {
+  const { run, ctx } = decision;
+  const { type, data } = event;
+  if (isEnd(type)) {
+    const to = type.slice("run.".length) as TerminalState;
+    const incomplete = run.observed && isIncomplete(run.observed) ? { code: "incomplete" } : {};
+    if (!hasRunning(run)) return { type: `run.${to}`, data: { ...incomplete, ...data } };
+    const until = ctx.now_us + LIMITS.stop_grace_ms * 1000;
+    const { code, message } = { code: "", message: "", ...data };
+    return { type: "run.stopping", data: { code, message, to, until } };
+  }
+  return { type: type as EventType, data: type === "model.completed" ? priced(decision, event) : data };
+}
+
+function priced({ run, ctx }: Decision, { data, step }: ObservedEvent): JsonObject {
+  const usage = data["usage"] as unknown as Partial<Usage> | undefined;
+  if (data["cost_micro_usd"] !== undefined || !usage) return data;
+  const model = String(data["response_model"] ?? run.observed?.steps.get(step ?? "")?.target ?? "");
+  const route = ctx.catalog.modelOf(model) ?? ctx.catalog.model(model);
+  const price = ctx.catalog.price(route?.model ?? model, ctx.now_us);
+  if (!price) return data;
+  const cost = usageCost(price, { input_tokens: usage.input_tokens ?? 0, output_tokens: usage.output_tokens ?? 0 });
+  return { ...data, cost_micro_usd: cost };
+}
