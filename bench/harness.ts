@@ -215,11 +215,11 @@ export function percentile(values: readonly number[], p: number): number {
 }
 
 /** Runs n jobs with at most `width` at a time. */
-export async function concurrently(n: number, width: number, job: () => Promise<void>): Promise<void> {
+export async function concurrently(n: number, width: number, job: (i: number) => Promise<void>): Promise<void> {
   let next = 0;
   await Promise.all(
     Array.from({ length: width }, async () => {
-      while (next++ < n) await job();
+      while (next < n) await job(next++);
     }),
   );
 }

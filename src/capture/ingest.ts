@@ -23,7 +23,7 @@ import type { RunState } from "../core/run-state.ts";
 import type { StagedEvents, StagedKey } from "../store/staged-events.ts";
 import type { Json } from "../kit/json.ts";
 import type { CaptureCaller } from "./captures.ts";
-import { prepareEvents } from "./prepare.ts";
+import { appendable, prepareEvents } from "./prepare.ts";
 import type { Prepared, PrepareOptions } from "./prepare.ts";
 
 /** What owns the runs, as far as observed events need it. */
@@ -32,6 +32,7 @@ export interface IngestOwner {
     tenant_id: string,
     run_id: string,
     command: IngestCommand,
+    isNew?: boolean,
   ): Promise<{ readonly drafts: readonly EventDraft[]; readonly first_seq: number }>;
   observed(tenant_id: string, run_id: string): Promise<Readonly<RunState> | null>;
   command(tenant_id: string, run_id: string, command: Command): Promise<RunSummary>;
@@ -154,11 +155,16 @@ export class Ingest {
   ): Promise<{ refused: ReadonlyMap<number, IngestFault>; seqs: ReadonlyMap<number, number> }> {
     const refused = new Map<number, IngestFault>();
     const command: IngestCommand = { type: "ingest", producer, epoch, refused, ...given };
-    const told = await this.options.owner().ingest(tenant_id, run_id, command);
     const seqs = new Map<number, number>();
     const prefix = `${producerKey(producer, epoch)}/`;
-    for (const [index, { origin }] of told.drafts.entries())
-      if (origin?.from?.startsWith(prefix)) seqs.set(Number(origin.from.slice(prefix.length)), told.first_seq + index);
+    // Conflicts alone are an append too.
+    const parts = given.events.length === 0 ? [[]] : appendable(given.events);
+    for (const events of parts) {
+      const told = await this.options.owner().ingest(tenant_id, run_id, { ...command, events });
+      for (const [index, { origin }] of told.drafts.entries())
+        if (origin?.from?.startsWith(prefix))
+          seqs.set(Number(origin.from.slice(prefix.length)), told.first_seq + index);
+    }
     return { refused, seqs };
   }
 

@@ -2,7 +2,7 @@
 // put where artifacts are. What is wrong with an event is said by field, and costs that event alone.
 import { Compile } from "typebox/compile";
 import { parseRfc3339 } from "../kit/clock.ts";
-import { hmacHex } from "../kit/hash.ts";
+import { hmacHex, sha256Hex } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
@@ -29,9 +29,12 @@ export interface PrepareOptions {
 export interface Prepared {
   readonly no: number | null;
   readonly event: ObservedEvent;
+  /** Characters of it as JSON, about. */
+  readonly size: number;
 }
 
 const MAC_CHARS = 16;
+const UTF8_BYTES_MAX = 3;
 const envelope = Compile(IngestEvent);
 const validators = new Map<string, Validator>();
 
@@ -45,7 +48,7 @@ function validatorOf(type: string): Validator | null {
 
 function broken(no: number | null, code: ErrorCode, message: string, pointer: string, type = ""): Prepared {
   const fault: IngestFault = { code, message, pointer };
-  return { no, event: { no, type, data: {}, fault } };
+  return { no, event: { no, type, data: {}, fault }, size: 0 };
 }
 
 /** Prepares the events of a batch, each by itself. `run_id` is the run that the request names. */
@@ -54,14 +57,14 @@ export async function prepareEvents(
   given: { caller: CaptureCaller; run_id: string; events: readonly unknown[] },
 ): Promise<Prepared[]> {
   const { caller } = given;
-  const key = options.tenantKey(caller.tenant_id);
+  const key = hmacHex(options.tenantKey(caller.tenant_id), "ingest");
   const checked = given.events.map((event) => checkEvent(event, given, key));
   for (const one of checked) {
     if (one.event.fault || one.event.type !== "model.requested") continue;
     const { request } = one.event.data;
     if (isObject(request)) one.event.data["signature"] = signatureOf(options, caller, one.event.data, request);
   }
-  return settle(options, caller.tenant_id, checked);
+  return settleEvents(options, caller.tenant_id, checked);
 }
 
 function signatureOf(
@@ -74,27 +77,53 @@ function signatureOf(
   return captures.signature(tenant_id, { api, model: String(data["model"]), request: canonicalRequest(request) });
 }
 
+/** Events in parts that one append can hold, in their order. */
+export function* appendable(events: readonly ObservedEvent[]): Iterable<ObservedEvent[]> {
+  // Nearly always they fit as they are.
+  if (events.length * LIMITS.event_bytes_max <= LIMITS.append_bytes_max) return void (yield [...events]);
+  let part: ObservedEvent[] = [];
+  let bytes = 0;
+  for (const event of events) {
+    const size = JSON.stringify(event).length * UTF8_BYTES_MAX;
+    if (part.length > 0 && (bytes + size > LIMITS.append_bytes_max || part.length >= LIMITS.ingest_events_max)) {
+      yield part;
+      part = [];
+      bytes = 0;
+    }
+    part.push(event);
+    bytes += size;
+  }
+  if (part.length > 0) yield part;
+}
+
 /** Redacts and stores what is large. Most batches hold nothing to redact: they are looked at together. */
-async function settle(options: PrepareOptions, tenant_id: string, checked: readonly Prepared[]): Promise<Prepared[]> {
+export async function settleEvents(
+  options: PrepareOptions,
+  tenant_id: string,
+  checked: readonly Prepared[],
+): Promise<Prepared[]> {
   const { redactor } = options;
-  const contents = checked.map(({ event }): Json => [event.data, event.said ?? null]);
+  const contents = checked.map(({ event }): Json => (event.said ? [event.data, event.said] : event.data));
   const clean = redactor.payload(contents, "").mark === null;
   const done: Prepared[] = [];
-  for (const { no, event } of checked) {
-    let { data, said } = event;
-    if (!clean) {
-      data = redactor.data(data);
-      if (said) said = redactor.data(said);
-    }
-    const kept = event.fault ? data : await largeApart(options, tenant_id, data);
-    const stored = { ...event, data: kept, ...(said ? { said } : {}) };
-    const size = event.fault ? 0 : Buffer.byteLength(canonicalJson([stored.data, stored.said ?? null]));
-    if (size > LIMITS.event_bytes_max) {
-      const message = `The event has ${size} bytes besides its payloads; ${LIMITS.event_bytes_max} are the limit`;
-      done.push(broken(no, "PAYLOAD_TOO_LARGE", message, "", event.type));
-    } else done.push({ no, event: stored });
+  for (const one of checked) {
+    const { event } = one;
+    // A character is three bytes at most: what is short is not measured.
+    if (event.fault || (clean && one.size * UTF8_BYTES_MAX <= LIMITS.inline_bytes_max)) done.push(one);
+    else done.push(await settleOne(options, tenant_id, one, clean));
   }
   return done;
+}
+
+async function settleOne(options: PrepareOptions, tenant_id: string, one: Prepared, clean: boolean): Promise<Prepared> {
+  const { redactor } = options;
+  const { no, event } = one;
+  const said = event.said && !clean ? redactor.data(event.said) : event.said;
+  const data = await largeApart(options, tenant_id, clean ? event.data : redactor.data(event.data));
+  const size = Buffer.byteLength(canonicalJson([data, said ?? null]));
+  if (size <= LIMITS.event_bytes_max) return { no, event: { ...event, data, ...(said ? { said } : {}) }, size };
+  const message = `The event has ${size} bytes besides its payloads; ${LIMITS.event_bytes_max} are the limit`;
+  return broken(no, "PAYLOAD_TOO_LARGE", message, "", event.type);
 }
 
 /** Payloads that make an event large go out of it, the largest first; a reference stands for each. */
@@ -120,7 +149,7 @@ function numberOf(value: JsonObject): number | null {
   return typeof no === "number" && Number.isSafeInteger(no) && no >= 1 ? no : null;
 }
 
-function checkEvent(sent: unknown, given: { caller: CaptureCaller; run_id: string }, key: Uint8Array): Prepared {
+function checkEvent(sent: unknown, given: { caller: CaptureCaller; run_id: string }, key: string): Prepared {
   if (!isObject(sent)) return broken(null, "VALIDATION_ERROR", "An event is an object", "");
   const raw = sent as JsonObject;
   const value = upcast(raw);
@@ -148,7 +177,10 @@ function checkEvent(sent: unknown, given: { caller: CaptureCaller; run_id: strin
       "/occurred_at",
       type,
     );
-  return { no, event: observed(event, value, { occurred, caller: given.caller, key }) };
+  const text = JSON.stringify(value);
+  // A keyed digest that tells equal from other, and nothing of the content to who has no key; nobody trusts it for more.
+  const mac = sha256Hex(key + text).slice(0, MAC_CHARS);
+  return { no, event: observed(event, { occurred, caller: given.caller, mac }), size: text.length };
 }
 
 function mismatch(
@@ -168,28 +200,24 @@ function mismatch(
   return null;
 }
 
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
 function observed(
-  event: IngestEvent,
-  sent: JsonObject,
-  given: { occurred: number | undefined; caller: CaptureCaller; key: Uint8Array },
+  sent: IngestEvent,
+  given: { occurred: number | undefined; caller: CaptureCaller; mac: string },
 ): ObservedEvent {
-  const data: JsonObject =
-    event.type === "run.started" ? startedBy(event.data as JsonObject, given.caller) : { ...event.data };
-  const { id, causation_id, trace, ext } = event;
+  const { type, id, causation_id, trace, ext } = sent;
+  const data: JsonObject = type === "run.started" ? startedBy(sent.data as JsonObject, given.caller) : { ...sent.data };
+  const event: Mutable<ObservedEvent> = { no: sent.sequence_no, type, data, mac: given.mac };
+  if (sent.step_id !== undefined) event.step = sent.step_id;
+  if (sent.parent_step_id !== undefined) event.parent = sent.parent_step_id;
+  if (sent.attempt !== undefined) event.attempt = sent.attempt;
+  if (sent.call !== undefined) event.call = sent.call.call_id;
+  if (sent.actor !== undefined) event.actor = sent.actor;
+  if (given.occurred !== undefined) event.occurred = given.occurred;
   const told = Object.entries({ causation_id, ext, id, trace }).filter(([, value]) => value !== undefined);
-  return {
-    no: event.sequence_no,
-    type: event.type,
-    data,
-    mac: hmacHex(given.key, canonicalJson(sent)).slice(0, MAC_CHARS),
-    ...(event.step_id === undefined ? {} : { step: event.step_id }),
-    ...(event.parent_step_id === undefined ? {} : { parent: event.parent_step_id }),
-    ...(event.attempt === undefined ? {} : { attempt: event.attempt }),
-    ...(event.call === undefined ? {} : { call: event.call.call_id }),
-    ...(event.actor === undefined ? {} : { actor: event.actor }),
-    ...(given.occurred === undefined ? {} : { occurred: given.occurred }),
-    ...(told.length === 0 ? {} : { said: Object.fromEntries(told) as JsonObject }),
-  };
+  if (told.length > 0) event.said = Object.fromEntries(told) as JsonObject;
+  return event;
 }
 
 /** What `run.started` of an observed run holds: whose it is comes from the credential, the rest is the producer's word. */

@@ -5,7 +5,7 @@ import { assert } from "../kit/assert.ts";
 import type { JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
 import type { ErrorCode } from "../contract/errors.ts";
-import type { Actor, EventDraft, EventType, TerminalState } from "../contract/events.ts";
+import type { Actor, EventDraft, EventType, Origin, TerminalState } from "../contract/events.ts";
 import { isTerminal, TERMINAL_STATES } from "../contract/events.ts";
 import type { Usage } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -15,6 +15,8 @@ import type { Decision } from "./decide-context.ts";
 import { isIncomplete, observedOf, placeOf, producerKey, producerOf, roleOf, seqOf } from "./observed.ts";
 import type { ObservedStep, StepRole } from "./observed.ts";
 import type { RunState } from "./run-state.ts";
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
 export interface IngestFault {
   readonly code: ErrorCode;
@@ -189,29 +191,31 @@ function isEnd(type: string): boolean {
 function draftOf(decision: Decision, event: ObservedEvent, from: string | null, late: number | null): EventDraft {
   const { run } = decision;
   const steps = run.observed?.steps;
+  const { step: name, parent: above } = event;
+  const origin: Mutable<Origin> = {};
   let count = run.step_count;
-  const known = event.step === undefined ? undefined : steps?.get(event.step);
-  const step = event.step === undefined ? undefined : (known?.n ?? (count += 1));
-  const above = event.parent === undefined ? undefined : steps?.get(event.parent);
-  const parent = event.parent === undefined ? undefined : (above?.n ?? (count += 1));
-  const origin = {
-    ...(from === null ? {} : { from }),
-    ...(late === null ? {} : { late }),
-    ...(event.mac === undefined ? {} : { mac: event.mac }),
-    ...(parent !== undefined && !above ? { parent: event.parent ?? "" } : {}),
-    ...(event.said === undefined ? {} : { said: event.said }),
-    ...(step !== undefined && !known ? { step: event.step ?? "" } : {}),
-  };
-  return {
-    ...stated(decision, event),
-    origin,
-    ...(event.actor === undefined ? {} : { actor: event.actor }),
-    ...(event.attempt === undefined || event.attempt === 1 ? {} : { attempt: event.attempt }),
-    ...(event.call === undefined ? {} : { call: event.call }),
-    ...(event.occurred === undefined ? {} : { occurred: event.occurred }),
-    ...(step === undefined ? {} : { step }),
-    ...(parent === undefined ? {} : { parent }),
-  };
+  // Put together by hand: this is done for every event.
+  const { type, data } = stated(decision, event);
+  const draft: Mutable<EventDraft> = { type, data, origin };
+  if (from !== null) origin.from = from;
+  if (late !== null) origin.late = late;
+  if (event.mac !== undefined) origin.mac = event.mac;
+  if (event.said !== undefined) origin.said = event.said;
+  if (event.actor !== undefined) draft.actor = event.actor;
+  if (event.attempt !== undefined && event.attempt > 1) draft.attempt = event.attempt;
+  if (event.call !== undefined) draft.call = event.call;
+  if (event.occurred !== undefined) draft.occurred = event.occurred;
+  if (name !== undefined) {
+    const known = steps?.get(name);
+    if (!known) origin.step = name;
+    draft.step = known?.n ?? (count += 1);
+  }
+  if (above !== undefined) {
+    const known = above === name ? undefined : steps?.get(above);
+    if (!known) origin.parent = above;
+    draft.parent = known?.n ?? (count += 1);
+  }
+  return draft;
 }
 
 /** Type and data. The end of a run waits for governed calls in flight; the price of a model call is ours to say. */
@@ -226,7 +230,7 @@ function stated(decision: Decision, event: ObservedEvent): Pick<EventDraft, "typ
     const { code, message } = { code: "", message: "", ...data };
     return { type: "run.stopping", data: { code, message, to, until } };
   }
-  return { type: type as EventType, data: type === "model.completed" ? priced(decision, event) : data };
+  return type === "model.completed" ? { type, data: priced(decision, event) } : { type: type as EventType, data };
 }
 
 function priced({ run, ctx }: Decision, { data, step }: ObservedEvent): JsonObject {

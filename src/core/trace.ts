@@ -313,7 +313,9 @@ class Tracer {
     const path = this.pathOf(event, data);
     const target = text(data, "model");
     const history = this.program || path === "" ? this.history : 0;
-    const wire = data["signature"] === undefined ? null : this.wireSections(data);
+    const isWire =
+      data["signature"] !== undefined || data["request"] !== undefined || data["request_ref"] !== undefined;
+    const wire = isWire ? this.wireSections(data) : null;
     const request = wire ?? {
       ...this.sections,
       history,
@@ -333,7 +335,7 @@ class Tracer {
     const target = this.intern.of(text(data, "model"));
     const sent = data["request"];
     if (typeof sent !== "object" || sent === null || Array.isArray(sent))
-      return { target, history: this.intern.of(data["signature"]) };
+      return { target, history: this.intern.of(data["signature"] ?? data["request_ref"]) };
     const { model: _model, messages, input, system, instructions, tools, stream: _stream, ...params } = sent;
     const list = Array.isArray(messages) ? messages : [];
     const [first] = list as Data[];

@@ -11,6 +11,7 @@ import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError, isAppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { API_PREFIX, ROUTES } from "../contract/routes.ts";
+import { OTLP_PROTOBUF } from "../contract/otlp.ts";
 import type { Route, RouteId } from "../contract/routes.ts";
 import { Authenticator, authorise, checkOrigin } from "./auth.ts";
 import type { Credential } from "./auth.ts";
@@ -21,6 +22,7 @@ import { Idempotency } from "./idempotency.ts";
 import { faults } from "../contract/faults.ts";
 import type { Validator } from "../contract/faults.ts";
 import { mountMcp } from "./mcp.ts";
+import { mountOtlp } from "./otlp.ts";
 import { mountProxy } from "./proxy.ts";
 import { problemOf, toAppError } from "./problem.ts";
 import type { Request, Services } from "./services.ts";
@@ -187,6 +189,7 @@ export class Gateway {
     const doors = { authenticator: this.authenticator, host_names: options.host_names };
     mountProxy(this.app, services, doors);
     mountMcp(this.app, services, doors);
+    mountOtlp(this.app, services, doors);
   }
 
   /** Requests that the owner of the runs must answer go there; probes and figures are each node's own. */
@@ -230,7 +233,13 @@ export class Gateway {
 
   private parsers(): void {
     this.app.removeAllContentTypeParsers();
-    const types = ["application/json", "application/yaml", "application/x-ndjson", "application/octet-stream"];
+    const types = [
+      "application/json",
+      "application/yaml",
+      "application/x-ndjson",
+      "application/octet-stream",
+      OTLP_PROTOBUF,
+    ];
     this.app.addContentTypeParser(types, { parseAs: "buffer" }, (_req, body, done) => done(null, body));
   }
 

@@ -8,6 +8,7 @@ import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Captures } from "../capture/captures.ts";
 import type { Ingest } from "../capture/ingest.ts";
+import type { Otlp } from "../capture/otlp/otlp.ts";
 import type { Proxy } from "../capture/proxy.ts";
 import type { ToolDoor } from "../contract/tools.ts";
 import type { Backtests } from "../replay/backtests.ts";
@@ -41,6 +42,7 @@ export interface Services {
   readonly backtests: Backtests;
   readonly captures: Captures;
   readonly ingest: Ingest;
+  readonly otlp: Otlp;
   readonly proxy: Proxy;
   readonly tools: ToolDoor;
   readonly blobs: BlobStore;

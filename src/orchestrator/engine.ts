@@ -135,13 +135,13 @@ export class Engine {
 
   /**
    * Records observed events; returns what was committed with them and the seq of its first event. A run that nobody has
-   * started begins with them; one that has ended is read again, for what may still be said of it.
+   * started begins with them; one that has ended is read again, for what may still be said of it. `isNew`: the id was made
+   * just now, so there is nothing to look for.
    */
-  async ingest(tenant_id: string, run_id: string, command: IngestCommand): Promise<Told> {
+  async ingest(tenant_id: string, run_id: string, command: IngestCommand, isNew = false): Promise<Told> {
     let actor = this.actors.get(run_id);
     if (!actor) {
-      const existing = await this.options.store.readRun(null, run_id, 1, 1);
-      const fresh = existing.length === 0;
+      const fresh = isNew || (await this.options.store.readRun(null, run_id, 1, 1)).length === 0;
       if (fresh && this.actors.size >= LIMITS.open_runs_max)
         throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
       actor = this.keep(fresh ? this.loader.fresh(tenant_id, run_id) : await this.loader.load(run_id));

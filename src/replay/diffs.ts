@@ -51,13 +51,14 @@ export class Diffs {
   /** The run's own events, after those of its source that are its past. */
   private async segments(tenant_id: string, run_id: string, to_seq: number, depth: number): Promise<Segment[]> {
     const rows = await readWholeRun(this.options.store, tenant_id, run_id);
-    const events = rows.flatMap((row) => decodeBody(row.body)).filter((event) => event.seq <= to_seq);
-    const [started] = events;
+    const recorded = rows.flatMap((row) => decodeBody(row.body)).filter((event) => event.seq <= to_seq);
+    const [started] = recorded;
     if (!started || depth > DEPTH_MAX) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
     const lineage = lineageOf(started);
     const before = hasPast(lineage)
       ? await this.segments(tenant_id, lineage.source_run_id, lineage.source_seq, depth + 1)
       : [];
+    const events = inLogicalOrder(recorded);
     return [...before, { run_id, started, events, program: this.program(tenant_id, started) }];
   }
 
@@ -107,4 +108,11 @@ export class Diffs {
     const end = last && decodeBody(last.body).at(-1);
     return canonicalJson([end?.type ?? "", end?.data["output"] ?? null]);
   }
+}
+
+/** Spans are recorded as they come; what they say of their times is the order in which things happened. */
+function inLogicalOrder(events: readonly StoredEvent[]): readonly StoredEvent[] {
+  const [started, ...rest] = events;
+  if (started?.data["fidelity"] !== "span") return events;
+  return [started, ...rest.sort((a, b) => (a.occurred ?? a.at) - (b.occurred ?? b.at) || a.seq - b.seq)];
 }

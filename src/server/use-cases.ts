@@ -1,6 +1,7 @@
 // Builds the use cases that requests are served by, over the engine that owns the runs at the moment.
 import { Captures } from "../capture/captures.ts";
 import { Ingest } from "../capture/ingest.ts";
+import { Otlp } from "../capture/otlp/otlp.ts";
 import { Proxy } from "../capture/proxy.ts";
 import { Redactor } from "../capture/redact.ts";
 import { ToolCalls } from "../capture/tool-calls.ts";
@@ -16,7 +17,7 @@ import { Runs } from "../orchestrator/runs.ts";
 import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
-import { listRuns } from "../store/runs.ts";
+import { findExternal, listRuns } from "../store/runs.ts";
 import { PostgresStagedEvents } from "../store/staged-events.ts";
 import type { Config } from "./config.ts";
 import type { EngineHost } from "./engine-host.ts";
@@ -28,7 +29,7 @@ const GROUP = 0;
 
 export type UseCases = Pick<
   Services,
-  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "proxy" | "tools" | "journal"
+  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "tools" | "journal"
 >;
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> & Pick<Config, "private_origins" | "redact"> & { log: Log };
@@ -115,29 +116,22 @@ function foreignUses(given: {
   subscribe: Services["subscribe"];
   blobs: BlobStore;
   tenantKey: (tenant_id: string) => Uint8Array;
-}): Pick<UseCases, "captures" | "ingest" | "proxy" | "tools"> {
+}): Pick<UseCases, "captures" | "ingest" | "otlp" | "proxy" | "tools"> {
   const { registry, store, db, owner, find, redactor, seams, outside, blobs, tenantKey } = given;
   const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
   const door = { captures, owner, governance: registry, blobs, ...seams };
   const { clock } = seams;
   const staged = new PostgresStagedEvents(db);
-  const ingest = new Ingest({
-    captures,
-    redactor,
-    blobs,
-    tenantKey,
-    owner,
-    store,
-    staged,
-    find,
-    clock,
-    log: outside.log,
-  });
+  const preparing = { captures, redactor, blobs, tenantKey, owner };
+  const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
+  const external = ({ tenant_id }: { tenant_id: string }, external_ids: readonly string[]) =>
+    db.transaction({ role: "qd_app", tenant_id }, (tx) => findExternal(tx, external_ids));
+  const otlp = new Otlp({ ...preparing, external, ...seams });
   const proxy = new Proxy({ ...door, redactor, ...outside });
   const tools = new ToolCalls({
     ...door,
     store,
     subscribe: (run_id, listener) => given.subscribe(run_id, ({ drafts }) => listener(drafts)),
   });
-  return { captures, ingest, proxy, tools };
+  return { captures, ingest, otlp, proxy, tools };
 }

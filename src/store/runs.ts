@@ -31,14 +31,15 @@ export async function getRun(tx: DbTx, run_id: string): Promise<RunSummary | nul
   return rows[0] ? summary(rows[0]) : null;
 }
 
-/** The newest run that its source calls so (index runs_external). */
-export async function findExternal(tx: DbTx, external_id: string): Promise<RunSummary | null> {
+/** For each name that sources call runs by, the newest such run (index runs_external). */
+export async function findExternal(tx: DbTx, external_ids: readonly string[]): Promise<RunSummary[]> {
   const { rows } = await tx.query<RunSummary>({
     name: "find_external",
-    text: `select ${COLUMNS} from qd.runs where tenant_id = qd.tenant() and external_id = $1 order by run_id desc limit 1`,
-    values: [external_id],
+    text: `select distinct on (external_id) ${COLUMNS} from qd.runs
+      where tenant_id = qd.tenant() and external_id = any($1) order by external_id, run_id desc`,
+    values: [external_ids],
   });
-  return rows[0] ? summary(rows[0]) : null;
+  return rows.map(summary);
 }
 
 /** Newest first, by id (index runs_tenant). */

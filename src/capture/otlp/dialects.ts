@@ -1,0 +1,327 @@
+// What a span says happened: a model call, a tool call, a retrieval, a judgement, or a step that holds others. Read attribute by
+// attribute, since spans of several dialects (OTel GenAI old and new, OpenInference, Traceloop, Vercel AI SDK, MCP) stand in one
+// trace, and old and new names in one span.
+import { isObject } from "../../kit/json.ts";
+import type { Json, JsonObject } from "../../kit/json.ts";
+import type { EventType } from "../../contract/events.ts";
+import type { ExportedSpan } from "../../contract/otlp.ts";
+import { inputOf, outputOf } from "./messages.ts";
+import { AttributeReader, parsed } from "./reader.ts";
+
+/** A span as the events that it becomes. */
+export interface SpanCall {
+  /** Null: one event says it all. */
+  readonly opens: { readonly type: EventType; readonly data: JsonObject } | null;
+  readonly closes: { readonly type: EventType; readonly data: JsonObject };
+}
+
+type Kind = "model" | "tool" | "retrieval" | "agent" | "safety" | "evaluation" | "prompt" | "step";
+
+const OPERATIONS: Readonly<Record<string, Kind>> = {
+  chat: "model",
+  generate_content: "model",
+  text_completion: "model",
+  embeddings: "model",
+  execute_tool: "tool",
+  retrieval: "retrieval",
+  create_agent: "agent",
+  invoke_agent: "agent",
+};
+const OPENINFERENCE: Readonly<Record<string, Kind>> = {
+  LLM: "model",
+  EMBEDDING: "model",
+  TOOL: "tool",
+  RETRIEVER: "retrieval",
+  RERANKER: "retrieval",
+  AGENT: "agent",
+  GUARDRAIL: "safety",
+  EVALUATOR: "evaluation",
+  PROMPT: "prompt",
+};
+const OTHERS: Readonly<Record<string, Kind>> = {
+  tool: "tool",
+  agent: "agent",
+  generation: "model",
+  embedding: "model",
+  retriever: "retrieval",
+  evaluator: "evaluation",
+  guardrail: "safety",
+  llm: "model",
+};
+/** Operations of the Vercel AI SDK that are a provider's call; the others hold them. */
+const VERCEL_CALL = /\.do(Generate|Stream|Embed)$/;
+const RENAMED: Readonly<Record<string, string>> = {
+  "az.ai.openai": "azure.ai.openai",
+  "az.ai.inference": "azure.ai.inference",
+  vertex_ai: "gcp.vertex_ai",
+  gemini: "gcp.gemini",
+  xai: "x_ai",
+};
+const MODEL_NAMES = [
+  "gen_ai.request.model",
+  "llm.request.model_name",
+  "llm.model_name",
+  "ai.model.id",
+  "gen_ai.response.model",
+  "llm.response.model_name",
+  "ai.response.model",
+  "langfuse.observation.model.name",
+];
+const PARAMETERS: Readonly<Record<string, readonly string[]>> = {
+  frequency_penalty: ["gen_ai.request.frequency_penalty", "ai.settings.frequencyPenalty"],
+  max_tokens: ["gen_ai.request.max_tokens", "ai.settings.maxOutputTokens", "ai.settings.maxTokens"],
+  presence_penalty: ["gen_ai.request.presence_penalty", "ai.settings.presencePenalty"],
+  seed: ["gen_ai.request.seed", "gen_ai.openai.request.seed", "ai.settings.seed"],
+  stop: ["gen_ai.request.stop_sequences", "ai.settings.stopSequences"],
+  temperature: ["gen_ai.request.temperature", "ai.settings.temperature"],
+  top_k: ["gen_ai.request.top_k", "ai.settings.topK"],
+  top_p: ["gen_ai.request.top_p", "ai.settings.topP"],
+};
+
+function kindOf(span: ExportedSpan, reader: AttributeReader, inTool: boolean): Kind {
+  const vercel = reader.text("ai.operationId", "operation.name").split(" ")[0] ?? "";
+  if (vercel === "ai.toolCall") return "tool";
+  if (vercel.startsWith("ai.") && !VERCEL_CALL.test(vercel)) return "step";
+  if (vercel.startsWith("ai.")) return "model";
+  // A span of the protocol below the tool's own span is the same call once more.
+  const method = reader.text("mcp.method.name");
+  if (method !== "") return method === "tools/call" && !inTool ? "tool" : "step";
+  const operation = OPERATIONS[reader.text("gen_ai.operation.name")];
+  if (operation) return operation;
+  const kind = OPENINFERENCE[reader.text("openinference.span.kind").toUpperCase()];
+  if (kind) return kind;
+  const other = OTHERS[reader.text("traceloop.span.kind", "langfuse.observation.type").toLowerCase()];
+  if (other) return other;
+  const named = MODEL_NAMES.some((name) => reader.has(name)) || reader.has("llm.request.type");
+  return named || span.events.some((event) => event.name === "gen_ai.choice") ? "model" : "step";
+}
+
+/** Why a span failed; empty when it did not. */
+function failureOf(span: ExportedSpan, reader: AttributeReader): { code: string; message: string } | null {
+  const code = reader.text("error.type");
+  const thrown = span.events.find((event) => event.name === "exception")?.attributes;
+  if (!span.is_error && code === "") return null;
+  const message = span.status_message || String(thrown?.["exception.message"] ?? "") || code || "error";
+  return { code: code || String(thrown?.["exception.type"] ?? "error"), message };
+}
+
+/** Reads a span. `inTool`: the span above it is a tool call. */
+export function readSpan(span: ExportedSpan, given: { inTool: boolean }): SpanCall {
+  const reader = new AttributeReader(span.attributes);
+  const kind = kindOf(span, reader, given.inTool);
+  const failure = failureOf(span, reader);
+  const ended: JsonObject = { duration_ms: (span.end_us - span.start_us) / 1_000 };
+  const call = READERS[kind](span, reader, failure, ended);
+  const root: JsonObject = span.parent_span_id === "" ? { root: true } : {};
+  const attributes = reader.rest();
+  const rest: JsonObject = Object.keys(attributes).length > 0 ? { attributes } : {};
+  const told = span.events.filter((event) => !event.name.startsWith("gen_ai.") && event.name !== "exception");
+  const events: JsonObject =
+    told.length > 0 ? { events: told.map(({ name, attributes: said }) => ({ attributes: { ...said }, name })) } : {};
+  // What was asked stands where the call begins; the rest where it ends.
+  return {
+    opens: call.opens,
+    closes: { type: call.closes.type, data: { ...rest, ...events, ...root, ...call.closes.data } },
+  };
+}
+
+type Failure = { code: string; message: string } | null;
+type Reader = (span: ExportedSpan, reader: AttributeReader, failure: Failure, ended: JsonObject) => SpanCall;
+
+function usageOf(reader: AttributeReader): JsonObject {
+  const input = reader.number(
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.prompt_tokens",
+    "llm.token_count.prompt",
+    "ai.usage.inputTokens",
+    "ai.usage.promptTokens",
+    "llm.usage.prompt_tokens",
+  );
+  const output = reader.number(
+    "gen_ai.usage.output_tokens",
+    "gen_ai.usage.completion_tokens",
+    "llm.token_count.completion",
+    "ai.usage.outputTokens",
+    "ai.usage.completionTokens",
+    "llm.usage.completion_tokens",
+  );
+  if (input === undefined && output === undefined) return {};
+  const count = (value: number | undefined) => Math.max(0, Math.round(value ?? 0));
+  return { usage: { input_tokens: count(input), output_tokens: count(output) } };
+}
+
+function costOf(reader: AttributeReader): JsonObject {
+  const usd = reader.number("llm.cost.total", "gen_ai.usage.cost");
+  return usd === undefined || usd < 0 ? {} : { cost_micro_usd: Math.round(usd * 1e6) };
+}
+
+const model: Reader = (span, reader, failure, ended) => {
+  const name = reader.text(...MODEL_NAMES) || span.name || "unknown";
+  const provider = reader.text(
+    "gen_ai.provider.name",
+    "gen_ai.system",
+    "llm.provider",
+    "llm.system",
+    "ai.model.provider",
+  );
+  const messages = inputOf(reader, span.events);
+  const params: JsonObject = {};
+  for (const [key, names] of Object.entries(PARAMETERS)) {
+    const value = reader.any(...names);
+    if (value !== undefined) params[key] = value;
+  }
+  const invocation = reader.json("llm.invocation_parameters");
+  if (isObject(invocation)) Object.assign(params, invocation);
+  const tools = reader.json("gen_ai.tool.definitions", "ai.prompt.tools");
+  const request: JsonObject = { ...params, messages, ...(tools === undefined ? {} : { tools }) };
+  const response = reader.text("gen_ai.response.model", "llm.response.model_name", "ai.response.model");
+  const opens = {
+    type: "model.requested" as const,
+    data: { model: name, ...(provider === "" ? {} : { provider: RENAMED[provider] ?? provider }), request },
+  };
+  const spent = { ...ended, ...usageOf(reader), ...costOf(reader) };
+  if (failure) return { opens, closes: { type: "model.failed", data: { ...spent, ...failure } } };
+  const { content, tool_calls, finish_reasons } = outputOf(reader, span.events);
+  const data: JsonObject = { ...spent, content, tool_calls, ...(response === "" ? {} : { response_model: response }) };
+  if (finish_reasons.length > 0) data["finish_reasons"] = finish_reasons;
+  return { opens, closes: { type: "model.completed", data } };
+};
+
+const tool: Reader = (span, reader, failure, ended) => {
+  const name = reader.text(
+    "gen_ai.tool.name",
+    "tool.name",
+    "ai.toolCall.name",
+    "traceloop.entity.name",
+    "langfuse.observation.name",
+  );
+  const asked = reader.json(
+    "gen_ai.tool.call.arguments",
+    "tool.parameters",
+    "ai.toolCall.args",
+    "ai.toolCall.input",
+    "input.value",
+    "traceloop.entity.input",
+    "langfuse.observation.input",
+  );
+  const args: JsonObject = isObject(asked) ? (asked as JsonObject) : asked === undefined ? {} : { input: asked };
+  const opens = { type: "tool.requested" as const, data: { args, tool: name || span.name || "unnamed" } };
+  const result = reader.json(
+    "gen_ai.tool.call.result",
+    "ai.toolCall.result",
+    "ai.toolCall.output",
+    "output.value",
+    "traceloop.entity.output",
+    "langfuse.observation.output",
+  );
+  // An error that the tool itself reported is an answer; it came back to the model.
+  if (failure && failure.code !== "tool_error")
+    return { opens, closes: { type: "tool.failed", data: { ...ended, ...failure } } };
+  const data: JsonObject = { ...ended, result: result ?? null, ...(failure ? { is_error: true } : {}) };
+  return { opens, closes: { type: "tool.completed", data } };
+};
+
+const retrieval: Reader = (span, reader, failure, ended) => {
+  const query = reader.any(
+    "gen_ai.retrieval.query.text",
+    "reranker.query",
+    "input.value",
+    "traceloop.entity.input",
+    "langfuse.observation.input",
+  );
+  const retriever = reader.text("gen_ai.data_source.id", "reranker.model_name") || span.name || "retriever";
+  const top_k = reader.number("reranker.top_k", "gen_ai.request.top_k");
+  const data: JsonObject = { query: query ?? null, retriever, ...(top_k === undefined ? {} : { top_k }) };
+  const opens = { type: "retrieval.requested" as const, data };
+  if (failure) return { opens, closes: { type: "retrieval.failed", data: { ...ended, ...failure } } };
+  const listed = parsed(reader.any("gen_ai.retrieval.documents"));
+  const flat = [...reader.list("retrieval.documents"), ...reader.list("reranker.output_documents")];
+  const documents = (Array.isArray(listed) ? listed.filter(isObject) : flat).map((item, i): JsonObject => {
+    const document: JsonObject = isObject((item as JsonObject)["document"])
+      ? ((item as JsonObject)["document"] as JsonObject)
+      : (item as JsonObject);
+    return { rank: i + 1, ...document };
+  });
+  return { opens, closes: { type: "retrieval.completed", data: { ...ended, documents } } };
+};
+
+const ended = (data: JsonObject, failure: Failure): JsonObject =>
+  failure ? { ...data, ...failure, is_error: true } : data;
+
+/** What went into and came out of a span that holds others. */
+function inOut(reader: AttributeReader): { input: JsonObject; output: JsonObject } {
+  const input = reader.json(
+    "input.value",
+    "traceloop.entity.input",
+    "gen_ai.input.messages",
+    "ai.prompt",
+    "langfuse.trace.input",
+    "langfuse.observation.input",
+  );
+  const output = reader.json(
+    "output.value",
+    "traceloop.entity.output",
+    "gen_ai.output.messages",
+    "ai.response.text",
+    "ai.response.object",
+    "langfuse.trace.output",
+    "langfuse.observation.output",
+  );
+  return { input: input === undefined ? {} : { input }, output: output === undefined ? {} : { output } };
+}
+
+const agent: Reader = (span, reader, failure, data) => {
+  const { input, output } = inOut(reader);
+  const name =
+    reader.text("gen_ai.agent.name", "agent.name", "traceloop.entity.name", "graph.node.name") || span.name || "agent";
+  const opens = { type: "agent.started" as const, data: { ...input, name } };
+  return { opens, closes: { type: "agent.ended", data: ended({ ...data, ...output }, failure) } };
+};
+
+const step: Reader = (span, reader, failure, data) => {
+  const { input, output } = inOut(reader);
+  const name = reader.text("gen_ai.workflow.name", "traceloop.entity.name", "graph.node.name") || span.name || "span";
+  const opens = { type: "step.started" as const, data: { ...input, name } };
+  return { opens, closes: { type: "step.ended", data: ended({ ...data, ...output }, failure) } };
+};
+
+const safety: Reader = (span, reader, failure, data) => {
+  const { input, output } = inOut(reader);
+  return {
+    opens: null,
+    closes: {
+      type: "safety.decided",
+      data: { ...data, ...input, ...output, category: span.name, decision: failure ? "block" : "allow" },
+    },
+  };
+};
+
+const evaluation: Reader = (span, reader, failure, data) => {
+  const { input, output } = inOut(reader);
+  const name = reader.text("gen_ai.evaluation.name") || span.name;
+  const score = reader.number("gen_ai.evaluation.score.value", "eval.score");
+  const label = reader.text("gen_ai.evaluation.score.label", "eval.label");
+  const said: JsonObject = { ...(score === undefined ? {} : { score }), ...(label === "" ? {} : { label }) };
+  return {
+    opens: null,
+    closes: { type: "evaluation.recorded", data: ended({ ...data, ...input, ...output, ...said, name }, failure) },
+  };
+};
+
+const prompt: Reader = (span, reader, failure, data) => {
+  const { input, output } = inOut(reader);
+  const template = reader.any("llm.prompt_template.template") ?? span.name;
+  const variables = reader.json("llm.prompt_template.variables");
+  const version = reader.any("llm.prompt_template.version");
+  const said: JsonObject = {
+    ...(variables === undefined ? {} : { variables }),
+    ...(version === undefined ? {} : { version }),
+  };
+  const rendered: Json = output["output"] ?? null;
+  return {
+    opens: null,
+    closes: { type: "prompt.rendered", data: ended({ ...data, ...input, ...said, rendered, template }, failure) },
+  };
+};
+
+const READERS: Readonly<Record<Kind, Reader>> = { model, tool, retrieval, agent, safety, evaluation, prompt, step };

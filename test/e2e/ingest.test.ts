@@ -1,0 +1,232 @@
+// Events and spans of others over HTTP: the ingest API, and OTLP as the OpenTelemetry SDK's own exporters send it.
+import { gzipSync } from "node:zlib";
+import { context, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
+import { SeverityNumber } from "@opentelemetry/api-logs";
+import { OTLPLogExporter } from "@opentelemetry/exporter-logs-otlp-proto";
+import { OTLPTraceExporter as JsonExporter } from "@opentelemetry/exporter-trace-otlp-http";
+import { OTLPTraceExporter as ProtoExporter } from "@opentelemetry/exporter-trace-otlp-proto";
+import { resourceFromAttributes } from "@opentelemetry/resources";
+import { BatchLogRecordProcessor, LoggerProvider } from "@opentelemetry/sdk-logs";
+import { BasicTracerProvider, BatchSpanProcessor } from "@opentelemetry/sdk-trace-base";
+import type { SpanExporter } from "@opentelemetry/sdk-trace-base";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { IngestAnswer } from "../../src/contract/ingest.ts";
+import { LIMITS } from "../../src/contract/limits.ts";
+import type { Run } from "../../src/contract/runs.ts";
+import { freshRun } from "../support/engine.ts";
+import { cli, remove, startUp, tempFolder } from "../support/processes.ts";
+import type { Running } from "../support/processes.ts";
+
+let data: string;
+let server: Running;
+beforeAll(async () => {
+  data = tempFolder("qd-ingest");
+  server = await startUp(data);
+});
+afterAll(async () => {
+  await server.stop();
+  remove(data);
+});
+
+const post = (path: string, body: string | Buffer, headers: Record<string, string> = {}) =>
+  fetch(server.url + path, { method: "POST", headers: { "content-type": "application/json", ...headers }, body });
+const events = async (run_id: string) => (await server.client.events(run_id)).items;
+const types = async (run_id: string) => (await events(run_id)).map((event) => event.type);
+const runOf = async (external_id: string): Promise<Run | undefined> => {
+  const answer = await fetch(`${server.url}/api/v1/runs?kind=captured&limit=200`);
+  return ((await answer.json()) as { items: Run[] }).items.find((run) => run.external_id === external_id);
+};
+
+describe("the ingest API", () => {
+  const batch = (sent: object[], producer_id = "p") => JSON.stringify({ producer_id, events: sent });
+  const send = async (run_id: string, sent: object[]): Promise<IngestAnswer> => {
+    const answer = await post(`/api/v1/runs/${run_id}/events`, batch(sent));
+    expect(answer.status).toBe(200);
+    return (await answer.json()) as IngestAnswer;
+  };
+  const started = { sequence_no: 1, type: "run.started", data: { agent: "desk", input: "hi" } };
+  const note = (sequence_no: number) => ({ sequence_no, type: "memory.read", data: { store: `s${sequence_no}` } });
+
+  test("what was acknowledged outlives a kill, staged or recorded, and is answered again", async () => {
+    const run_id = freshRun();
+    await send(run_id, [started, note(2)]);
+    const early = await send(run_id, [note(4), note(5)]);
+    expect(early.items.map((item) => item.status)).toEqual(["staged", "staged"]);
+    expect(early.missing).toEqual([{ producer_id: "p", producer_epoch: 1, ranges: [{ from: 3, to: 3 }] }]);
+    await server.kill();
+    server = await startUp(data);
+    const answer = await send(run_id, [started, note(2), note(3)]);
+    expect(answer.items.map((item) => item.status)).toEqual(["duplicate", "duplicate", "committed"]);
+    expect(await types(run_id)).toEqual(["run.started", "memory.read", "memory.read", "memory.read", "memory.read"]);
+    const [, second] = await events(run_id);
+    expect(second?.origin).toEqual({ producer_id: "p", epoch: 1, sequence_no: 2 });
+    const done = await post(`/api/v1/runs/${run_id}/finalize`, JSON.stringify({ output: "bye" }));
+    expect(await done.json()).toMatchObject({ state: "succeeded", kind: "captured", target: "desk@1" });
+    expect((await cli(["--data", data, "verify", run_id])).code).toBe(0);
+  });
+
+  test("finalize names what is missing", async () => {
+    const run_id = freshRun();
+    await send(run_id, [started, note(3)]);
+    const refused = await post(`/api/v1/runs/${run_id}/finalize`, "{}");
+    expect(refused.status).toBe(409);
+    expect(await refused.json()).toMatchObject({
+      code: "EVENTS_MISSING",
+      details: { missing: [{ producer_id: "p", ranges: [{ from: 2, to: 2 }] }] },
+    });
+    const forced = await post(
+      `/api/v1/runs/${run_id}/finalize`,
+      JSON.stringify({ force: true, state: "failed", code: "gone" }),
+    );
+    expect(await forced.json()).toMatchObject({ state: "failed", reason: "gone" });
+  });
+
+  test("bad input is named", async () => {
+    const run_id = freshRun();
+    const unstarted = await post(`/api/v1/runs/${run_id}/events`, batch([note(1)]));
+    expect([unstarted.status, ((await unstarted.json()) as { code: string }).code]).toEqual([409, "RUN_NOT_STARTED"]);
+    const version = await post(`/api/v1/runs/${run_id}/events`, batch([{ ...started, v: "7.0" }]));
+    expect([version.status, ((await version.json()) as { code: string }).code]).toEqual([400, "VERSION_UNSUPPORTED"]);
+    const many = Array.from({ length: LIMITS.ingest_events_max + 1 }, (_, i) => note(i + 1));
+    const large = await post(`/api/v1/runs/${run_id}/events`, batch(many));
+    expect([large.status, JSON.stringify(await large.json())]).toEqual([400, expect.stringContaining("/events")]);
+    const { items } = await send(run_id, [
+      started,
+      { sequence_no: 2, type: "tool.requested", step_id: "t", data: { tool: "x" } },
+    ]);
+    expect(items[1]?.error).toMatchObject({
+      code: "VALIDATION_ERROR",
+      status: 400,
+      message: expect.stringContaining("args"),
+    });
+  });
+
+  test("a run of ours takes no events of others", async () => {
+    const manifest = `
+kind: Workflow
+metadata: { name: w }
+spec: { steps: [{ id: nap, wait_ms: 60000 }] }
+`;
+    await server.client.apply(manifest);
+    const run = await server.client.startRun({ workflow: "w" });
+    const answer = await post(`/api/v1/runs/${run.run_id}/events`, batch([note(1)]));
+    expect(answer.status).toBe(409);
+  });
+});
+
+describe("OTLP", () => {
+  const provider = (exporter: SpanExporter) =>
+    new BasicTracerProvider({
+      resource: resourceFromAttributes({ "service.name": "shop", "deployment.environment.name": "prod" }),
+      spanProcessors: [new BatchSpanProcessor(exporter)],
+    });
+
+  /** One turn of an agent, as an instrumentation writes it. */
+  async function traced(exporter: SpanExporter): Promise<string> {
+    const tracer = provider(exporter);
+    const spans = tracer.getTracer("agent");
+    const root = spans.startSpan("invoke_agent helper", {
+      attributes: { "gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "helper" },
+    });
+    const within = trace.setSpan(context.active(), root);
+    const model = spans.startSpan(
+      "chat m-1",
+      {
+        kind: SpanKind.CLIENT,
+        attributes: {
+          "gen_ai.operation.name": "chat",
+          "gen_ai.provider.name": "openai",
+          "gen_ai.request.model": "m-1",
+          "gen_ai.request.temperature": 0.5,
+          "gen_ai.usage.input_tokens": 12,
+          "gen_ai.usage.output_tokens": 4,
+          "gen_ai.response.finish_reasons": ["stop"],
+          "gen_ai.input.messages": JSON.stringify([{ role: "user", parts: [{ type: "text", content: "grüezi 🎉" }] }]),
+        },
+      },
+      within,
+    );
+    model.end();
+    const tool = spans.startSpan(
+      "execute_tool find",
+      { attributes: { "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "find" } },
+      within,
+    );
+    tool.recordException(new TypeError("no shelf"));
+    tool.setStatus({ code: SpanStatusCode.ERROR, message: "no shelf" });
+    tool.end();
+    root.end();
+    await tracer.forceFlush();
+    await tracer.shutdown();
+    return root.spanContext().traceId;
+  }
+
+  test.each([
+    ["protobuf", () => new ProtoExporter({ url: `${server.url}/v1/traces` })],
+    ["JSON", () => new JsonExporter({ url: `${server.url}/v1/traces` })],
+    ["protobuf, gzip", () => new ProtoExporter({ url: `${server.url}/v1/traces`, compression: "gzip" as never })],
+    ["JSON, gzip", () => new JsonExporter({ url: `${server.url}/v1/traces`, compression: "gzip" as never })],
+  ])("the SDK's exporter: %s", async (_name, exporter) => {
+    const run = await runOf(`otel:${await traced(exporter())}`);
+    expect(run).toMatchObject({ target: "helper@1", env: "prod", tokens: 16, steps: 3, state: "running" });
+    const list = await events(run?.run_id ?? "");
+    const find = (type: string) => list.find((event) => event.type === type);
+    expect(find("model.requested")?.data).toMatchObject({
+      model: "m-1",
+      provider: "openai",
+      request: { messages: [{ content: "grüezi 🎉", role: "user" }], temperature: 0.5 },
+    });
+    expect(find("tool.failed")?.data).toMatchObject({ message: "no shelf" });
+    expect(find("model.requested")?.parent_step_id).toBe(find("agent.started")?.step_id);
+    expect(find("agent.ended")?.data).toMatchObject({ root: true });
+  });
+
+  test("log records stand with the span they belong to", async () => {
+    const exporter = new OTLPLogExporter({ url: `${server.url}/v1/logs` });
+    const logs = new LoggerProvider({ processors: [new BatchLogRecordProcessor({ exporter })] });
+    const spanContext = { traceId: "ab".repeat(16), spanId: "cd".repeat(8), traceFlags: 1 };
+    logs.getLogger("agent").emit({
+      eventName: "gen_ai.client.inference.operation.details",
+      severityNumber: SeverityNumber.INFO,
+      body: { "gen_ai.input.messages": [{ role: "user" }] },
+      context: trace.setSpanContext(context.active(), spanContext),
+    });
+    await logs.forceFlush();
+    await logs.shutdown();
+    const run = await runOf(`otel:${spanContext.traceId}`);
+    const [, record] = await events(run?.run_id ?? "");
+    expect(record).toMatchObject({ type: "wire.message", data: { name: "gen_ai.client.inference.operation.details" } });
+    const loose = await post(
+      "/v1/logs",
+      JSON.stringify({ resourceLogs: [{ scopeLogs: [{ logRecords: [{ body: { stringValue: "hi" } }] }] }] }),
+    );
+    expect(await loose.json()).toMatchObject({ partialSuccess: { rejectedLogRecords: "1" } });
+  });
+
+  test("refusals are said as the protocol says them", async () => {
+    const partial = await post(
+      "/v1/traces",
+      JSON.stringify({ resourceSpans: [{ scopeSpans: [{ spans: [{ name: "x" }] }] }] }),
+    );
+    expect(partial.status).toBe(200);
+    expect(await partial.json()).toEqual({
+      partialSuccess: { rejectedSpans: "1", errorMessage: expect.stringContaining("traceId") },
+    });
+    const broken = await post("/v1/traces", "{");
+    expect([broken.status, await broken.json()]).toEqual([400, { code: 3, message: "The body is no JSON" }]);
+    const noise = await post("/v1/traces", Buffer.from([0x0a, 0xff, 0xff]), {
+      "content-type": "application/x-protobuf",
+    });
+    expect([noise.status, noise.headers.get("content-type")]).toEqual([400, "application/x-protobuf"]);
+    expect(Buffer.from(await noise.arrayBuffer()).toString()).toContain("protobuf");
+    const bomb = await post("/v1/traces", gzipSync(Buffer.alloc(LIMITS.otlp_bytes_max + 1)), {
+      "content-encoding": "gzip",
+    });
+    expect(bomb.status).toBe(413);
+    const type = await post("/v1/traces", "x", { "content-type": "application/octet-stream" });
+    expect(type.status).toBe(415);
+    const site = await post("/v1/traces", "{}", { origin: "https://evil.example" });
+    expect(site.status).toBe(403);
+    expect(await (await post("/v1/traces", "{}")).json()).toEqual({});
+  });
+});
