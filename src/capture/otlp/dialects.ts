@@ -6,6 +6,7 @@ import type { Json, JsonObject } from "../../kit/json.ts";
 import type { EventType } from "../../contract/events.ts";
 import type { ExportedSpan } from "../../contract/otlp.ts";
 import { inputOf, outputOf } from "./messages.ts";
+import { NAMES, PARAMETER_NAMES } from "./names.ts";
 import { AttributeReader, parsed } from "./reader.ts";
 
 /** A span as the events that it becomes. */
@@ -57,29 +58,8 @@ const RENAMED: Readonly<Record<string, string>> = {
   gemini: "gcp.gemini",
   xai: "x_ai",
 };
-const MODEL_NAMES = [
-  "gen_ai.request.model",
-  "llm.request.model_name",
-  "llm.model_name",
-  "ai.model.id",
-  "gen_ai.response.model",
-  "llm.response.model_name",
-  "ai.response.model",
-  "langfuse.observation.model.name",
-];
-const PARAMETERS: Readonly<Record<string, readonly string[]>> = {
-  frequency_penalty: ["gen_ai.request.frequency_penalty", "ai.settings.frequencyPenalty"],
-  max_tokens: ["gen_ai.request.max_tokens", "ai.settings.maxOutputTokens", "ai.settings.maxTokens"],
-  presence_penalty: ["gen_ai.request.presence_penalty", "ai.settings.presencePenalty"],
-  seed: ["gen_ai.request.seed", "gen_ai.openai.request.seed", "ai.settings.seed"],
-  stop: ["gen_ai.request.stop_sequences", "ai.settings.stopSequences"],
-  temperature: ["gen_ai.request.temperature", "ai.settings.temperature"],
-  top_k: ["gen_ai.request.top_k", "ai.settings.topK"],
-  top_p: ["gen_ai.request.top_p", "ai.settings.topP"],
-};
-
 function kindOf(span: ExportedSpan, reader: AttributeReader, inTool: boolean): Kind {
-  const vercel = reader.text("ai.operationId", "operation.name").split(" ")[0] ?? "";
+  const vercel = reader.text(...NAMES.operation).split(" ")[0] ?? "";
   if (vercel === "ai.toolCall") return "tool";
   if (vercel.startsWith("ai.") && !VERCEL_CALL.test(vercel)) return "step";
   if (vercel.startsWith("ai.")) return "model";
@@ -90,9 +70,9 @@ function kindOf(span: ExportedSpan, reader: AttributeReader, inTool: boolean): K
   if (operation) return operation;
   const kind = OPENINFERENCE[reader.text("openinference.span.kind").toUpperCase()];
   if (kind) return kind;
-  const other = OTHERS[reader.text("traceloop.span.kind", "langfuse.observation.type").toLowerCase()];
+  const other = OTHERS[reader.text(...NAMES.other_kind).toLowerCase()];
   if (other) return other;
-  const named = MODEL_NAMES.some((name) => reader.has(name)) || reader.has("llm.request.type");
+  const named = NAMES.model.some((name) => reader.has(name)) || reader.has("llm.request.type");
   return named || span.events.some((event) => event.name === "gen_ai.choice") ? "model" : "step";
 }
 
@@ -129,52 +109,32 @@ type Failure = { code: string; message: string } | null;
 type Reader = (span: ExportedSpan, reader: AttributeReader, failure: Failure, ended: JsonObject) => SpanCall;
 
 function usageOf(reader: AttributeReader): JsonObject {
-  const input = reader.number(
-    "gen_ai.usage.input_tokens",
-    "gen_ai.usage.prompt_tokens",
-    "llm.token_count.prompt",
-    "ai.usage.inputTokens",
-    "ai.usage.promptTokens",
-    "llm.usage.prompt_tokens",
-  );
-  const output = reader.number(
-    "gen_ai.usage.output_tokens",
-    "gen_ai.usage.completion_tokens",
-    "llm.token_count.completion",
-    "ai.usage.outputTokens",
-    "ai.usage.completionTokens",
-    "llm.usage.completion_tokens",
-  );
+  const input = reader.number(...NAMES.input_tokens);
+  const output = reader.number(...NAMES.output_tokens);
   if (input === undefined && output === undefined) return {};
   const count = (value: number | undefined) => Math.max(0, Math.round(value ?? 0));
   return { usage: { input_tokens: count(input), output_tokens: count(output) } };
 }
 
 function costOf(reader: AttributeReader): JsonObject {
-  const usd = reader.number("llm.cost.total", "gen_ai.usage.cost");
+  const usd = reader.number(...NAMES.cost_usd);
   return usd === undefined || usd < 0 ? {} : { cost_micro_usd: Math.round(usd * 1e6) };
 }
 
 const model: Reader = (span, reader, failure, ended) => {
-  const name = reader.text(...MODEL_NAMES) || span.name || "unknown";
-  const provider = reader.text(
-    "gen_ai.provider.name",
-    "gen_ai.system",
-    "llm.provider",
-    "llm.system",
-    "ai.model.provider",
-  );
+  const name = reader.text(...NAMES.model) || span.name || "unknown";
+  const provider = reader.text(...NAMES.provider);
   const messages = inputOf(reader, span.events);
   const params: JsonObject = {};
-  for (const [key, names] of Object.entries(PARAMETERS)) {
+  for (const [key, names] of Object.entries(PARAMETER_NAMES)) {
     const value = reader.any(...names);
     if (value !== undefined) params[key] = value;
   }
   const invocation = reader.json("llm.invocation_parameters");
   if (isObject(invocation)) Object.assign(params, invocation);
-  const tools = reader.json("gen_ai.tool.definitions", "ai.prompt.tools");
+  const tools = reader.json(...NAMES.tools);
   const request: JsonObject = { ...params, messages, ...(tools === undefined ? {} : { tools }) };
-  const response = reader.text("gen_ai.response.model", "llm.response.model_name", "ai.response.model");
+  const response = reader.text(...NAMES.response_model);
   const opens = {
     type: "model.requested" as const,
     data: { model: name, ...(provider === "" ? {} : { provider: RENAMED[provider] ?? provider }), request },
@@ -188,32 +148,11 @@ const model: Reader = (span, reader, failure, ended) => {
 };
 
 const tool: Reader = (span, reader, failure, ended) => {
-  const name = reader.text(
-    "gen_ai.tool.name",
-    "tool.name",
-    "ai.toolCall.name",
-    "traceloop.entity.name",
-    "langfuse.observation.name",
-  );
-  const asked = reader.json(
-    "gen_ai.tool.call.arguments",
-    "tool.parameters",
-    "ai.toolCall.args",
-    "ai.toolCall.input",
-    "input.value",
-    "traceloop.entity.input",
-    "langfuse.observation.input",
-  );
-  const args: JsonObject = isObject(asked) ? (asked as JsonObject) : asked === undefined ? {} : { input: asked };
+  const name = reader.text(...NAMES.tool);
+  const asked = reader.json(...NAMES.arguments);
+  const args: JsonObject = isObject(asked) ? asked : asked === undefined ? {} : { input: asked };
   const opens = { type: "tool.requested" as const, data: { args, tool: name || span.name || "unnamed" } };
-  const result = reader.json(
-    "gen_ai.tool.call.result",
-    "ai.toolCall.result",
-    "ai.toolCall.output",
-    "output.value",
-    "traceloop.entity.output",
-    "langfuse.observation.output",
-  );
+  const result = reader.json(...NAMES.result);
   // An error that the tool itself reported is an answer; it came back to the model.
   if (failure && failure.code !== "tool_error")
     return { opens, closes: { type: "tool.failed", data: { ...ended, ...failure } } };
@@ -222,15 +161,9 @@ const tool: Reader = (span, reader, failure, ended) => {
 };
 
 const retrieval: Reader = (span, reader, failure, ended) => {
-  const query = reader.any(
-    "gen_ai.retrieval.query.text",
-    "reranker.query",
-    "input.value",
-    "traceloop.entity.input",
-    "langfuse.observation.input",
-  );
-  const retriever = reader.text("gen_ai.data_source.id", "reranker.model_name") || span.name || "retriever";
-  const top_k = reader.number("reranker.top_k", "gen_ai.request.top_k");
+  const query = reader.any(...NAMES.query);
+  const retriever = reader.text(...NAMES.retriever) || span.name || "retriever";
+  const top_k = reader.number(...NAMES.top_k);
   const data: JsonObject = { query: query ?? null, retriever, ...(top_k === undefined ? {} : { top_k }) };
   const opens = { type: "retrieval.requested" as const, data };
   if (failure) return { opens, closes: { type: "retrieval.failed", data: { ...ended, ...failure } } };
@@ -250,37 +183,21 @@ const ended = (data: JsonObject, failure: Failure): JsonObject =>
 
 /** What went into and came out of a span that holds others. */
 function inOut(reader: AttributeReader): { input: JsonObject; output: JsonObject } {
-  const input = reader.json(
-    "input.value",
-    "traceloop.entity.input",
-    "gen_ai.input.messages",
-    "ai.prompt",
-    "langfuse.trace.input",
-    "langfuse.observation.input",
-  );
-  const output = reader.json(
-    "output.value",
-    "traceloop.entity.output",
-    "gen_ai.output.messages",
-    "ai.response.text",
-    "ai.response.object",
-    "langfuse.trace.output",
-    "langfuse.observation.output",
-  );
+  const input = reader.json(...NAMES.input);
+  const output = reader.json(...NAMES.output);
   return { input: input === undefined ? {} : { input }, output: output === undefined ? {} : { output } };
 }
 
 const agent: Reader = (span, reader, failure, data) => {
   const { input, output } = inOut(reader);
-  const name =
-    reader.text("gen_ai.agent.name", "agent.name", "traceloop.entity.name", "graph.node.name") || span.name || "agent";
+  const name = reader.text(...NAMES.agent) || span.name || "agent";
   const opens = { type: "agent.started" as const, data: { ...input, name } };
   return { opens, closes: { type: "agent.ended", data: ended({ ...data, ...output }, failure) } };
 };
 
 const step: Reader = (span, reader, failure, data) => {
   const { input, output } = inOut(reader);
-  const name = reader.text("gen_ai.workflow.name", "traceloop.entity.name", "graph.node.name") || span.name || "span";
+  const name = reader.text(...NAMES.step) || span.name || "span";
   const opens = { type: "step.started" as const, data: { ...input, name } };
   return { opens, closes: { type: "step.ended", data: ended({ ...data, ...output }, failure) } };
 };

@@ -3,7 +3,8 @@
 import { isObject } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
 import type { SpanEvent } from "../../contract/otlp.ts";
-import { AttributeReader, numbered, parsed } from "./reader.ts";
+import { numbered, parsed } from "./reader.ts";
+import type { AttributeReader } from "./reader.ts";
 
 const text = (value: unknown): string =>
   typeof value === "string" ? value : value === undefined || value === null ? "" : JSON.stringify(value);
@@ -56,7 +57,7 @@ export function messagesOf(value: Json | undefined): JsonObject[] {
   if (!Array.isArray(given)) return [{ content: isObject(given) ? given : text(given), role: "user" }];
   return given.map((item): JsonObject => {
     if (!isObject(item)) return { content: text(item), role: "user" };
-    const message = item as JsonObject;
+    const message: JsonObject = item;
     if (Array.isArray(message["parts"])) return ofParts(message);
     return isObject(message["message"]) ? ofOpenInference(message) : message;
   });
@@ -73,7 +74,7 @@ function ofEvents(events: readonly SpanEvent[]): { input: JsonObject[]; output: 
       found.input.push({ content, role, ...(Array.isArray(calls) ? { tool_calls: calls } : {}) });
     } else if (name === "gen_ai.choice") {
       const message = parsed(attributes["message"] ?? attributes["gen_ai.event.content"]);
-      found.output.push(isObject(message) ? (message as JsonObject) : { content: text(message), role: "assistant" });
+      found.output.push(isObject(message) ? message : { content: text(message), role: "assistant" });
       if (typeof attributes["finish_reason"] === "string") found.finish.push(attributes["finish_reason"]);
     } else if (name === "gen_ai.content.prompt") found.input.push(...messagesOf(attributes["gen_ai.prompt"]));
     else if (name === "gen_ai.content.completion") found.output.push(...messagesOf(attributes["gen_ai.completion"]));
