@@ -29,6 +29,8 @@ function make(): Captures {
     store: world.store,
     tenantKey: () => new Uint8Array(32),
     blobs: { get: () => Promise.reject(new Error("there are none")) },
+    external: async (_caller, ids) =>
+      [...world.store.runs.values()].filter((run) => run.external_id !== null && ids.includes(run.external_id)),
     find: async (_caller, run_id) => world.engine.peek(run_id) ?? world.store.runs.get(run_id) ?? null,
     ...seams,
   });
@@ -161,4 +163,19 @@ test("a captured run that nobody adds to has ended; one with a call in flight ha
   // After a crash the outcome of the call is not known, and nobody here makes it again.
   expect(world.calls).toEqual([]);
   await expect(captures.end(world.caller, run_id, 0)).resolves.toMatchObject({ state: "succeeded", steps: 1 });
+});
+
+test("calls of one session are one run: those that come together, and those after a restart", async () => {
+  const session = { agent: "desk", session: "s-1" };
+  const [one, two] = await Promise.all([
+    captures.runFor(world.caller, session),
+    captures.runFor(world.caller, session),
+  ]);
+  expect(two).toBe(one);
+  await world.restart();
+  captures = make();
+  expect(await captures.runFor(world.caller, session)).toBe(one);
+  expect(await captures.runFor(world.caller, { ...session, session: "s-2" })).not.toBe(one);
+  await captures.end(world.caller, one, 0);
+  expect(await captures.runFor(world.caller, session)).not.toBe(one);
 });

@@ -3,6 +3,7 @@
 // apart, or was never recorded, ends the replay and says where it differs.
 import type { Clock } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
+import { Serial } from "../kit/serial.ts";
 import { hmacHex } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { isObject, parseJson } from "../kit/json.ts";
@@ -48,6 +49,8 @@ export interface CapturesOptions {
   readonly random: Random;
   readonly blobs: Pick<BlobStore, "get">;
   readonly find: (caller: CaptureCaller, run_id: string) => Promise<RunSummary | null>;
+  /** For each of these names, the newest run that its source calls so, where there is one. */
+  readonly external: (caller: CaptureCaller, external_ids: readonly string[]) => Promise<readonly RunSummary[]>;
 }
 
 /** A recorded call of a captured run, with what answers it. */
@@ -73,6 +76,7 @@ const SESSIONS_MAX = 10_000;
 
 export class Captures {
   private readonly options: CapturesOptions;
+  private readonly serial = new Serial();
   private readonly sessions = new Map<string, string>();
   private readonly replays = new Map<string, Replay>();
 
@@ -93,12 +97,13 @@ export class Captures {
   }
 
   /** Starts a captured run, or one that answers a process from another one's recording. */
-  async start(caller: CaptureCaller, request: StartCapture): Promise<RunSummary> {
+  async start(caller: CaptureCaller, request: StartCapture, external_id?: string): Promise<RunSummary> {
     const replay = request.replay_of === undefined ? null : await this.recording(caller, request.replay_of);
     const run_id = newId("run", this.options);
     const agent = request.agent ?? "captured";
     const data: JsonObject = {
       env: request.env ?? replay?.source.env ?? "dev",
+      ...(external_id === undefined ? {} : { external_id }),
       fidelity: "wire",
       kind: replay ? "replay" : "captured",
       ...(request.labels ? { labels: { ...request.labels } } : {}),
@@ -128,12 +133,26 @@ export class Captures {
       }
       return given.run_id;
     }
-    const key = JSON.stringify([caller.tenant_id, caller.principal, given.agent ?? "", given.session ?? ""]);
-    const known = this.sessions.get(key);
+    const { tenant_id, principal } = caller;
+    const session = `session:${principal}/${given.agent ?? ""}/${given.session ?? ""}`;
+    return this.serial.run(`${tenant_id}/${session}`, () => this.sessionRun(caller, given, session));
+  }
+
+  /** The open run of a session, also of one that began before this process; else a new one. */
+  private async sessionRun(
+    caller: CaptureCaller,
+    given: { agent?: string; session?: string },
+    session: string,
+  ): Promise<string> {
+    const key = `${caller.tenant_id}/${session}`;
+    const known = this.sessions.get(key) ?? (await this.options.external(caller, [session]))[0]?.run_id;
     const open = known === undefined ? null : this.options.owner().peek(known);
-    if (known !== undefined && open && !isTerminal(open.state) && open.steps < LIMITS.steps_per_run_max) return known;
+    const goesOn = open && !isTerminal(open.state) && open.steps < LIMITS.steps_per_run_max;
     const labels = given.session === undefined ? {} : { labels: { session: given.session } };
-    const { run_id } = await this.start(caller, { agent: given.agent ?? "captured", ...labels });
+    const run_id =
+      known !== undefined && goesOn
+        ? known
+        : (await this.start(caller, { agent: given.agent ?? "captured", ...labels }, session)).run_id;
     if (this.sessions.size >= SESSIONS_MAX) this.sessions.clear();
     this.sessions.set(key, run_id);
     return run_id;

@@ -118,14 +118,14 @@ function foreignUses(given: {
   tenantKey: (tenant_id: string) => Uint8Array;
 }): Pick<UseCases, "captures" | "ingest" | "otlp" | "proxy" | "tools"> {
   const { registry, store, db, owner, find, redactor, seams, outside, blobs, tenantKey } = given;
-  const captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
+  const external = ({ tenant_id }: { tenant_id: string }, external_ids: readonly string[]) =>
+    db.transaction({ role: "qd_app", tenant_id }, (tx) => findExternal(tx, external_ids));
+  const captures = new Captures({ owner, store, tenantKey, blobs, find, external, ...seams });
   const door = { captures, owner, governance: registry, blobs, ...seams };
   const { clock } = seams;
   const staged = new PostgresStagedEvents(db);
   const preparing = { captures, redactor, blobs, tenantKey, owner };
   const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
-  const external = ({ tenant_id }: { tenant_id: string }, external_ids: readonly string[]) =>
-    db.transaction({ role: "qd_app", tenant_id }, (tx) => findExternal(tx, external_ids));
   const otlp = new Otlp({ ...preparing, external, ...seams });
   const proxy = new Proxy({ ...door, redactor, ...outside });
   const tools = new ToolCalls({

@@ -176,6 +176,8 @@ describe.skipIf(!present)("recorded exchanges through the proxy", () => {
     store: world.store,
     tenantKey: () => new Uint8Array(32),
     blobs,
+    external: async (_caller, ids) =>
+      [...world.store.runs.values()].filter((run) => run.external_id !== null && ids.includes(run.external_id)),
     find: async (_caller, run_id) => world.engine.peek(run_id) ?? world.store.runs.get(run_id) ?? null,
     ...seams,
   });

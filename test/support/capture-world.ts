@@ -48,7 +48,7 @@ export class CaptureWorld {
       [...store.runs.values()].filter((run) => run.external_id !== null && ids.includes(run.external_id));
     const owner = () => engine;
     const blobs = { put: this.put.bind(this), get: this.get.bind(this) };
-    this.captures = new Captures({ owner, store, tenantKey, blobs, find, ...seams });
+    this.captures = new Captures({ owner, store, tenantKey, blobs, find, external, ...seams });
     const preparing = { captures: this.captures, redactor: new Redactor(level), blobs, tenantKey, owner };
     this.ingest = new Ingest({ ...preparing, store, staged, find, clock, log: silent });
     this.otlp = new Otlp({ ...preparing, external, ...seams });
