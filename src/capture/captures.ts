@@ -9,23 +9,25 @@ import { canonicalJson } from "../kit/jcs.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
-import type { EventDraft, StoredEvent, TerminalState } from "../contract/events.ts";
+import type { EventDraft, TerminalState } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { newId } from "../contract/ids.ts";
 import type { JobResult } from "../contract/jobs.ts";
 import type { JournalStore, RunSummary } from "../contract/journal.ts";
 import type { BlobStore } from "../contract/ports.ts";
 import { LIMITS } from "../contract/limits.ts";
-import type { StartCapture } from "../contract/proxy.ts";
+import type { ReplayedCall, StartCapture } from "../contract/proxy.ts";
+import { canonicalRequest } from "../contract/wire/wire.ts";
 import { EXACT } from "../contract/replay.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
-import { isToolEnd } from "../core/foreign.ts";
 import type { ForeignCommand } from "../core/foreign.ts";
 import { differingPaths } from "../core/past-calls.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import { chainAt } from "../journal/past.ts";
+import { identityOf, isAmbiguous, nameOf, recordedCalls, replayedEnd } from "./recording.ts";
+import type { CallKind, RecordedCall } from "./recording.ts";
 
 export interface CaptureCaller {
   readonly tenant_id: string;
@@ -53,20 +55,10 @@ export interface CapturesOptions {
   readonly external: (caller: CaptureCaller, external_ids: readonly string[]) => Promise<readonly RunSummary[]>;
 }
 
-/** A recorded call of a captured run, with what answers it. */
-export interface RecordedCall {
-  readonly step: number;
-  readonly seq: number;
-  readonly begun_seq: number;
-  readonly signature: string;
-  readonly requested: JsonObject;
-  /** How it ended, and with what. */
-  readonly ended: EventDraft["type"];
-  readonly completed: JsonObject;
-}
-
 interface Replay {
   readonly source_run_id: string;
+  /** Its calls were made elsewhere, and told of. */
+  readonly observed: boolean;
   readonly calls: readonly RecordedCall[];
   readonly bySignature: ReadonlyMap<string, readonly RecordedCall[]>;
   readonly used: Map<string, number>;
@@ -166,7 +158,7 @@ export class Captures {
   async replayed(
     caller: CaptureCaller,
     run_id: string,
-    call: { id: string; kind: "model" | "tool"; signature: string; requested: JsonObject },
+    call: { id: string; kind: CallKind; signature: string; requested: JsonObject },
   ): Promise<RecordedCall> {
     const replay = this.replays.get(run_id);
     if (!replay) throw new AppError("NOT_FOUND", `Run ${run_id} answers from no recording`);
@@ -195,15 +187,52 @@ export class Captures {
     const source = { run_id: replay.source_run_id, seq: found.seq };
     const determinism = { mode: "exact", reason: "source_output_reused", source };
     const { cost_micro_usd: _cost, duration_ms: _ms, usage: _usage, ...rest } = found.completed;
-    const target = { [call.kind]: found.requested[call.kind] ?? "" };
+    const target = call.kind === "retrieval" ? {} : { [call.kind]: found.requested[call.kind] ?? "" };
+    // What was observed elsewhere is so again: nothing here made the call.
+    const observed = replay.observed ? { origin: {} } : {};
     const command: ForeignCommand = {
       type: "replayed",
       call: call.id,
-      requested: { type: `${call.kind}.requested`, data: { ...call.requested, ...target, determinism } },
-      ended: replayedEnd(found, { ...rest, determinism }),
+      requested: { type: `${call.kind}.requested`, data: { ...call.requested, ...target, determinism }, ...observed },
+      ended: { ...replayedEnd(found, { ...rest, determinism }), ...observed },
     };
     await this.options.owner().decided(caller.tenant_id, run_id, command);
     return found;
+  }
+
+  /** Answers a call that the SDK of a replayed program asks for. */
+  async answer(
+    caller: CaptureCaller,
+    run_id: string,
+    call: ReplayedCall,
+  ): Promise<{ ended: string; data: JsonObject }> {
+    await this.runFor(caller, { run_id });
+    const id = newId("event", this.options).replace("evt_", "call_");
+    const { signature, requested } = this.asked(caller.tenant_id, call);
+    const found = await this.replayed(caller, run_id, { id, kind: call.kind, signature, requested });
+    return { ended: found.ended, data: await this.whole(caller.tenant_id, found.completed) };
+  }
+
+  private asked(tenant_id: string, call: ReplayedCall): { signature: string; requested: JsonObject } {
+    if (call.kind === "model") {
+      const { api = "other", model = "", request } = call as { api?: string; model?: string; request?: Json };
+      const signature = this.signature(tenant_id, { api, model, request: canonicalRequest(request ?? null) });
+      return { signature, requested: { api, model, request: request ?? null, signature } };
+    }
+    const { kind: _kind, ...given } = call;
+    const requested = given as JsonObject;
+    return { signature: this.toolSignature(tenant_id, identityOf(call.kind, requested)), requested };
+  }
+
+  /** Data with its payloads, wherever they are kept. */
+  private async whole(tenant_id: string, data: JsonObject): Promise<JsonObject> {
+    const out: JsonObject = { ...data };
+    for (const [key, value] of Object.entries(data)) {
+      if (!key.endsWith("_ref") || !isObject(value) || typeof value["digest"] !== "string") continue;
+      const text = (await this.options.blobs.get(tenant_id, value["digest"])).toString("utf8");
+      out[key.slice(0, -"_ref".length)] = value["json"] === true ? (JSON.parse(text) as Json) : text;
+    }
+    return out;
   }
 
   /** What a recorded request said, wherever it is kept. */
@@ -306,60 +335,8 @@ export class Captures {
       source_chain: chainAt(rows, caller.tenant_id, source_run_id, source_seq),
       ...EXACT,
     };
-    const replay: Replay = { source_run_id, calls, bySignature, used: new Map() };
+    const observed = events[0]?.data["fidelity"] === "events";
+    const replay: Replay = { source_run_id, observed, calls, bySignature, used: new Map() };
     return { source, lineage, replay };
   }
-}
-
-const BEGINS: readonly string[] = ["model.requested", "tool.proposed", "tool.requested"];
-
-/** Name of a tool without its version. */
-function nameOf(target: Json): string {
-  return String(target).replace(/@\d+$/, "");
-}
-
-/** Fidelities with calls that a process made and can make again. */
-const CALLED: readonly string[] = ["wire", "events"];
-
-/** Calls that were answered, in the order in which they were made. Imports have none: nobody could make theirs again. */
-function recordedCalls(
-  events: readonly StoredEvent[],
-  toolSignature: (call: { tool: string; args: JsonObject }) => string,
-): RecordedCall[] {
-  if (!CALLED.includes(String(events[0]?.data["fidelity"]))) return [];
-  const begun = new Map<number, StoredEvent>();
-  const calls: RecordedCall[] = [];
-  for (const event of events) {
-    const step = event.step ?? 0;
-    if (BEGINS.includes(event.type) && !begun.has(step)) begun.set(step, event);
-    const request = begun.get(step);
-    const isTool = request?.type.startsWith("tool.") === true;
-    if (!request || !(isTool ? isToolEnd(event.type) : event.type === "model.completed")) continue;
-    begun.delete(step);
-    const { data } = request;
-    const signature = isTool
-      ? toolSignature({ tool: nameOf(data["tool"] ?? ""), args: (data["args"] ?? {}) as JsonObject })
-      : data["signature"];
-    if (typeof signature !== "string") continue;
-    const { type: ended, seq, data: completed } = event;
-    calls.push({ step, seq, begun_seq: request.seq, signature, requested: data, ended, completed });
-  }
-  return calls.sort((a, b) => a.begun_seq - b.begun_seq);
-}
-
-/** The end of a replayed call. What was in doubt then is no doubt of the replay's own: nothing was called. */
-function replayedEnd({ ended }: RecordedCall, data: JsonObject): { type: EventDraft["type"]; data: JsonObject } {
-  if (ended !== "step.in_doubt") return { type: ended, data };
-  return { type: "step.ended", data: { ...data, code: "in_doubt" } };
-}
-
-/** Equal calls that overlapped in time and were answered differently. */
-function isAmbiguous(same: readonly RecordedCall[]): boolean {
-  return same.some((call, i) => {
-    const next = same[i + 1];
-    if (!next || next.begun_seq > call.seq) return false;
-    const said = ({ completed }: RecordedCall) =>
-      canonicalJson([completed["content"] ?? completed["result"] ?? null, completed["tool_calls"] ?? []]);
-    return said(call) !== said(next);
-  });
 }

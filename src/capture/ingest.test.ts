@@ -171,6 +171,21 @@ describe("order", () => {
     expect(statuses(await send(run_id, [{ sequence_no: 2, ...good }]))).toEqual(["duplicate"]);
   });
 
+  test("a run that a person stopped takes no more calls, and says so of each", async () => {
+    const run_id = freshRun();
+    await send(run_id, numbered(CALLS.slice(0, 5)));
+    await world.engine.command(TENANT, run_id, { type: "cancel", reason: "", actor: { id: "ada", kind: "user" } });
+    const answer = await send(run_id, numbered(CALLS.slice(5), 6));
+    expect([answer.state, ...statuses(answer)]).toEqual(["cancelled", "RUN_TERMINAL", "RUN_TERMINAL", "RUN_TERMINAL"]);
+    const score: Sent = { type: "evaluation.recorded", data: { name: "helpful", score: 0 } };
+    expect(statuses(await send(run_id, numbered([{ type: "run.succeeded", data: {} }, score], 12)))).toEqual([
+      "RUN_TERMINAL",
+      "committed",
+    ]);
+    expect(await world.staged.groups()).toEqual([]);
+    expect((await types(run_id)).slice(-3)).toEqual(["run.cancelled", "journal.gap", "evaluation.recorded"]);
+  });
+
   test("after the end come judgements, and nothing else", async () => {
     const run_id = freshRun();
     await send(run_id, numbered(CALLS));

@@ -81,10 +81,15 @@ export class Ingest {
     return this.serial.run(run_id, () => this.put(key, prepared));
   }
 
-  /** Goes on with what was staged before this process owned the runs. */
-  async resume(): Promise<void> {
+  /** Looks at nothing any more; what is staged stays for the next owner. */
+  close(): void {
     for (const waiting of this.waiting.values()) waiting.timer.cancel();
     this.waiting.clear();
+  }
+
+  /** Goes on with what was staged before this process owned the runs. */
+  async resume(): Promise<void> {
+    this.close();
     for (const { since_us, count, ...key } of await this.options.staged.groups()) this.expect(key, count, since_us);
   }
 
@@ -121,8 +126,12 @@ export class Ingest {
       const { fault } = one.event;
       if (fault) items.set(one, refusedItem(one.no, fault.code, fault.message, fault.pointer));
     }
-    await this.record(key, sorted.now, items);
-    await this.stage(key, sorted.ahead, items);
+    // After the end of a run nothing waits any more: what may be said then is not held up by what may not.
+    if (before && isTerminal(before.state)) await this.record(key, [...sorted.now, ...sorted.ahead], items, "ended");
+    else {
+      await this.record(key, sorted.now, items);
+      await this.stage(key, sorted.ahead, items);
+    }
     if (sorted.now.length > 0 && this.waiting.has(keyOf(key))) await this.release(key, null);
     await this.compare(key, sorted.again, items);
     const after = await this.options.owner().observed(tenant_id, run_id);
@@ -137,9 +146,15 @@ export class Ingest {
   }
 
   /** Commits what is in order. */
-  private async record(key: StagedKey, now: readonly Prepared[], items: Map<Prepared, IngestItem>): Promise<void> {
+  private async record(
+    key: StagedKey,
+    now: readonly Prepared[],
+    items: Map<Prepared, IngestItem>,
+    holes?: "ended",
+  ): Promise<void> {
     if (now.length === 0) return;
-    const { refused, seqs } = await this.commit(key, { events: now.map((one) => one.event) });
+    const events = now.map((one) => one.event);
+    const { refused, seqs } = await this.commit(key, holes ? { events, holes } : { events });
     const run = idBytes("run", key.run_id);
     for (const one of now) {
       const seq = seqs.get(one.no ?? 0);

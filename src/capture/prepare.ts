@@ -16,7 +16,7 @@ import type { IngestFault, ObservedEvent } from "../core/ingest.ts";
 import type { CaptureCaller, Captures } from "./captures.ts";
 import type { Redactor } from "./redact.ts";
 import { upcast } from "./upcast.ts";
-import { canonicalRequest } from "./wire/wire.ts";
+import { canonicalRequest } from "../contract/wire/wire.ts";
 
 export interface PrepareOptions {
   readonly captures: Pick<Captures, "signature">;
@@ -138,7 +138,8 @@ async function largeApart({ blobs }: PrepareOptions, tenant_id: string, data: Js
     if (size <= LIMITS.inline_bytes_max || text.length < 256 || name === "redaction") break;
     const bytes = Buffer.from(text);
     delete out[name];
-    out[`${name}_ref`] = { bytes: bytes.length, digest: await blobs.put(tenant_id, bytes) };
+    const json = typeof data[name] === "string" ? {} : { json: true };
+    out[`${name}_ref`] = { bytes: bytes.length, digest: await blobs.put(tenant_id, bytes), ...json };
     size -= bytes.length;
   }
   return out;

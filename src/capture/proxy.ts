@@ -19,8 +19,8 @@ import type { Governance } from "../core/governance.ts";
 import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
 import { joined, markJson } from "./redact.ts";
 import type { Redactor } from "./redact.ts";
-import { canonicalRequest, EventSplitter } from "./wire/wire.ts";
-import type { WireAnswer, WireApi } from "./wire/wire.ts";
+import { canonicalRequest, EventSplitter } from "../contract/wire/wire.ts";
+import type { WireAnswer, WireApi } from "../contract/wire/wire.ts";
 
 export interface ProxyOptions {
   readonly captures: Captures;

@@ -2,8 +2,8 @@
 import type { RedactionLevel, RedactionMark } from "../contract/redaction.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
-import { redactJson, rulesOf, RULESET } from "../core/redaction.ts";
-import type { RedactionRule } from "../core/redaction-rules.ts";
+import { redactJson, rulesOf, RULESET, withoutTornSecrets } from "../kit/redaction.ts";
+import type { RedactionRule } from "../kit/redaction-rules.ts";
 
 export interface RedactedPayload<T> {
   readonly value: T | null;
@@ -42,7 +42,8 @@ export class Redactor {
   data(data: JsonObject): JsonObject {
     const { value, mark } = this.payload(data, "");
     if (!mark) return data;
-    return { ...(isObject(value) ? value : {}), redaction: markJson(mark) };
+    const clean = withoutTornSecrets(isObject(value) ? value : {}, mark.paths);
+    return { ...clean, redaction: markJson(mark) };
   }
 }
 

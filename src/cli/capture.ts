@@ -24,7 +24,7 @@ const END_WAIT_MS = LIMITS.stop_grace_ms + 3_000;
 const END_POLL_MS = 50;
 
 /** What makes unmodified clients of providers call the proxy. */
-function environmentOf(globals: Globals, run_id: string): Record<string, string> {
+function environmentOf(globals: Globals, run_id: string, replay: boolean): Record<string, string> {
   const base = `${serverUrl(globals)}${PROXY_PREFIX}/runs/${run_id}`;
   const key = globals.token ?? process.env["QUARTERDECK_TOKEN"] ?? "quarterdeck";
   return {
@@ -33,6 +33,9 @@ function environmentOf(globals: Globals, run_id: string): Record<string, string>
     ANTHROPIC_BASE_URL: `${base}/anthropic`,
     ANTHROPIC_API_KEY: key,
     QUARTERDECK_RUN: run_id,
+    QUARTERDECK_TOKEN: key,
+    QUARTERDECK_URL: serverUrl(globals),
+    ...(replay ? { QUARTERDECK_REPLAY: "1" } : {}),
     QUARTERDECK_MCP_URL: `${serverUrl(globals)}${MCP_PREFIX}/runs/${run_id}`,
   };
 }
@@ -70,7 +73,7 @@ export async function captured(
     });
   let exit_code = 1;
   try {
-    exit_code = await execute(command, environmentOf(globals, started.run_id));
+    exit_code = await execute(command, environmentOf(globals, started.run_id, request.replay_of !== undefined));
   } catch (error) {
     await end(1);
     throw error;

@@ -2,7 +2,7 @@
 import { Type } from "typebox";
 import { COMMON_ERRORS } from "./errors.ts";
 import { FinalizeRun, IngestAnswer, IngestBatch } from "./ingest.ts";
-import { EndCapture, StartCapture } from "./proxy.ts";
+import { EndCapture, ReplayedCall, StartCapture } from "./proxy.ts";
 import type { Route } from "./routes.ts";
 import { Run } from "./runs.ts";
 
@@ -30,6 +30,17 @@ export const CAPTURE_ROUTES = {
     status: 200,
     response: Run,
     errors: [...COMMON_ERRORS, "NOT_FOUND", "RUN_TERMINAL", "CONFLICT", "SHUTTING_DOWN"],
+  },
+  replayCall: {
+    method: "POST",
+    path: "/captures/:id/calls",
+    permission: "proxy:call",
+    summary: "Answers a call of a replayed program from the recording, and records that it was given.",
+    params: IdParam,
+    body: ReplayedCall,
+    status: 200,
+    response: Type.Object({ ended: Type.String(), data: Type.Unknown() }),
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "REPLAY_REFUSED", "RUN_TERMINAL", "SHUTTING_DOWN"],
   },
   ingestEvents: {
     method: "POST",

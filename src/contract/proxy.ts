@@ -26,6 +26,24 @@ export const StartCapture = Type.Object(
 );
 export type StartCapture = Static<typeof StartCapture>;
 
+/** A call of a program whose run is replayed: what was recorded of it is the answer. */
+export const ReplayedCall = Type.Object(
+  {
+    kind: Type.Union([Type.Literal("model"), Type.Literal("tool"), Type.Literal("retrieval")]),
+    api: Type.Optional(Type.String({ maxLength: 64 })),
+    model: Type.Optional(Type.String({ maxLength: 256 })),
+    request: Type.Optional(Type.Unknown()),
+    tool: Type.Optional(Type.String({ maxLength: 256 })),
+    args: Type.Optional(Type.Object({})),
+    retriever: Type.Optional(Type.String({ maxLength: 256 })),
+    query: Type.Optional(Type.Unknown()),
+    top_k: Type.Optional(Type.Integer({ minimum: 0 })),
+    filters: Type.Optional(Type.Unknown()),
+  },
+  { additionalProperties: false },
+);
+export type ReplayedCall = Static<typeof ReplayedCall>;
+
 export const EndCapture = Type.Object(
   { exit_code: Type.Optional(Type.Integer({ minimum: 0, maximum: 255 })) },
   { additionalProperties: false },

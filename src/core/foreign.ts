@@ -1,6 +1,6 @@
 // Calls of agents that we do not run: they come through the proxy, pass the same policy and the same budgets, and are recorded
 // as steps of a captured run. A call that is denied leaves the run open: what the agent does then is its own affair.
-import type { Actor, EventDraft, TerminalState } from "../contract/events.ts";
+import type { Actor, EventDraft, Origin, TerminalState } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { AppError } from "../contract/errors.ts";
 import type { ModelRoute } from "../contract/jobs.ts";
@@ -53,6 +53,8 @@ export interface EndCommand {
 
 export interface ReplayedEvent {
   readonly type: EventDraft["type"];
+  /** Set where the recorded call was observed, not made here. */
+  readonly origin?: Origin;
   readonly data: JsonObject;
 }
 

@@ -52,14 +52,18 @@ export interface IngestCommand {
   /** Numbers that came twice, with other content the second time. */
   readonly conflicts?: readonly { readonly no: number; readonly first: string; readonly second: string }[];
   /** Why what is missing before an event is given up; without it nothing may be missing. */
-  readonly holes?: "timeout" | "forced";
+  readonly holes?: "timeout" | "forced" | "ended";
   /** Filled by the decision: what was refused, by number (or by place in `events`, where there are no numbers). */
   readonly refused: Map<number, IngestFault>;
 }
 
 const fault = (code: ErrorCode, message: string, pointer = ""): IngestFault => ({ code, message, pointer });
-/** What may still be said of a run that has ended. */
 const AFTERWARDS = ["evaluation.recorded", "human.feedback"];
+
+/** True for what may still be said of a run that has ended. */
+function isAfterword(type: string): boolean {
+  return AFTERWARDS.includes(type);
+}
 
 export function onIngest(decision: Decision, command: IngestCommand): void {
   const { run } = decision;
@@ -84,46 +88,40 @@ export function onIngest(decision: Decision, command: IngestCommand): void {
 
 function take(decision: Decision, command: IngestCommand, event: ObservedEvent, index: number): void {
   const { run } = decision;
+  const key = producerKey(command.producer, command.epoch);
+  const state = event.no === null ? null : producerOf(observedOf(run), key);
+  const no = event.no ?? 0;
+  const isOver = isTerminal(run.state);
+  const isLate = state !== null && placeOf(state, no) === "gap";
+  const wrong = event.fault ?? misfit(run, event, isLate, decision.ctx.now_us);
+  if (wrong) command.refused.set(event.no ?? index, wrong);
+  // What is refused after the end holds nothing up, so it leaves no gap either.
+  if (wrong && (isOver || isLate || !state)) return;
+  if (state && no > state.next) {
+    assert(command.holes !== undefined, "what comes too early waits", { no, next: state.next });
+    giveUp(decision, command, { from: state.next, to: no - 1, reason: command.holes });
+  }
+  if (wrong) return giveUp(decision, command, { from: no, to: no, reason: wrong.code });
+  const late = state && isLate ? (seqOf(state, lastBefore(state.segments, no)) ?? 0) : null;
+  decision.push(draftOf(decision, event, state ? `${key}/${no}` : null, late));
+  if (late === null) return;
   const { producer, epoch } = command;
-  const key = producerKey(producer, epoch);
-  let late: number | null = null;
-  if (event.no !== null) {
-    const state = producerOf(observedOf(run), key);
-    if (event.no > state.next) {
-      assert(command.holes !== undefined, "what comes too early waits", { no: event.no, next: state.next });
-      gap(decision, command, { from: state.next, to: event.no - 1, reason: command.holes });
-    }
-    const place = placeOf(state, event.no);
-    assert(place === "next" || place === "gap", "only new numbers are taken", { no: event.no, place });
-    if (place === "gap") late = seqOf(state, lastBefore(state.segments, event.no)) ?? 0;
-  }
-  const wrong = event.fault ?? misfit(run, event, late !== null, decision.ctx.now_us);
-  if (wrong) {
-    command.refused.set(event.no ?? index, wrong);
-    if (event.no !== null && late === null && !isTerminal(run.state))
-      gap(decision, command, { from: event.no, to: event.no, reason: wrong.code });
-    return;
-  }
-  decision.push(draftOf(decision, event, event.no === null ? null : `${key}/${event.no}`, late));
-  if (late !== null && event.no !== null)
-    decision.push({ type: "journal.gap_filled", data: { epoch, from: event.no, producer, to: event.no } });
+  decision.push({ type: "journal.gap_filled", data: { epoch, from: no, producer, to: no } });
+}
+
+/** These numbers will not come, or were refused: that goes on record, and what follows them may. */
+function giveUp(
+  decision: Decision,
+  { producer, epoch }: IngestCommand,
+  { from, to, reason }: { from: number; to: number; reason: string },
+): void {
+  decision.push({ type: "journal.gap", data: { epoch, from, producer, reason, to } });
 }
 
 function lastBefore(segments: readonly (readonly [number, number, number])[], no: number): number {
   let last = 0;
   for (const [from, , count] of segments) if (from + count - 1 < no) last = Math.max(last, from + count - 1);
   return last;
-}
-
-function gap(
-  decision: Decision,
-  { producer, epoch }: IngestCommand,
-  given: { from: number; to: number; reason: string },
-): void {
-  decision.push({
-    type: "journal.gap",
-    data: { epoch, from: given.from, producer, reason: given.reason, to: given.to },
-  });
 }
 
 /** Why an event cannot stand where it would; null when it can. */
@@ -133,9 +131,9 @@ function misfit(run: RunState, event: ObservedEvent, late: boolean, now_us: numb
     return fault("RUN_ALREADY_STARTED", `Run ${run.run_id} has started before`, "/type");
   if (isTerminal(run.state)) {
     const sealed = now_us - run.updated_us > LIMITS.seal_after_ms * 1000;
-    if (!AFTERWARDS.includes(event.type) && sealed)
+    if (!isAfterword(event.type) && sealed)
       return fault("RUN_SEALED", `Run ${run.run_id} was sealed ${LIMITS.seal_after_ms / 60_000} minutes after its end`);
-    if (!AFTERWARDS.includes(event.type) && !late)
+    if (!isAfterword(event.type) && !late)
       return fault("RUN_TERMINAL", `Run ${run.run_id} is ${run.state}; ${event.type} cannot follow`, "/type");
     if (late && isEnd(event.type)) return fault("RUN_TERMINAL", `Run ${run.run_id} is ${run.state} already`, "/type");
   }

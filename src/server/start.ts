@@ -281,6 +281,7 @@ export async function startServer(options: StartOptions): Promise<Server> {
       () => mcp.close(),
       () => pool.stop(),
       () => remote.close(),
+      () => services.ingest.close(),
     );
     // Alone, requests end before the runs stop. With others the runs go first: what still comes here is passed on.
     if (!ownership) closers.push(() => host.close());

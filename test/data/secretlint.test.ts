@@ -2,8 +2,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { redactJson, redactText } from "../../src/core/redaction.ts";
-import { SECRET_RULES } from "../../src/core/redaction-rules.ts";
+import { redactJson, redactText } from "../../src/kit/redaction.ts";
+import { SECRET_RULES } from "../../src/kit/redaction-rules.ts";
 
 const FILE = path.resolve(
   process.env["QUARTERDECK_SHARED_DATA"] ?? path.join(import.meta.dirname, "../../../shared/data"),

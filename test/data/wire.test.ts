@@ -2,11 +2,11 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { anthropicMessages } from "../../src/capture/wire/anthropic-messages.ts";
-import { openaiChat } from "../../src/capture/wire/openai-chat.ts";
-import { openaiResponses } from "../../src/capture/wire/openai-responses.ts";
-import { EventSplitter } from "../../src/capture/wire/wire.ts";
-import type { WireApi } from "../../src/capture/wire/wire.ts";
+import { anthropicMessages } from "../../src/contract/wire/anthropic-messages.ts";
+import { openaiChat } from "../../src/contract/wire/openai-chat.ts";
+import { openaiResponses } from "../../src/contract/wire/openai-responses.ts";
+import { EventSplitter } from "../../src/contract/wire/wire.ts";
+import type { WireApi } from "../../src/contract/wire/wire.ts";
 
 const FOLDER = path.resolve(
   process.env["QUARTERDECK_SHARED_DATA"] ?? path.join(import.meta.dirname, "../../../shared/data"),

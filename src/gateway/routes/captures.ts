@@ -1,5 +1,5 @@
 import type { FinalizeRun, IngestBatch } from "../../contract/ingest.ts";
-import type { EndCapture, StartCapture } from "../../contract/proxy.ts";
+import type { EndCapture, ReplayedCall, StartCapture } from "../../contract/proxy.ts";
 import type { Static } from "typebox";
 import { runView } from "../../orchestrator/runs.ts";
 import type { Handlers } from "../handlers.ts";
@@ -11,6 +11,8 @@ export const captureHandlers = {
     const { exit_code } = request.body as unknown as Static<typeof EndCapture>;
     return runView(await services.captures.end(request.caller, request.params["id"] ?? "", exit_code ?? 0));
   },
+  replayCall: ({ services, request }) =>
+    services.captures.answer(request.caller, request.params["id"] ?? "", request.body as unknown as ReplayedCall),
   ingestEvents: ({ services, request }) =>
     services.ingest.add(request.caller, request.params["id"] ?? "", request.body as unknown as IngestBatch),
   finalizeRun: async ({ services, request }) =>

@@ -1,7 +1,7 @@
 // What the proxy needs to know of a provider's API: where the model and the limit stand in a request, what of a request decides
 // its answer, and what an answer says. Bytes are passed on as they are; this only reads them.
 import type { Json, JsonObject } from "../../kit/json.ts";
-import type { ToolCall, Usage } from "../../contract/jobs.ts";
+import type { ToolCall, Usage } from "../jobs.ts";
 
 export const WIRE_APIS = ["openai.chat", "openai.responses", "anthropic.messages"] as const;
 export type WireApiName = (typeof WIRE_APIS)[number];

@@ -1,7 +1,7 @@
 // OpenAI Chat Completions. https://platform.openai.com/docs/api-reference/chat
 import { isObject, parseJson } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
-import type { ToolCall, Usage } from "../../contract/jobs.ts";
+import type { ToolCall, Usage } from "../jobs.ts";
 import type { WireAnswer, WireApi, WireAssembler, WireEvent } from "./wire.ts";
 
 function usageOf(value: Json | undefined): Usage | null {

@@ -1,10 +1,13 @@
 // Takes secrets out of what is recorded: in texts, in every string of a JSON value, in JSON inside strings, in base64, and
 // across the chunks of a stream. Redact, then hash, then store: what was taken out is nowhere.
 // Invariant: a text without a secret comes back byte for byte.
-import type { Json } from "../kit/json.ts";
-import type { RedactionLevel } from "../contract/redaction.ts";
+import type { Json } from "./json.ts";
 import { PERSONAL_RULES, SECRET_RULES } from "./redaction-rules.ts";
 import type { RedactionRule } from "./redaction-rules.ts";
+
+export const REDACTION_LEVELS = ["off", "secrets", "personal"] as const;
+/** `secrets`: keys, tokens, passwords. `personal`: cards, accounts, addresses and numbers of people too. */
+export type RedactionLevel = (typeof REDACTION_LEVELS)[number];
 
 export interface Found {
   readonly rule: string;
@@ -87,6 +90,17 @@ export function redactJson(value: Json, rules: readonly RedactionRule[] = SECRET
     return out;
   };
   return { value: walk(value, "", 0), rules: [...spoke], paths };
+}
+
+/**
+ * What was said in a stream, without the stream's bytes where those hold a secret in pieces: it was found in what was said
+ * (`content`, `tool_calls`), and in no single event of `raw`.
+ */
+export function withoutTornSecrets<T extends Record<string, Json>>(data: T, paths: readonly string[]): T {
+  const said = paths.some((path) => path.startsWith("/content") || path.startsWith("/tool_calls"));
+  if (!said || typeof data["raw"] !== "string" || paths.includes("/raw")) return data;
+  const { raw: _raw, ...rest } = data;
+  return { ...rest, raw_withheld: true } as unknown as T;
 }
 
 /** Between strings that are looked at together. No rule takes it for a part of a word, so it bounds them as their ends do. */

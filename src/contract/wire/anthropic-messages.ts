@@ -1,7 +1,7 @@
 // Anthropic Messages. https://docs.anthropic.com/en/api/messages
 import { isObject, parseJson } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
-import type { ToolCall, Usage } from "../../contract/jobs.ts";
+import type { ToolCall, Usage } from "../jobs.ts";
 import type { WireAnswer, WireApi, WireAssembler, WireEvent } from "./wire.ts";
 
 /** Input tokens are told apart from those read from and written to the cache; ours are all of them. */

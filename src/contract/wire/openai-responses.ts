@@ -1,7 +1,7 @@
 // OpenAI Responses. https://platform.openai.com/docs/api-reference/responses
 import { isObject, parseJson } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
-import type { Usage } from "../../contract/jobs.ts";
+import type { Usage } from "../jobs.ts";
 import type { WireAnswer, WireApi, WireAssembler, WireEvent } from "./wire.ts";
 
 function usageOf(value: Json | undefined): Usage | null {

@@ -1,0 +1,138 @@
+// A fetch that captures calls of model APIs (OpenAI Chat Completions and Responses, Anthropic Messages) as they go over the
+// wire: every client that takes a fetch is captured by it, with streams, retries and helpers as they are. What is recorded is
+// what the proxy would have recorded, so that the run can be replayed against the proxy.
+import { isObject } from "../../kit/json.ts";
+import type { Json, JsonObject } from "../../kit/json.ts";
+import { PROXY_PREFIX } from "../../contract/proxy.ts";
+import { anthropicMessages } from "../../contract/wire/anthropic-messages.ts";
+import { openaiChat } from "../../contract/wire/openai-chat.ts";
+import { openaiResponses } from "../../contract/wire/openai-responses.ts";
+import { EventSplitter } from "../../contract/wire/wire.ts";
+import type { WireAnswer, WireApi } from "../../contract/wire/wire.ts";
+import { observeStream } from "./observe.ts";
+import type { CaptureRun, OpenCall } from "./run.ts";
+import { isProxied } from "./settings.ts";
+import type { Settings } from "./settings.ts";
+
+export type Fetch = typeof fetch;
+
+const APIS: readonly WireApi[] = [openaiChat, openaiResponses, anthropicMessages];
+/** Where the proxy answers for each. */
+const PROXY_PATHS: Readonly<Record<WireApi["name"], string>> = {
+  "openai.chat": "/openai/v1/chat/completions",
+  "openai.responses": "/openai/v1/responses",
+  "anthropic.messages": "/anthropic/v1/messages",
+};
+const ERROR_CHARS = 1_000;
+
+/** Wraps a fetch. `run` gives the run that a call belongs to. */
+export function capturingFetch(inner: Fetch, settings: Settings, run: () => CaptureRun): Fetch {
+  return async (input, init) => {
+    const url = input instanceof Request ? input.url : String(input);
+    const api = APIS.find((one) => pathOf(url).endsWith(one.path));
+    const body = api && bodyOf(init);
+    if (!api || !body || !settings.enabled || isProxied(url, settings)) return inner(input, init);
+    if (settings.replay) return inner(...redirected(settings, run(), api, init));
+    const call = await run().open("model", { api: api.name, model: String(body["model"] ?? "unknown"), request: body });
+    let response: Response;
+    try {
+      response = await inner(input, init);
+    } catch (error) {
+      call.failed(error);
+      throw error;
+    }
+    return observed(response, api, body, call);
+  };
+}
+
+function pathOf(url: string): string {
+  return /^[a-z]+:\/\/[^/?#]*([^?#]*)/i.exec(url)?.[1] ?? "";
+}
+
+/** In a replay the proxy answers, from the recording. */
+function redirected(
+  settings: Settings,
+  run: CaptureRun,
+  api: WireApi,
+  init: RequestInit | undefined,
+): Parameters<Fetch> {
+  const headers = new Headers(init?.headers);
+  headers.delete("x-api-key");
+  headers.set("authorization", `Bearer ${settings.token ?? "quarterdeck"}`);
+  return [`${settings.url}${PROXY_PREFIX}/runs/${run.run_id}${PROXY_PATHS[api.name]}`, { ...init, headers }];
+}
+
+function bodyOf(init: RequestInit | undefined): JsonObject | null {
+  if (init?.method?.toUpperCase() !== "POST" || typeof init.body !== "string") return null;
+  try {
+    const value = JSON.parse(init.body) as Json;
+    return isObject(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+/** What is wrong here is not the program's affair: the response is given on as it came. */
+async function observed(response: Response, api: WireApi, body: JsonObject, call: OpenCall): Promise<Response> {
+  const content_type = response.headers.get("content-type") ?? "";
+  if (response.ok && response.body && content_type.includes("event-stream")) return streamed(response, api, body, call);
+  try {
+    const text = await response.clone().text();
+    if (!response.ok) call.failed(new Error(text.slice(0, ERROR_CHARS)), { code: `http_${response.status}` });
+    else {
+      const value = JSON.parse(text) as Json;
+      const said = completed(api.answer(isObject(value) ? value : {}));
+      call.completed({ ...said, content_type, raw: text, status: response.status });
+    }
+  } catch (error) {
+    call.failed(error);
+  }
+  return response;
+}
+
+function completed(answer: WireAnswer): JsonObject {
+  const { content, tool_calls, usage, finish_reason, model } = answer;
+  return {
+    content,
+    ...(finish_reason === "" ? {} : { finish_reasons: [finish_reason] }),
+    ...(model === "" ? {} : { response_model: model }),
+    tool_calls: tool_calls.map((one) => ({ ...one })),
+    ...(usage ? { usage: { ...usage } } : {}),
+  };
+}
+
+/** Passes a stream on as it comes, and reads a copy when it has ended. */
+function streamed(response: Response, api: WireApi, body: JsonObject, call: OpenCall): Response {
+  const { status, statusText, headers } = response;
+  const chunks: Uint8Array[] = [];
+  const stream = observeStream(response.body as ReadableStream<Uint8Array>, {
+    chunk: (bytes) => {
+      if (chunks.length === 0) call.event("model.first_token", {});
+      chunks.push(bytes);
+    },
+    ended: (failure) => {
+      const raw = Buffer.concat(chunks).toString("utf8");
+      const { answer, isWhole } = assembled(api, body, raw);
+      const said = completed(answer);
+      // Clients stop reading at the last event, before the stream itself ends.
+      if (failure && !isWhole) call.failed(failure, said);
+      else call.completed({ ...said, content_type: headers.get("content-type") ?? "", raw, status });
+    },
+  });
+  return Object.defineProperty(new Response(stream, { status, statusText, headers }), "url", { value: response.url });
+}
+
+function assembled(api: WireApi, body: JsonObject, text: string): { answer: WireAnswer; isWhole: boolean } {
+  const assembler = api.assembler(body);
+  const splitter = new EventSplitter();
+  let isWhole = false;
+  try {
+    for (const event of splitter.push(Buffer.from(text))) {
+      assembler.push(event);
+      isWhole ||= assembler.isLast(event);
+    }
+  } catch {
+    // A stream of another form: its bytes are kept, what it says is not known.
+  }
+  return { answer: assembler.answer(), isWhole };
+}
