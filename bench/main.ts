@@ -1,4 +1,4 @@
-// quarterdeck bench W1|W2|W3|W4|W5|W6|policy|replay|proxy|ingest [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
+// quarterdeck bench W1|W2|W3|W4|W5|W6|policy|replay|proxy|ingest|capture [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
 // One pass is discarded, then the median of the others; peers run the same workload in the same session, alternating with
 // nothing: each alone on the machine. See bench/README.md.
 import { parseArgs } from "node:util";
@@ -7,6 +7,7 @@ import { Policy } from "../src/core/policy.ts";
 import type { PolicyCall } from "../src/core/policy.ts";
 import { concurrently, IN_FLIGHT, median, openOurs, percentile, STEPS } from "./harness.ts";
 import { openPeer } from "./peers.ts";
+import { captureFigures } from "./capture.ts";
 import { ingestFigures } from "./ingest.ts";
 import { proxyFigures } from "./proxy.ts";
 import { replayFigures } from "./replay.ts";
@@ -170,6 +171,7 @@ async function main(): Promise<void> {
   else if (workload === "W4") rows.push(await w4());
   else if (workload === "W6") rows.push(...(await besides(w1, await openCluster())));
   else if (workload === "REPLAY") rows.push(...(await replayFigures(passes)));
+  else if (workload === "CAPTURE") rows.push(...(await captureFigures()));
   else if (workload === "INGEST") rows.push(...(await ingestFigures()));
   else if (workload === "PROXY") rows.push(...(await proxyFigures()));
   else if (!work)
