@@ -1,6 +1,6 @@
 // The packed tarball, installed into an empty folder, as a user would: it must tell the whole story.
 import { spawnSync } from "node:child_process";
-import { cpSync, readdirSync } from "node:fs";
+import { cpSync, readdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { expect, test } from "vitest";
 import { cli, remove, ROOT, tempFolder } from "../support/processes.ts";
@@ -25,6 +25,24 @@ test("npm pack, install, init and demo --once work from the tarball", () => {
     });
     expect(story.stdout).toContain("✓ the journal's chain verifies");
     expect([story.status, story.stdout.includes("\n  ✕ ")]).toEqual([0, false]);
+    // What programs import: with its types, and without the rest of the program.
+    const lines = [
+      'import { startCapture } from "quarterdeck/capture";',
+      'import type { CaptureRun } from "quarterdeck/capture";',
+      'import { Client } from "quarterdeck/client";',
+      'const capture = startCapture({ url: "http://127.0.0.1:9", spill: false, enabled: false });',
+      "const n: number = await capture.run({ input: 1 }, (run: CaptureRun) => run.tool('t', {}, () => 41 + 1));",
+      'console.log(n, new Client({ url: "http://127.0.0.1:9" }).url);',
+      "await capture.close();",
+    ];
+    writeFileSync(path.join(folder, "uses.mts"), lines.join("\n"));
+    const tsc = path.join(ROOT, "node_modules/typescript/bin/tsc");
+    const types = path.join(ROOT, "node_modules/@types");
+    const options = ["--module", "nodenext", "--target", "es2023", "--strict", "--types", "node", "--typeRoots", types];
+    const compiled = spawnSync(process.execPath, [tsc, ...options, "uses.mts"], { cwd: folder, encoding: "utf8" });
+    expect(compiled.stdout + compiled.stderr).toBe("");
+    const ran = spawnSync(process.execPath, ["uses.mjs"], { cwd: folder, encoding: "utf8" });
+    expect([ran.stdout, ran.stderr]).toEqual(["42 http://127.0.0.1:9\n", ""]);
     const init = spawnSync("npx", ["qd", "init", "project"], { cwd: folder, encoding: "utf8" });
     expect(init.status, init.stderr).toBe(0);
   } finally {
