@@ -11,7 +11,7 @@ import { AppError } from "../contract/errors.ts";
 import { isTerminal } from "../contract/events.ts";
 import type { RunStateName } from "../contract/events.ts";
 import { LIMITS } from "../contract/limits.ts";
-import { MCP_PREFIX, PROXY_PREFIX } from "../contract/proxy.ts";
+import { MCP_PREFIX, PROXY_PREFIX } from "../contract/paths.ts";
 import type { StartCapture } from "../contract/proxy.ts";
 import type { Run } from "../contract/runs.ts";
 import type { Client } from "../sdk/client.ts";

@@ -4,6 +4,7 @@ import { decodeId, encodeId, uuidV7 } from "../kit/ids.ts";
 import type { Clock } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
 import { AppError } from "./errors.ts";
+import { NAME_PATTERN } from "./paths.ts";
 
 export const PREFIXES = {
   tenant: "ten",
@@ -51,6 +52,4 @@ export function idBytes(kind: IdKind, id: string): Buffer {
   return bytes;
 }
 
-/** Names of resources and rules: what users type, so only what is safe in a path, a log and a shell. */
-export const NAME_PATTERN = "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$";
 export const Name = Type.String({ pattern: NAME_PATTERN, description: "Letters, digits, dot, dash and underscore." });

@@ -2,10 +2,6 @@
 import { Type, type Static } from "typebox";
 import { Name } from "./ids.ts";
 
-/** Below this come a provider's name and its own path; `runs/RUN` before them adds the calls to a run. */
-export const PROXY_PREFIX = "/proxy";
-/** The MCP gateway: one endpoint (streamable HTTP) for the tools of the registry; `/runs/RUN` behind it adds to a run. */
-export const MCP_PREFIX = "/mcp";
 /** In a call's `_meta`: how long its client can wait for an outcome, in milliseconds. */
 export const MCP_WAIT_META = "quarterdeck/wait_ms";
 /** Names the agent that a call belongs to. */

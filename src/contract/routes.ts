@@ -441,4 +441,3 @@ export const ROUTES = {
 } as const satisfies Record<string, Route>;
 
 export type RouteId = keyof typeof ROUTES;
-export const API_PREFIX = "/api/v1";

@@ -3,7 +3,7 @@
 // because whoever can reach the loopback socket of this user could read the data folder too.
 import { secretsEqual, sha256Hex } from "../kit/hash.ts";
 import { AppError } from "../contract/errors.ts";
-import { NAME_PATTERN } from "../contract/ids.ts";
+import { NAME_PATTERN } from "../contract/paths.ts";
 import { WORKER_TOKEN_PREFIX } from "../contract/workers.ts";
 import type { Permission } from "../contract/routes.ts";
 

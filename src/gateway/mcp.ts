@@ -3,7 +3,8 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
-import { AGENT_HEADER, MCP_PREFIX, SESSION_HEADER } from "../contract/proxy.ts";
+import { AGENT_HEADER, SESSION_HEADER } from "../contract/proxy.ts";
+import { MCP_PREFIX } from "../contract/paths.ts";
 import type { ToolCaller } from "../contract/tools.ts";
 import { parseJson } from "../kit/json.ts";
 import { McpGateway } from "../mcp/gateway.ts";

@@ -2,7 +2,8 @@
 import type { TSchema } from "typebox";
 import { ERRORS } from "../contract/errors.ts";
 import type { ErrorCode } from "../contract/errors.ts";
-import { API_PREFIX, ROUTES } from "../contract/routes.ts";
+import { ROUTES } from "../contract/routes.ts";
+import { API_PREFIX } from "../contract/paths.ts";
 import type { Route } from "../contract/routes.ts";
 import type { JsonObject } from "../kit/json.ts";
 

@@ -5,7 +5,7 @@ import type { Document } from "yaml";
 import { Compile } from "typebox/compile";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
-import { NAME_PATTERN } from "../contract/ids.ts";
+import { NAME_PATTERN } from "../contract/paths.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { MANIFEST_KINDS, MANIFEST_SPECS } from "../contract/manifests.ts";
 import type {

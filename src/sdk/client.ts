@@ -2,7 +2,7 @@
 import { AppError, ERRORS } from "../contract/errors.ts";
 import type { ErrorCode, FieldError } from "../contract/errors.ts";
 import type { Event } from "../contract/events.ts";
-import { API_PREFIX } from "../contract/routes.ts";
+import { API_PREFIX } from "../contract/paths.ts";
 import type { Approval, Explanation, Run, StartRun } from "../contract/runs.ts";
 import { isObject } from "../kit/json.ts";
 

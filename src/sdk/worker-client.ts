@@ -2,7 +2,7 @@
 // the platform's fetch costs several times a plain request.
 import { Agent, request } from "undici";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
-import { API_PREFIX } from "../contract/routes.ts";
+import { API_PREFIX } from "../contract/paths.ts";
 import type {
   HeartbeatAnswer,
   HeartbeatRequest,

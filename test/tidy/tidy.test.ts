@@ -89,6 +89,22 @@ test("outside libraries stay behind their doors", () => {
   expect(wrong).toEqual([]);
 });
 
+test("what programs load to capture themselves brings no library along", () => {
+  const loaded = new Set<string>();
+  const outside: string[] = [];
+  const load = (file: string): void => {
+    if (loaded.has(file)) return;
+    loaded.add(file);
+    for (const [, name = ""] of read(file).matchAll(/^(?:import|export) (?!type )[^;]*? from "([^"]+)"/gms)) {
+      if (name.startsWith(".")) load(path.relative(ROOT, path.resolve(ROOT, path.dirname(file), name)));
+      else if (!name.startsWith("node:")) outside.push(`${file} loads ${name}`);
+    }
+  };
+  load("src/sdk/capture/index.ts");
+  expect(loaded.size).toBeGreaterThan(15);
+  expect(outside).toEqual([]);
+});
+
 test("kit, contract and core are pure", () => {
   const banned =
     /\b(Date\.now|new Date\(\)|Math\.random|setTimeout|setInterval|setImmediate|queueMicrotask|process\.|await fetch\(|randomUUID|randomBytes)\b|from "node:(?!crypto")/;

@@ -3,7 +3,7 @@
 // what the proxy would have recorded, so that the run can be replayed against the proxy.
 import { isObject } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
-import { PROXY_PREFIX } from "../../contract/proxy.ts";
+import { PROXY_PREFIX } from "../../contract/paths.ts";
 import { anthropicMessages } from "../../contract/wire/anthropic-messages.ts";
 import { openaiChat } from "../../contract/wire/openai-chat.ts";
 import { openaiResponses } from "../../contract/wire/openai-responses.ts";

@@ -1,8 +1,8 @@
 // Settings of capture: options first, then the environment, which `quarterdeck capture -- COMMAND` sets. What is wrong is said
 // when capture starts, by name; it is the one thing that capture ever throws of its own accord under fail-open.
 import { AppError } from "../../contract/errors.ts";
-import { NAME_PATTERN } from "../../contract/ids.ts";
-import { PROXY_PREFIX } from "../../contract/proxy.ts";
+import { NAME_PATTERN } from "../../contract/paths.ts";
+import { PROXY_PREFIX } from "../../contract/paths.ts";
 import { REDACTION_LEVELS } from "../../kit/redaction.ts";
 import type { RedactionLevel } from "../../kit/redaction.ts";
 import type { Host } from "./host.ts";

@@ -1,6 +1,6 @@
 // Sends batches of events to the server and says in one word what came of it.
 import type { IngestAnswer } from "../../contract/ingest.ts";
-import { API_PREFIX } from "../../contract/routes.ts";
+import { API_PREFIX } from "../../contract/paths.ts";
 import { isObject } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
 import type { Host } from "./host.ts";
