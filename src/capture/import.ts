@@ -14,6 +14,7 @@ import { eventsOf } from "./openai-chat.ts";
 import { displayMessages } from "./tau-bench.ts";
 import { anthropicRun } from "./anthropic-transcript.ts";
 import { atifRun } from "./atif.ts";
+import { mcpSessionRun } from "./mcp-session.ts";
 import { langfuseRun } from "./langfuse.ts";
 import { openHandsRun } from "./openhands.ts";
 import { sweAgentRun } from "./swe-agent.ts";
@@ -52,7 +53,12 @@ const READERS: Record<string, (value: Json, key: string) => RecordedRun[] | null
 };
 const one = (run: RecordedRun | null): RecordedRun[] | null => run && [run];
 
-export const IMPORT_FORMATS = ["tau-bench", "openai-chat", ...Object.keys(READERS)];
+/** Formats in which all lines of a file are one run. */
+const SESSIONS: Record<string, (lines: readonly Json[], key: string) => RecordedRun | null> = {
+  "mcp-session": mcpSessionRun,
+};
+
+export const IMPORT_FORMATS = ["tau-bench", "openai-chat", ...Object.keys(READERS), ...Object.keys(SESSIONS)];
 
 const EVENTS_PER_ROW = 200;
 
@@ -64,6 +70,12 @@ function fault(line: number, message: string): AppError {
 export function readRecorded(format: string, text: string): RecordedRun[] {
   if (!(IMPORT_FORMATS as readonly string[]).includes(format)) {
     throw new AppError("IMPORT_INVALID", `There is no format ${format}; there are ${IMPORT_FORMATS.join(", ")}`);
+  }
+  const session = SESSIONS[format];
+  if (session) {
+    const run = session(linesOf(text), "session");
+    if (!run) throw fault(1, `this is no document of format ${format}`);
+    return [run];
   }
   // One document, or one a line.
   const whole = format !== "tau-bench" && !/^\s*\{.*\}\s*\n\s*\{/.test(text);
@@ -81,6 +93,17 @@ export function readRecorded(format: string, text: string): RecordedRun[] {
   }
   if (runs.length === 0) throw fault(1, "there are no runs in the file");
   return runs;
+}
+
+function linesOf(text: string): Json[] {
+  return text.split("\n").flatMap((line, index) => {
+    if (line.trim() === "") return [];
+    try {
+      return [parseJson(line)];
+    } catch (error) {
+      throw fault(index + 1, messageOf(error));
+    }
+  });
 }
 
 function recordedIn(format: string, value: Json, line: number): RecordedRun[] {

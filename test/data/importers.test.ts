@@ -109,6 +109,23 @@ describe.skipIf(!present)("importers", () => {
     expect(said?.every((content) => content === null || typeof content === "string")).toBe(true);
   });
 
+  test.each(files("mcp-sessions-goose", /\.jsonl$/))("MCP sessions: %s", (file) => {
+    const [run, ...others] = load("mcp-session", file);
+    const calls = readFileSync(path.join(RUNS, file), "utf8").split('"tools/call"').length - 1;
+    expect(others).toEqual([]);
+    expect([count(run, "tool.requested"), count(run, "tool.completed")]).toEqual([calls, calls]);
+    expect(run?.key).toMatch(/^[a-z-]+@[\d.]+$/);
+    if (file.includes("goose-developer"))
+      expect(run?.events.find((event) => event.type === "tool.completed")?.data).toMatchObject({
+        is_error: true,
+        result: { code: -32603 },
+      });
+    else
+      expect(run?.events.find((event) => event.type === "tool.completed")?.data).toMatchObject({
+        result: { structuredContent: { result: 5 } },
+      });
+  });
+
   test("a document of another format is refused with its line", () => {
     for (const format of ["tau2", "swe-agent", "openhands", "langfuse", "anthropic-messages", "atif"])
       expect(() => importRecorded({ format, text: '{"nothing": 1}', caller, seams })).toThrow(
