@@ -5,9 +5,10 @@ import { pipeline } from "node:stream/promises";
 import type { Command } from "commander";
 import { AppError } from "../contract/errors.ts";
 import { readBundle } from "../journal/bundle.ts";
-import { readText } from "./apply.ts";
+import type { Bundle } from "../journal/bundle.ts";
 import { clientOf, globalsOf, show } from "./context.ts";
 import { green, print, red, table } from "./output.ts";
+import { encrypted, passphraseOf, readBundleText } from "./sealed-file.ts";
 
 interface VerifyResult {
   runs: number;
@@ -16,6 +17,8 @@ interface VerifyResult {
   checkpoints: number;
   faults: string[];
   ok: boolean;
+  /** Of a file: the key whose checkpoints vouch for its appends. */
+  proven?: { key_id: string; appends: number } | null;
 }
 
 function addVerify(root: Command): void {
@@ -24,7 +27,9 @@ function addVerify(root: Command): void {
     .description("verify the hash chain of one run, of everything (--all), or of an export file (--file)")
     .option("--all", "every chain and checkpoint, against the witness")
     .option("--file <file>", "an export file; needs no server")
-    .action(async (run: string | undefined, options: { all?: boolean; file?: string }, command: Command) => {
+    .option("--key <id>", "with --file: the key that must have signed (ed25519:...)")
+    .option("--passphrase-file <file>", "passphrase of an encrypted file; else QUARTERDECK_PASSPHRASE")
+    .action(async (run: string | undefined, options: VerifyOptions, command: Command) => {
       const globals = globalsOf(command);
       if ([run !== undefined, options.all === true, options.file !== undefined].filter(Boolean).length !== 1) {
         throw new AppError("VALIDATION_ERROR", "Give a run, or --all, or --file FILE");
@@ -35,33 +40,87 @@ function addVerify(root: Command): void {
               method: "POST",
               body: run === undefined ? {} : { run_id: run },
             })
-          : verifyFile(await readText(options.file));
+          : verifyFile(await readBundleText(options.file, options.passphraseFile), options.key);
       show(globals, result, (value) => {
         const counts = `${value.runs} runs, ${value.events} events, ${value.checkpoints} checkpoints`;
         print(value.ok ? `${green("verified")} ${counts}` : `${red("NOT VERIFIED")} ${counts}`);
+        if (value.proven)
+          print(
+            `  ${value.proven.appends} of ${value.appends} appends lead to checkpoints signed by ${value.proven.key_id}`,
+          );
         for (const fault of value.faults) print(`  ${fault}`);
       });
       if (!result.ok) process.exitCode = 1;
     });
 }
 
-function verifyFile(text: string): VerifyResult {
+function verifyFile(text: string, key: string | undefined): VerifyResult {
   const bundle = readBundle(text);
-  const count = (type: string) => bundle.lines.filter((line) => line["type"] === type).length;
+  const { proven } = bundle;
+  const faults: string[] = [];
+  if (key !== undefined && proven?.key_id !== key)
+    faults.push(
+      `${key} vouches for nothing in this file; ${proven ? `its key is ${proven.key_id}` : "it has no proofs"}`,
+    );
+  if (key !== undefined && proven && proven.appends < count(bundle, "row"))
+    faults.push(`${count(bundle, "row") - proven.appends} appends have no proof`);
   return {
     runs: bundle.rows.size,
     events: bundle.events,
-    appends: count("row"),
-    checkpoints: count("checkpoint"),
-    faults: [],
-    ok: true,
+    appends: count(bundle, "row"),
+    checkpoints: count(bundle, "checkpoint"),
+    faults,
+    ok: faults.length === 0,
+    proven,
   };
 }
 
-async function importFile(file: string, format: string | undefined, command: Command): Promise<void> {
+function count(bundle: Bundle, type: string): number {
+  return bundle.lines.filter((line) => line["type"] === type).length;
+}
+
+interface VerifyOptions {
+  all?: boolean;
+  file?: string;
+  key?: string;
+  passphraseFile?: string;
+}
+
+interface ExportOptions {
+  all?: boolean;
+  output: string;
+  profile: string;
+  encrypt?: boolean;
+  passphraseFile?: string;
+}
+
+async function exportFile(run: string | undefined, options: ExportOptions, command: Command): Promise<void> {
+  const globals = globalsOf(command);
+  if ((run === undefined) === (options.all !== true)) throw new AppError("VALIDATION_ERROR", "Give a run, or --all");
+  // Before anything is written: without it there would be a file that nobody wanted.
+  const passphrase = options.encrypt === true ? await passphraseOf(options.passphraseFile) : null;
+  const query = new URLSearchParams({ profile: options.profile, ...(run === undefined ? {} : { run_id: run }) });
+  const response = await clientOf(globals).fetch(`/journal/export?${query.toString()}`);
+  if (!response.body) return;
+  const source =
+    passphrase === null
+      ? Readable.fromWeb(response.body as never)
+      : Readable.from([encrypted(await response.text(), passphrase)]);
+  const isOutput = options.output === "-";
+  await pipeline(source, isOutput ? process.stdout : createWriteStream(options.output, { mode: 0o600 }), {
+    end: !isOutput,
+  });
+  if (!isOutput) show(globals, { file: options.output }, (value) => print(`written to ${value.file}`));
+}
+
+async function importFile(
+  file: string,
+  { format, passphraseFile }: { format?: string; passphraseFile?: string },
+  command: Command,
+): Promise<void> {
   const globals = globalsOf(command);
   const client = clientOf(globals);
-  const raw = { type: "application/x-ndjson", bytes: await readText(file) };
+  const raw = { type: "application/x-ndjson", bytes: await readBundleText(file, passphraseFile) };
   if (format !== undefined) {
     const result = await client.json<{ runs: { run_id: string; key: string; events: number; fidelity: string }[] }>(
       `/journal/import/${encodeURIComponent(format)}`,
@@ -94,28 +153,17 @@ export function addJournal(root: Command): void {
     .description("export one run, or everything as a backup (--all)")
     .option("--all", "everything")
     .requiredOption("-o, --output <file>", "file to write, or -")
-    .action(async (run: string | undefined, options: { all?: boolean; output: string }, command: Command) => {
-      const globals = globalsOf(command);
-      if ((run === undefined) === (options.all !== true))
-        throw new AppError("VALIDATION_ERROR", "Give a run, or --all");
-      const response = await clientOf(globals).fetch(
-        `/journal/export${run === undefined ? "" : `?run_id=${encodeURIComponent(run)}`}`,
-      );
-      if (!response.body) return;
-      const source = Readable.fromWeb(response.body as never);
-      await pipeline(source, options.output === "-" ? process.stdout : createWriteStream(options.output), {
-        end: options.output !== "-",
-      });
-      if (options.output !== "-") show(globals, { file: options.output }, (value) => print(`written to ${value.file}`));
-    });
+    .option("--profile <profile>", "full, or minimal: without artifacts", "full")
+    .option("--encrypt", "under a passphrase")
+    .option("--passphrase-file <file>", "passphrase; else QUARTERDECK_PASSPHRASE")
+    .action(exportFile);
   root
     .command("import <file>")
     .description("import an export file, or recorded runs of another system (--format)")
     .option(
       "--format <format>",
-      "tau-bench, tau2, openai-chat, anthropic-messages, swe-agent, openhands, langfuse or atif",
+      "tau-bench, tau2, openai-chat, anthropic-messages, swe-agent, openhands, langfuse, atif or mcp-session",
     )
-    .action((file: string, options: { format?: string }, command: Command) =>
-      importFile(file, options.format, command),
-    );
+    .option("--passphrase-file <file>", "passphrase of an encrypted file; else QUARTERDECK_PASSPHRASE")
+    .action(importFile);
 }

@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { testBundles } from "../server/offline.ts";
 import type { TestedRun } from "../server/offline.ts";
 import { readText } from "./apply.ts";
+import { readBundleText } from "./sealed-file.ts";
 import { globalsOf, show } from "./context.ts";
 import { dim, green, print, red, safe } from "./output.ts";
 
@@ -12,6 +13,7 @@ interface TestOptions {
   maxCost?: string;
   expect?: string;
   junit?: string;
+  passphraseFile?: string;
 }
 
 function runLines(file: string, run: TestedRun): void {
@@ -31,9 +33,10 @@ export function addTest(root: Command): void {
       "a predicate over output, state, cost, tokens, steps and tools: 'output.contains(\"paid\")'",
     )
     .option("--junit <file>", "write the results as JUnit XML")
+    .option("--passphrase-file <file>", "passphrase of encrypted files; else QUARTERDECK_PASSPHRASE")
     .action(async (files: string[], options: TestOptions, command: Command) => {
       const bundles = [];
-      for (const file of files) bundles.push({ file, text: await readText(file) });
+      for (const file of files) bundles.push({ file, text: await readBundleText(file, options.passphraseFile) });
       const { results, junit } = await testBundles(bundles, {
         ...(options.policy === undefined ? {} : { policy: await readText(options.policy) }),
         ...(options.maxCost === undefined ? {} : { max_cost: options.maxCost }),

@@ -12,6 +12,10 @@ import { REPLAY_ROUTES } from "./replay-routes.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
 import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
 
+/** `minimal`: the journal and what governed it; `full`: the artifacts too. */
+export const EXPORT_PROFILES = ["minimal", "full"] as const;
+export type ExportProfile = (typeof EXPORT_PROFILES)[number];
+
 /** `public` is for probes alone: they say nothing about anybody's data. */
 export const PERMISSIONS = [
   "public",
@@ -329,7 +333,13 @@ export const ROUTES = {
     path: "/journal/export",
     permission: "journal:export",
     summary: "Exports one run, or everything as a backup.",
-    query: Type.Object({ run_id: Type.Optional(Type.String({ maxLength: 64 })) }, { additionalProperties: false }),
+    query: Type.Object(
+      {
+        run_id: Type.Optional(Type.String({ maxLength: 64 })),
+        profile: Type.Optional(Type.Union(EXPORT_PROFILES.map((profile) => Type.Literal(profile)))),
+      },
+      { additionalProperties: false },
+    ),
     status: 200,
     response: Text,
     produces: "application/x-ndjson",

@@ -15,6 +15,7 @@ import type { Backtests } from "../replay/backtests.ts";
 import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
+import type { ExportProfile } from "../contract/routes.ts";
 import type { ShardView } from "../contract/workers.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 
@@ -27,7 +28,7 @@ export interface ImportedRun {
 
 export interface JournalService {
   verify(caller: Caller, run_id: string | null): Promise<Verified>;
-  export(caller: Caller, run_id: string | null): AsyncIterable<string>;
+  export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string>;
   import(caller: Caller, text: string): Promise<{ runs: number; events: number; artifacts: number; skipped: number }>;
   importRuns(caller: Caller, format: string, text: string): Promise<readonly ImportedRun[]>;
 }

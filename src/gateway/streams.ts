@@ -63,7 +63,8 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
 const exportJournal: StreamHandler = async (services, request, { reply }) => {
   const run_id = request.query["run_id"];
   if (typeof run_id === "string") await services.runs.get(request.caller, run_id);
-  const lines = services.journal.export(request.caller, typeof run_id === "string" ? run_id : null);
+  const profile = request.query["profile"] === "minimal" ? "minimal" : "full";
+  const lines = services.journal.export(request.caller, typeof run_id === "string" ? run_id : null, profile);
   await reply.type("application/x-ndjson").send(Readable.from(lines));
 };
 

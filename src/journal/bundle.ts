@@ -7,6 +7,8 @@ import { canonicalJson } from "../kit/jcs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { AppendRow } from "../contract/journal.ts";
+import { checkProofs } from "./proofs.ts";
+import type { Proven } from "./proofs.ts";
 import { verifyRun } from "./verify.ts";
 
 export const EXPORT_FORMAT = "quarterdeck/export/v1";
@@ -56,6 +58,8 @@ export interface Bundle {
   readonly rows: ReadonlyMap<string, readonly AppendRow[]>;
   readonly lines: readonly JsonObject[];
   readonly events: number;
+  /** What its proofs say, where it has some. */
+  readonly proven: Proven | null;
 }
 
 /** Reads and verifies a whole file: its digest, each chain, each artifact. Throws IMPORT_INVALID with the line. */
@@ -91,9 +95,11 @@ export function readBundle(text: string): Bundle {
     events += result.events;
   }
   checkArtifacts(lines);
+  const proven = checkProofs(lines, rows);
+  if (proven && "fault" in proven) throw invalid(proven.at + 1, proven.fault);
   if (end["digest"] !== `sha256:${hash.digest("hex")}`)
     throw invalid(parts.length, "the digest does not fit the lines before it");
-  return { header, rows, lines: lines.slice(1, -1), events };
+  return { header, rows, lines: lines.slice(1, -1), events, proven };
 }
 
 function parsed(text: string, line: number): JsonObject {

@@ -30,6 +30,8 @@ export interface Checkpoint {
 /** Signs with a key that is not in the database. */
 export interface Signer {
   readonly key_id: string;
+  /** PEM. */
+  readonly public_key: string;
   sign(bytes: Uint8Array): Buffer;
   verify(bytes: Uint8Array, signature: Uint8Array): boolean;
 }

@@ -14,34 +14,35 @@ function nodeHash(left: Uint8Array, right: Uint8Array): Buffer {
   return sha256(Buffer.concat([NODE, left, right]));
 }
 
-function split(n: number): number {
-  return 2 ** (Math.ceil(Math.log2(n)) - 1);
+/** The level above: an odd last node rises unchanged, which equals the recursive definition. */
+function above(level: readonly Uint8Array[]): Uint8Array[] {
+  const next: Uint8Array[] = [];
+  for (let i = 0; i < level.length; i += 2) {
+    const left = level[i] as Uint8Array;
+    const right = level[i + 1];
+    next.push(right ? nodeHash(left, right) : left);
+  }
+  return next;
 }
 
 /** Root over leaf hashes. The empty tree is SHA-256 of nothing. */
 export function merkleRoot(leaves: readonly Uint8Array[]): Buffer {
   if (leaves.length === 0) return sha256("");
   let level = leaves.slice();
-  // Level by level; an odd last node rises unchanged, which equals the recursive definition.
-  while (level.length > 1) {
-    const next: Uint8Array[] = [];
-    for (let i = 0; i < level.length; i += 2) {
-      const left = level[i] as Uint8Array;
-      const right = level[i + 1];
-      next.push(right ? nodeHash(left, right) : left);
-    }
-    level = next;
-  }
+  while (level.length > 1) level = above(level);
   return Buffer.from(level[0] as Uint8Array);
 }
 
-/** Audit path of one leaf, from the leaf to the root. */
-export function inclusionProof(leaves: readonly Uint8Array[], index: number): Buffer[] {
-  if (leaves.length <= 1) return [];
-  const k = split(leaves.length);
-  return index < k
-    ? [...inclusionProof(leaves.slice(0, k), index), merkleRoot(leaves.slice(k))]
-    : [...inclusionProof(leaves.slice(k), index - k), merkleRoot(leaves.slice(0, k))];
+/** Audit paths of some leaves, from the leaf to the root; the tree is built once. */
+export function inclusionProofs(leaves: readonly Uint8Array[], indexes: readonly number[]): Buffer[][] {
+  const paths = indexes.map((): Buffer[] => []);
+  for (let level = leaves.slice(), depth = 0; level.length > 1; level = above(level), depth++) {
+    for (const [i, index] of indexes.entries()) {
+      const sibling = level[Math.floor(index / 2 ** depth) ^ 1];
+      if (sibling) paths[i]?.push(Buffer.from(sibling));
+    }
+  }
+  return paths;
 }
 
 export function verifyInclusion(options: {

@@ -1,7 +1,7 @@
 // The journal's use cases that span modules: verify, export, import, captured runs.
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
-import type { AppendRow, ApprovalRow, BudgetUse, JournalStore, RunSummary } from "../contract/journal.ts";
+import type { AppendRow, ApprovalRow, BudgetUse, CommittedRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
 import { importRecorded } from "../capture/import.ts";
@@ -11,6 +11,7 @@ import { readWholeRun, verifyAll, verifyOne } from "../journal/audit.ts";
 import type { Verified } from "../journal/audit.ts";
 import { EXPORT_FORMAT, readBundle, rowLine, sealed } from "../journal/bundle.ts";
 import { listCheckpoints } from "../journal/checkpoint.ts";
+import { proofLines } from "../journal/proofs.ts";
 import { budgetKey } from "../journal/writer.ts";
 import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
 import type { Engine } from "../orchestrator/engine.ts";
@@ -20,6 +21,7 @@ import { listApprovals } from "../store/approvals.ts";
 import type { AliasMove } from "../core/registry-history.ts";
 import type { Alias } from "../store/registry.ts";
 import { getRun, listRuns } from "../store/runs.ts";
+import type { ExportProfile } from "../contract/routes.ts";
 import type { ImportedRun, JournalService } from "../gateway/services.ts";
 
 export interface JournalServiceOptions {
@@ -51,16 +53,17 @@ export class LocalJournalService implements JournalService {
     return verifyAll(this.options);
   }
 
-  export(caller: Caller, run_id: string | null): AsyncIterable<string> {
-    return sealed(this.lines(caller, run_id));
+  export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string> {
+    return sealed(this.lines(caller, run_id, profile));
   }
 
-  private async *lines(caller: Caller, run_id: string | null): AsyncIterable<JsonObject> {
+  private async *lines(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<JsonObject> {
     const { registry, db, store } = this.options;
     const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
     yield {
       type: "header",
       format: EXPORT_FORMAT,
+      profile,
       scope: run_id === null ? "all" : "run",
       tenant_id: caller.tenant_id,
       project: caller.project,
@@ -69,10 +72,14 @@ export class LocalJournalService implements JournalService {
     for (const alias of registry.aliases(caller.tenant_id, caller.project))
       yield { type: "alias", alias: plain(alias) };
     for (const move of registry.moves(caller.tenant_id, caller.project)) yield { type: "move", move: plain(move) };
+    // What is proven must be covered by a checkpoint.
+    if (run_id !== null) await this.options.checkpointer.tick();
     const digests = new Set<string>();
+    const proven: CommittedRow[] = [];
     for await (const run of this.runs(caller, run_id)) {
       for (const row of await readWholeRun(store, caller.tenant_id, run.run_id)) {
         for (const digest of row.body.toString("utf8").matchAll(/sha256:[0-9a-f]{64}/g)) digests.add(digest[0]);
+        if (run_id !== null) proven.push(row);
         yield rowLine(row);
       }
       yield { type: "run", run: plain(run) };
@@ -81,7 +88,7 @@ export class LocalJournalService implements JournalService {
     for (const approval of approvals) {
       if (run_id === null || approval.run_id === run_id) yield { type: "approval", approval: plain(approval) };
     }
-    for (const digest of [...digests].sort()) {
+    for (const digest of profile === "full" ? [...digests].sort() : []) {
       // Digests of definitions and policies look like those of artifacts; only what is stored is one.
       if (!(await this.options.blobs.has(caller.tenant_id, digest))) continue;
       const bytes = await this.options.blobs.get(caller.tenant_id, digest);
@@ -95,6 +102,7 @@ export class LocalJournalService implements JournalService {
       for (const budget of use) yield { type: "budget", budget: plain(budget) };
     }
     const checkpoints = await db.transaction(scope, (tx) => listCheckpoints(tx, 0, 1_000_000));
+    if (run_id !== null) return yield* proofLines({ store, checkpoints, signer: this.options.signer }, proven);
     for (const checkpoint of checkpoints) yield { type: "checkpoint", checkpoint: plain(checkpoint) };
   }
 

@@ -415,6 +415,50 @@ describe("the command line", () => {
     expect([bad.code, bad.err.includes("line ")]).toEqual([2, true]);
   });
 
+  test("an exported run leads to a signed checkpoint; a key that did not sign vouches for nothing", async () => {
+    const run = await ended((await server.client.startRun({ workflow: "quick" })).run_id);
+    const file = path.join(data, "proven.jsonl");
+    expect((await cli(["export", run.run_id, "-o", file], { data })).code).toBe(0);
+    const seen = JSON.parse((await cli(["verify", "--file", file, "--json"])).out) as {
+      appends: number;
+      proven: { key_id: string; appends: number };
+    };
+    expect(seen.proven.appends).toBe(seen.appends);
+    expect((await cli(["verify", "--file", file, "--key", seen.proven.key_id])).code).toBe(0);
+    expect((await cli(["verify", "--file", file, "--key", "ed25519:0000000000000000"])).code).toBe(1);
+    const lines = readFileSync(file, "utf8").trimEnd().split("\n");
+    const at = lines.findIndex((line) => line.includes('"type":"proof"'));
+    for (const [from, to] of [
+      [/"path":\["./, '"path":["'],
+      [/"index":\d+/, '"index":999'],
+      [/"checkpoint":\d+/, '"checkpoint":99999'],
+    ] as const) {
+      const changed = lines.with(at, (lines[at] ?? "").replace(from, to));
+      writeFileSync(file, `${changed.join("\n")}\n`);
+      const bad = await cli(["verify", "--file", file]);
+      expect([bad.code, bad.err]).toEqual([2, expect.stringContaining(`line ${at + 1}`)]);
+    }
+  });
+
+  test("export: minimal leaves artifacts out; encrypted is read with its passphrase alone", async () => {
+    const run = await ended((await server.client.startRun({ workflow: "quick" })).run_id);
+    const [full, minimal, sealed] = ["f.jsonl", "m.jsonl", "s.sealed"].map((name) => path.join(data, name));
+    await cli(["export", run.run_id, "-o", full ?? ""], { data });
+    await cli(["export", run.run_id, "--profile", "minimal", "-o", minimal ?? ""], { data });
+    expect(readFileSync(minimal ?? "", "utf8")).not.toContain('"type":"artifact"');
+    expect((await cli(["test", minimal ?? ""])).code).toBe(0);
+    expect((await cli(["export", run.run_id, "--profile", "huge", "-o", "-"], { data })).code).toBe(2);
+    const refused = await cli(["export", run.run_id, "--encrypt", "-o", sealed ?? ""], { data });
+    expect([refused.code, refused.err]).toEqual([2, expect.stringContaining("QUARTERDECK_PASSPHRASE")]);
+    const env = { QUARTERDECK_PASSPHRASE: "correct horse" };
+    expect((await cli(["export", run.run_id, "--encrypt", "-o", sealed ?? ""], { data, env })).code).toBe(0);
+    expect(readFileSync(sealed ?? "", "latin1")).not.toContain(run.run_id);
+    expect((await cli(["verify", "--file", sealed ?? ""], { env })).code).toBe(0);
+    expect((await cli(["test", sealed ?? ""], { env })).code).toBe(0);
+    expect((await cli(["import", sealed ?? ""], { data, env })).out).toContain("1 were here already");
+    expect((await cli(["verify", "--file", sealed ?? ""], { env: { QUARTERDECK_PASSPHRASE: "wrong" } })).code).toBe(2);
+  });
+
   test("a backup restores on an empty server: runs, registry, open runs; twice changes nothing", async () => {
     const open = await server.client.startRun({ workflow: "waiting" });
     await waiting(open.run_id, "timer");
