@@ -10,6 +10,7 @@ import { MCP_PREFIX } from "../contract/paths.ts";
 import type { Run } from "../contract/runs.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import { clientOf, globalsOf, serverUrl } from "./context.ts";
+import { pinned } from "./mcp-wrap.ts";
 import type { Globals } from "./context.ts";
 
 const PARSE_ERROR = -32_700;
@@ -59,8 +60,8 @@ export async function passOn(
 }
 
 /** Sends a message to the gateway as its own clients do. */
-function poster(globals: Globals, agent: string, run_id: string) {
-  const url = `${serverUrl(globals)}${MCP_PREFIX}/runs/${run_id}`;
+function poster(globals: Globals, agent: string, run_id: string, only: string | undefined) {
+  const url = `${serverUrl(globals)}${MCP_PREFIX}/runs/${run_id}${only === undefined ? "" : `/servers/${only}`}`;
   const token = globals.token ?? process.env["QUARTERDECK_TOKEN"];
   const headers: Record<string, string> = {
     accept: "application/json, text/event-stream",
@@ -77,21 +78,38 @@ function poster(globals: Globals, agent: string, run_id: string) {
   };
 }
 
+interface McpOptions {
+  agent: string;
+}
+
+/** Serves this process's client until it goes; `only`: the tools of one server. */
+async function serve(globals: Globals, agent: string, only?: string): Promise<void> {
+  const client = clientOf(globals);
+  // Inside of `capture -- COMMAND` the run is there already, and its end is not ours.
+  const given = process.env["QUARTERDECK_RUN"];
+  const { run_id } =
+    given === undefined || given === ""
+      ? await client.json<Run>("/captures", { method: "POST", body: { agent } })
+      : { run_id: given };
+  await passOn(process.stdin, process.stdout, poster(globals, agent, run_id, only));
+  if (run_id !== given) await client.json(`/captures/${run_id}/end`, { method: "POST", body: { exit_code: 0 } });
+}
+
 export function addMcp(root: Command): void {
-  root
+  const mcp = root
     .command("mcp")
     .description("be an MCP server over stdio with the tools of this project, governed and recorded as one run")
     .option("--agent <name>", "the agent that calls; one that is applied here sees the tools it may name", "captured")
-    .action(async (options: { agent: string }, command: Command) => {
+    .action((options: McpOptions, command: Command) => serve(globalsOf(command), options.agent));
+  mcp
+    .command("wrap <command...>")
+    .description("stand in front of an MCP server: its tools, governed and recorded: mcp wrap --name NAME -- COMMAND")
+    .requiredOption("--name <name>", "what the server is called here; its tools are NAME.TOOL in policies")
+    .action(async (words: string[], options: { name: string }, command: Command) => {
       const globals = globalsOf(command);
-      const client = clientOf(globals);
-      // Inside of `capture -- COMMAND` the run is there already, and its end is not ours.
-      const given = process.env["QUARTERDECK_RUN"];
-      const { run_id } =
-        given === undefined || given === ""
-          ? await client.json<Run>("/captures", { method: "POST", body: { agent: options.agent } })
-          : { run_id: given };
-      await passOn(process.stdin, process.stdout, poster(globals, options.agent, run_id));
-      if (run_id !== given) await client.json(`/captures/${run_id}/end`, { method: "POST", body: { exit_code: 0 } });
+      const { agent } = mcp.opts<McpOptions>();
+      // stdout is the protocol's.
+      process.stderr.write(`${await pinned(clientOf(globals), options.name, words, process.cwd())}\n`);
+      await serve(globals, agent, options.name);
     });
 }

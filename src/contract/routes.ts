@@ -305,6 +305,23 @@ export const ROUTES = {
     }),
     errors: COMMON_ERRORS,
   },
+  getRegistryItem: {
+    method: "GET",
+    path: "/registry/:kind/:name",
+    permission: "registry:read",
+    summary: "The newest version of a resource, with what was applied.",
+    params: Type.Object({ kind: Name, name: Name }, { additionalProperties: false }),
+    status: 200,
+    response: Type.Object({
+      kind: Type.String(),
+      name: Type.String(),
+      version: Type.Integer(),
+      digest: Type.String(),
+      state: Type.String(),
+      spec: Type.Unknown(),
+    }),
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
+  },
   promote: {
     method: "POST",
     path: "/registry/promote",

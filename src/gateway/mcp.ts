@@ -1,4 +1,5 @@
-// Where MCP clients send their requests: /mcp, and /mcp/runs/RUN for one run. One POST is one answer; there is nothing to
+// Where MCP clients send their requests: /mcp, /mcp/runs/RUN for one run, and below either servers/NAME for the tools of one
+// server under their own names. One POST is one answer; there is nothing to
 // listen to, so GET and DELETE are refused as the protocol has it.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { messageOf } from "../contract/errors.ts";
@@ -61,7 +62,8 @@ export function mountMcp(
     const headers = new Headers();
     for (const [name, value] of Object.entries(req.headers)) if (typeof value === "string") headers.set(name, value);
     const request = new Request(`http://${req.headers.host ?? "localhost"}${req.url}`, { method: "POST", headers });
-    const response = await gateway.handle(of, request, body, gone.signal);
+    const { server: only } = req.params as { server?: string };
+    const response = await gateway.handle(of, request, body, { gone: gone.signal, only });
     const text = await response.text();
     await reply
       .code(response.status)
@@ -73,7 +75,8 @@ export function mountMcp(
     reply.header("allow", "POST");
     refuse(reply, 405, INVALID_REQUEST, `${req.method} is not served here: this server keeps no sessions; use POST`);
   };
-  for (const url of [MCP_PREFIX, `${MCP_PREFIX}/runs/:run`]) {
+  const bases = [MCP_PREFIX, `${MCP_PREFIX}/runs/:run`];
+  for (const url of bases.flatMap((base) => [base, `${base}/servers/:server`])) {
     app.post(url, { bodyLimit: LIMITS.proxy_bytes_max }, post);
     app.get(url, other);
     app.delete(url, other);

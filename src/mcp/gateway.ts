@@ -35,10 +35,16 @@ export class McpGateway {
     this.version = options.version;
   }
 
-  /** Answers one request; `body` is its JSON. `gone`: the client does not wait any more. */
-  async handle(of: ToolCaller, request: Request, body: unknown, gone: AbortSignal): Promise<Response> {
+  /** Answers one request; `body` is its JSON. `gone`: the client does not wait any more; `only`: the tools of one server. */
+  async handle(
+    of: ToolCaller,
+    request: Request,
+    body: unknown,
+    { gone, only }: { gone: AbortSignal; only: string | undefined },
+  ): Promise<Response> {
     const { WebStandardStreamableHTTPServerTransport } = await sdk();
-    const server = await this.serverFor(of, gone);
+    const tools = only === undefined ? this.tools : ofServer(this.tools, only);
+    const server = await this.serverFor(tools, of, gone);
     const transport = new WebStandardStreamableHTTPServerTransport({ enableJsonResponse: true });
     await server.connect(transport);
     try {
@@ -50,19 +56,17 @@ export class McpGateway {
     }
   }
 
-  private async serverFor(of: ToolCaller, gone: AbortSignal): Promise<Server> {
+  private async serverFor(tools: ToolDoor, of: ToolCaller, gone: AbortSignal): Promise<Server> {
     const { Server, ListToolsRequestSchema, CallToolRequestSchema, McpError } = await sdk();
     const server = new Server({ name: "quarterdeck", version: this.version }, { capabilities: { tools: {} } });
-    server.setRequestHandler(ListToolsRequestSchema, () => ({ tools: this.tools.list(of).map(described) }));
+    server.setRequestHandler(ListToolsRequestSchema, () => ({ tools: tools.list(of).map(described) }));
     server.setRequestHandler(CallToolRequestSchema, async ({ params }): Promise<CallToolResult> => {
       const args = (params.arguments ?? {}) as JsonObject;
       const call = { tool: params.name, args, wait_ms: waitOf(params._meta?.[MCP_WAIT_META]), gone };
       try {
-        const answer = await this.tools.call(of, call);
-        return resultOf(
-          answer,
-          this.tools.list(of).find((tool) => tool.name === params.name),
-        );
+        const answer = await tools.call(of, call);
+        const tool = tools.list(of).find((one) => one.name === params.name);
+        return resultOf(answer, tool);
       } catch (error) {
         if (!isAppError(error)) throw error;
         throw new McpError(REFUSED, error.message, { code: error.code, ...error.details });
@@ -70,6 +74,19 @@ export class McpGateway {
     });
     return server;
   }
+}
+
+/** The tools of one server alone, by the names that it gives them itself. */
+function ofServer(tools: ToolDoor, server: string): ToolDoor {
+  const prefix = `${server}.`;
+  return {
+    list: (of) =>
+      tools
+        .list(of)
+        .filter((tool) => tool.name.startsWith(prefix))
+        .map((tool) => ({ ...tool, name: tool.name.slice(prefix.length) })),
+    call: (of, call) => tools.call(of, { ...call, tool: prefix + call.tool }),
+  };
 }
 
 function waitOf(asked: unknown): number {

@@ -28,6 +28,17 @@ export const registryHandlers = {
     }));
     return { items };
   },
+  getRegistryItem: async ({ services, request }) => {
+    const { tenant_id, project } = request.caller;
+    const { kind, name } = request.params;
+    const found = services.registry
+      .items(tenant_id, project)
+      .filter((item) => item.kind === kind && item.name === name)
+      .sort((a, b) => b.version - a.version)[0];
+    if (!found) throw new AppError("NOT_FOUND", `There is no ${kind} ${name}`, { details: { kind, name } });
+    const { version, digest, state, spec } = found;
+    return { kind, name, version, digest, state, spec };
+  },
   promote: async ({ services, request }) => {
     const alias = request.body as unknown as { kind: ManifestKind; name: string; version: number; env: string };
     if (!MANIFEST_KINDS.includes(alias.kind))

@@ -1,0 +1,96 @@
+// `mcp wrap -- COMMAND`: an MCP server in front of another one. Its definitions are pinned with the first use; from then on its
+// tools are tools of the registry, made by Quarterdeck's workers under policy, budgets and approvals, and a definition that
+// changes is refused until it is applied again.
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { AppError, isAppError } from "../contract/errors.ts";
+import { LIMITS } from "../contract/limits.ts";
+import type { Client } from "../sdk/client.ts";
+import { isObject, parseJson } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
+
+const PROTOCOL = "2025-06-18";
+const DISCOVERY_MS = 20_000;
+const PAGES_MAX = 50;
+
+/** Makes sure that the server is known by this name, with this command. Returns what to tell the user. */
+export async function pinned(client: Client, name: string, command: readonly string[], cwd: string): Promise<string> {
+  try {
+    const { spec, version } = await client.json<{ spec: JsonObject; version: number }>(`/registry/Tool/${name}`);
+    const same = JSON.stringify([spec["command"], spec["cwd"] ?? cwd]) === JSON.stringify([command, cwd]);
+    if (spec["kind"] === "mcp" && same) return `${name} is pinned (version ${version})`;
+    const known = Array.isArray(spec["command"]) ? spec["command"].join(" ") : String(spec["kind"]);
+    throw new AppError(
+      "CONFLICT",
+      `Tool ${name} is something else here (${known}); choose another --name, or apply it anew`,
+    );
+  } catch (error) {
+    if (!isAppError(error, "NOT_FOUND")) throw error;
+  }
+  const tools = await toolNames(command, cwd);
+  if (tools.length === 0) throw new AppError("VALIDATION_ERROR", `${command.join(" ")} offers no tools`);
+  const spec = { kind: "mcp", transport: "stdio", command, cwd, tools: tools.map((tool) => ({ name: tool })) };
+  await client.apply(JSON.stringify({ kind: "Tool", metadata: { name }, spec }));
+  return `${name} is new here: the definitions of ${tools.length} tools are pinned (${tools.join(", ")})`;
+}
+
+/** Asks a server what it offers, and ends it. */
+export async function toolNames(command: readonly string[], cwd: string): Promise<string[]> {
+  const [file = "", ...args] = command;
+  const child = spawn(file, args, { cwd, stdio: ["pipe", "pipe", "inherit"] });
+  const failed = new Promise<never>((_resolve, reject) => {
+    const fail = (why: string) => reject(new AppError("VALIDATION_ERROR", `${command.join(" ")}: ${why}`));
+    child.once("error", (error) => fail(`it cannot be started: ${error.message}`));
+    child.once("exit", (code) => fail(`it ended with ${code} before it said what it offers`));
+    setTimeout(() => fail(`it did not answer in ${DISCOVERY_MS / 1000} s`), DISCOVERY_MS).unref();
+  });
+  // When all went well nobody waits for it any more.
+  failed.catch(() => undefined);
+  const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const send = (message: object) => void child.stdin.write(`${JSON.stringify({ jsonrpc: "2.0", ...message })}\n`);
+  const ask = async (id: number, method: string, params: JsonObject): Promise<JsonObject> => {
+    send({ id, method, params });
+    for (;;) {
+      const { value, done } = await Promise.race([answers.next(), failed]);
+      if (done === true) return failed;
+      const message = messageOf(value);
+      if (message?.["id"] !== id) continue;
+      if (isObject(message["result"])) return message["result"];
+      throw new AppError(
+        "VALIDATION_ERROR",
+        `${command.join(" ")} refused ${method}: ${JSON.stringify(message["error"])}`,
+      );
+    }
+  };
+  try {
+    await ask(0, "initialize", {
+      protocolVersion: PROTOCOL,
+      capabilities: {},
+      clientInfo: { name: "quarterdeck", version: "1" },
+    });
+    send({ method: "notifications/initialized" });
+    const names: string[] = [];
+    let cursor: Json | undefined;
+    for (let page = 1; page <= PAGES_MAX; page++) {
+      const result = await ask(page, "tools/list", cursor === undefined ? {} : { cursor });
+      for (const tool of Array.isArray(result["tools"]) ? result["tools"] : [])
+        if (isObject(tool) && typeof tool["name"] === "string") names.push(tool["name"]);
+      cursor = result["nextCursor"];
+      if (typeof cursor !== "string") break;
+    }
+    return names;
+  } finally {
+    child.removeAllListeners("exit");
+    child.kill();
+  }
+}
+
+/** Servers print other things too. */
+function messageOf(line: string): JsonObject | null {
+  try {
+    const value = parseJson(line, LIMITS.json_depth_max);
+    return isObject(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
