@@ -281,7 +281,10 @@ export class Ingest {
     for (const one of again) {
       const seq = producer && one.no !== null ? seqOf(producer, one.no) : null;
       if (seq === null) {
-        if (!items.has(one)) items.set(one, refusedItem(one.no, "CONFLICT", "Its number was refused before"));
+        // Twice in one batch: what the first of them came to holds for both.
+        const waits = one.no !== null && placeOf(producer, one.no) === "ahead";
+        const refused = refusedItem(one.no, "CONFLICT", "Its number was refused before");
+        if (!items.has(one)) items.set(one, waits ? { sequence_no: one.no, status: "staged" } : refused);
       } else bySeq.set(seq, [...(bySeq.get(seq) ?? []), one]);
     }
     const run = idBytes("run", key.run_id);
