@@ -90,7 +90,19 @@ export class Ingest {
   /** Goes on with what was staged before this process owned the runs. */
   async resume(): Promise<void> {
     this.close();
-    for (const { since_us, count, ...key } of await this.options.staged.groups()) this.expect(key, count, since_us);
+    await this.look();
+  }
+
+  /**
+   * Finds what is staged that this process has not heard of: a former owner may still acknowledge events after another one
+   * has taken over. Called now and then.
+   */
+  async look(): Promise<void> {
+    for (const { since_us, count, ...key } of await this.options.staged.groups()) {
+      if (this.waiting.has(keyOf(key))) continue;
+      this.expect(key, count, since_us);
+      await this.serial.run(key.run_id, () => this.release(key, null));
+    }
   }
 
   /** Ends a run, unless events are missing that others wait for. Throws EVENTS_MISSING. */

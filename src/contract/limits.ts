@@ -36,6 +36,8 @@ export const LIMITS = {
   /** Events that came before the ones they follow: how many are kept for one producer, and for how long. */
   staged_events_max: 1_000,
   gap_wait_ms: 30_000,
+  /** How often the owner of the runs looks for staged events that it has not heard of. */
+  staged_look_ms: 10_000,
   /** How long events are kept whose run nobody has started. */
   unknown_run_wait_ms: 10 * 60_000,
   /** What was late may still be added to a run for so long after its end. */

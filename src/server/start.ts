@@ -254,7 +254,10 @@ function startChores(parts: Parts, clock: Clock, log: Log): () => Promise<void> 
       expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000),
     );
   const stopExpiry = every(clock, 3_600_000, log, "idempotency", owned(expire));
+  const look = owned(() => services.ingest.look());
+  const stopLooking = every(clock, LIMITS.staged_look_ms, log, "ingest", look);
   return async () => {
+    stopLooking();
     stopCheckpoints();
     stopExpiry();
     await owned(() => checkpointer.tick())();
