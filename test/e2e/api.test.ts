@@ -250,6 +250,16 @@ describe("the HTTP contract", () => {
         }),
       "IMPORT_INVALID",
     ],
+    [
+      "an artifact with another digest than it should have",
+      () =>
+        raw(`/artifacts?digest=${encodeURIComponent(`sha256:${"0".repeat(64)}`)}`, {
+          method: "POST",
+          headers: { "content-type": "application/octet-stream" },
+          body: "bytes",
+        }),
+      "VALIDATION_ERROR",
+    ],
     ["an unknown artifact", () => raw(`/artifacts/${encodeURIComponent(`sha256:${"0".repeat(64)}`)}`), "NOT_FOUND"],
   ])("%s", async (_name, call, code) => {
     const response = await call();

@@ -1,4 +1,6 @@
 import type { Json } from "../../kit/json.ts";
+import { AppError } from "../../contract/errors.ts";
+import { digestOf } from "../../kit/hash.ts";
 import type { Handlers } from "../handlers.ts";
 
 export const journalHandlers = {
@@ -17,6 +19,14 @@ export const journalHandlers = {
     return { runs };
   },
   putArtifact: async ({ services, request }) => {
+    const wanted = request.query["digest"];
+    const found = digestOf(request.raw);
+    if (typeof wanted === "string" && wanted !== found) {
+      const message = `is ${wanted}; the bytes that came have ${found}`;
+      throw new AppError("VALIDATION_ERROR", `/query/digest ${message}`, {
+        errors: [{ pointer: "/query/digest", message }],
+      });
+    }
     const digest = await services.blobs.put(request.caller.tenant_id, request.raw);
     return { digest, size: request.raw.length };
   },
