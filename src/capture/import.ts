@@ -176,7 +176,7 @@ function capture(
   const run_id = newId("run", seams);
   const at_us = seams.clock.now_us();
   const { drafts: found, steps } = eventsOf(run, caller);
-  const drafts = found.map((draft) => ({ ...draft, data: redactor.data(draft.data) }));
+  const drafts = found.map((draft) => ({ ...draft, data: redactor.data(draft.data, draft.type) }));
   const rows: AppendRow[] = [];
   let chain = chainStart(caller.tenant_id, run_id);
   let seq = 0;

@@ -103,8 +103,7 @@ export async function settleEvents(
   checked: readonly Prepared[],
 ): Promise<Prepared[]> {
   const { redactor } = options;
-  const contents = checked.map(({ event }): Json => (event.said ? [event.data, event.said] : event.data));
-  const clean = redactor.payload(contents, "").mark === null;
+  const clean = redactor.isClean(checked.map((one) => one.event));
   const done: Prepared[] = [];
   for (const one of checked) {
     const { event } = one;
@@ -119,7 +118,7 @@ async function settleOne(options: PrepareOptions, tenant_id: string, one: Prepar
   const { redactor } = options;
   const { no, event } = one;
   const said = event.said && !clean ? redactor.data(event.said) : event.said;
-  const data = await largeApart(options, tenant_id, clean ? event.data : redactor.data(event.data));
+  const data = await largeApart(options, tenant_id, clean ? event.data : redactor.data(event.data, event.type));
   const size = Buffer.byteLength(canonicalJson([data, said ?? null]));
   if (size <= LIMITS.event_bytes_max) return { no, event: { ...event, data, ...(said ? { said } : {}) }, size };
   const message = `The event has ${size} bytes besides its payloads; ${LIMITS.event_bytes_max} are the limit`;

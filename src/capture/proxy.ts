@@ -103,7 +103,7 @@ export class Proxy {
     const request = canonicalRequest(body);
     const signature = captures.signature(call.caller.tenant_id, { api: call.api.name, model, request });
     // The signature is of the request as it came; what is recorded is redacted.
-    const clean = this.options.redactor.payload(body, "/request");
+    const clean = this.options.redactor.payload(body, "/request", "model.requested");
     const text = clean.mark ? JSON.stringify(clean.value) : call.body.toString("utf8");
     const recorded: JsonObject = {
       api: call.api.name,
@@ -262,27 +262,33 @@ export class Proxy {
     const said = redactor.payload(
       { content: answer.content, tool_calls: answer.tool_calls.map((one) => ({ ...one })) },
       "",
+      "model.completed",
     );
-    const bytes = redactor.payload(raw.text, "/raw");
+    const bytes = redactor.payload(raw.text, "/raw", "model.completed");
     const mark = joined([said.mark, bytes.mark]);
     // A secret that a stream says in pieces stands in no single event of it: such a stream is not kept.
-    const withheld = bytes.value === null || (said.mark !== null && bytes.mark === null);
+    const isTorn = said.mark !== null && bytes.mark === null;
+    // What a rule takes out of what was said stands in the bytes too.
+    const isRuled = said.mark?.rules.some((rule) => rule.startsWith("field:")) === true;
+    const withheld = typeof bytes.value !== "string" || isTorn || isRuled;
+    const { content, hidden } = contentOf(said.value?.content ?? null);
     const recorded: JsonObject = {
       content_type: raw.type,
       ...(withheld ? { raw_withheld: true } : await this.kept(tenant_id, "raw", bytes.value ?? "", bytes.value ?? "")),
       ...(mark ? { redaction: markJson(mark) } : {}),
+      ...hidden,
       status: raw.status,
       ...(told ? {} : { usage_estimated: true }),
     };
-    const text = said.value?.content ?? "";
+    const text = content ?? "";
     const large = Buffer.byteLength(text) > LIMITS.inline_bytes_max;
     const content_ref = large ? { bytes: Buffer.byteLength(text), digest: await this.put(tenant_id, text) } : null;
     await this.report(admitted, {
       ok: true,
       kind: "model",
-      content: large ? text.slice(0, LIMITS.inline_bytes_max / 4) : (said.value?.content ?? null),
+      content: large ? text.slice(0, LIMITS.inline_bytes_max / 4) : content,
       ...(content_ref ? { content_ref } : {}),
-      tool_calls: said.value?.tool_calls ?? [],
+      tool_calls: Array.isArray(said.value?.tool_calls) ? said.value.tool_calls : [],
       finish_reason: answer.finish_reason,
       // What the provider does not tell is charged at its bound.
       usage: told && answer.usage ? answer.usage : admitted.worst,
@@ -339,6 +345,12 @@ export class Proxy {
   private put(tenant_id: string, text: string): Promise<string> {
     return this.options.blobs.put(tenant_id, Buffer.from(text));
   }
+}
+
+/** Text of an answer; where a rule keeps only its digest, that stands beside it. */
+function contentOf(value: unknown): { content: string | null; hidden: JsonObject } {
+  if (typeof value === "string") return { content: value, hidden: {} };
+  return { content: null, hidden: isObject(value) ? { content_hmac: String(value["hmac"]) } : {} };
 }
 
 function bodyOf(bytes: Buffer): JsonObject {

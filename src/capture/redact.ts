@@ -2,7 +2,12 @@
 import type { RedactionLevel, RedactionMark } from "../contract/redaction.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import { FieldRules } from "../kit/field-rules.ts";
+import type { FieldHands, FieldRule } from "../kit/field-rules.ts";
+import { digestOf } from "../kit/hash.ts";
+import { canonicalJson } from "../kit/jcs.ts";
 import { redactJson, rulesOf, RULESET, withoutTornSecrets } from "../kit/redaction.ts";
+import type { Redacted } from "../kit/redaction.ts";
 import type { RedactionRule } from "../kit/redaction-rules.ts";
 
 export interface RedactedPayload<T> {
@@ -11,41 +16,94 @@ export interface RedactedPayload<T> {
   readonly mark: RedactionMark | null;
 }
 
+export interface RedactorOptions {
+  /** Rules for single fields, before the patterns. */
+  readonly fields?: readonly FieldRule[];
+  /** Keyed digest of what only its digest is kept of. */
+  readonly hash?: (text: string) => string;
+}
+
 export class Redactor {
   private readonly rules: readonly RedactionRule[];
+  private readonly strict = rulesOf("personal");
   private readonly ruleset: string;
+  private readonly fields: FieldRules;
+  private readonly hash: (text: string) => string;
 
-  constructor(level: RedactionLevel) {
+  constructor(level: RedactionLevel, { fields = [], hash = digestOf }: RedactorOptions = {}) {
     this.rules = rulesOf(level);
     this.ruleset = `${RULESET}/${level}`;
+    this.fields = new FieldRules(fields);
+    this.hash = hash;
   }
 
-  /** Redacts every string of a value; `at` names it in the event's data. */
-  payload<T extends Json>(value: T, at: string): RedactedPayload<T> {
-    if (this.rules.length === 0) return { value, mark: null };
+  /** Redacts a value; `at` names it in the data of an event of this type. */
+  payload<T extends Json>(value: T, at: string, type = ""): RedactedPayload<T> {
     try {
-      const { value: clean, rules, paths } = redactJson(value, this.rules);
-      if (paths.length === 0) return { value, mark: null };
+      const ruled = this.fields.apply(type, value, at, {
+        hash: (item) => this.hash(canonicalJson(item)),
+        redact: (item) => redactJson(item, this.strict).value,
+      });
+      const found = this.byPattern(ruled ? ruled.value : value, at, ruled?.raw ?? []);
+      const touched = ruled?.touched ?? [];
+      if (found.paths.length === 0 && touched.length === 0) return { value, mark: null };
       const mark = {
         status: "redacted" as const,
         ruleset: this.ruleset,
-        rules,
-        paths: paths.map((path) => `${at}${path}`),
+        rules: [...new Set([...touched.map((one) => `field:${one.action}`), ...found.rules])],
+        paths: [...touched.map((one) => one.path), ...found.paths],
       };
-      return { value: clean as T, mark };
+      return { value: found.value as T, mark };
     } catch {
       return { value: null, mark: { status: "failed", ruleset: this.ruleset, rules: [], paths: [at] } };
     }
   }
 
+  /** What the patterns find, except below what stays as it is. */
+  private byPattern(value: Json, at: string, raw: readonly string[]): Redacted<Json> {
+    if (this.rules.length === 0) return { value, rules: [], paths: [] };
+    const skip = (pointer: string) => raw.includes(`${at}${pointer}`);
+    const found = redactJson(value, this.rules, raw.length > 0 ? skip : undefined);
+    return { ...found, paths: found.paths.map((path) => `${at}${path}`) };
+  }
+
   /** Redacts an event's data; its mark stands in it. */
-  data(data: JsonObject): JsonObject {
-    const { value, mark } = this.payload(data, "");
+  data(data: JsonObject, type = ""): JsonObject {
+    const { kept, open } = structureOf(data, type);
+    const { value, mark } = this.payload(open, "", type);
     if (!mark) return data;
     const clean = withoutTornSecrets(isObject(value) ? value : {}, mark.paths);
-    return { ...clean, redaction: markJson(mark) };
+    return { ...kept, ...clean, redaction: markJson(mark) };
+  }
+
+  /** True when nothing of these would be touched; they are looked at together. */
+  isClean(
+    events: readonly { readonly type: string; readonly data: JsonObject; readonly said?: JsonObject }[],
+  ): boolean {
+    const isRuled = ({ type, data }: { type: string; data: JsonObject }) =>
+      (this.fields.apply(type, structureOf(data, type).open, "", LOOKING)?.touched.length ?? 0) > 0;
+    if (events.some(isRuled)) return false;
+    return (
+      this.payload(
+        events.map(({ data, said }): Json => (said ? [data, said] : data)),
+        "",
+      ).mark === null
+    );
   }
 }
+
+/** Of `run.started` the fields that are its producer's words; the rest says whose the run is, and is ours. */
+const STARTED: readonly string[] = ["input", "about", "labels", "instructions"];
+
+function structureOf(data: JsonObject, type: string): { kept: JsonObject; open: JsonObject } {
+  if (type !== "run.started") return { kept: {}, open: data };
+  const fields = Object.entries(data);
+  const part = (is: boolean) => Object.fromEntries(fields.filter(([key]) => STARTED.includes(key) === is));
+  return { kept: part(false), open: part(true) };
+}
+
+/** For asking whether something would be done, without doing it. */
+const LOOKING: FieldHands = { hash: () => "", redact: (value) => value };
 
 export function markJson(mark: RedactionMark): JsonObject {
   return { paths: [...mark.paths], rules: [...mark.rules], ruleset: mark.ruleset, status: mark.status };

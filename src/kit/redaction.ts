@@ -69,12 +69,17 @@ export function redactText(
   return { text: out + text.slice(at), found };
 }
 
-/** Redacts every string of a JSON value, and what is hidden in strings. */
-export function redactJson(value: Json, rules: readonly RedactionRule[] = SECRET_RULES): Redacted<Json> {
+/** Redacts every string of a JSON value, and what is hidden in strings; `skip` tells what stays as it is. */
+export function redactJson(
+  value: Json,
+  rules: readonly RedactionRule[] = SECRET_RULES,
+  skip: (pointer: string) => boolean = () => false,
+): Redacted<Json> {
   const spoke = new Set<string>();
   const paths: string[] = [];
   const isQuiet = !mayHold(value, rules);
   const walk = (item: Json, at: string, depth: number): Json => {
+    if (skip(at)) return item;
     if (typeof item === "string") {
       const clean = isQuiet ? redactHidden(item, rules, depth, spoke) : redactString(item, rules, depth, spoke);
       if (clean !== item) paths.push(at);

@@ -10,6 +10,8 @@ import type { FieldError } from "../contract/errors.ts";
 import { Label } from "../contract/workers.ts";
 import { REDACTION_LEVELS } from "../contract/redaction.ts";
 import type { RedactionLevel } from "../contract/redaction.ts";
+import { FIELD_ACTIONS } from "../kit/field-rules.ts";
+import type { FieldAction } from "../kit/field-rules.ts";
 import { PERMISSIONS } from "../contract/routes.ts";
 import { isLoopback } from "../gateway/auth.ts";
 
@@ -57,6 +59,20 @@ export const Config = Type.Object(
         { description: "What is taken out of captured payloads: off, secrets, or personal data too." },
       ),
     ),
+    fields: Type.Array(
+      Type.Object(
+        {
+          type: Type.Optional(Type.String({ pattern: "^[a-z_.*]{1,64}$" })),
+          path: Type.Optional(Type.String({ pattern: "^(/[^/]+)+$", maxLength: 512 })),
+          do: Type.Unsafe<FieldAction>(Type.Union(FIELD_ACTIONS.map((action) => Type.Literal(action)))),
+        },
+        { additionalProperties: false },
+      ),
+      {
+        maxItems: 500,
+        description: "Rules for single fields of captured events: drop, hash_only, redact_required, raw_allowed.",
+      },
+    ),
     approval_webhook: Type.Union([Type.String({ pattern: "^https?://" }), Type.Null()]),
     private_origins: Type.Array(Type.String({ pattern: "^https?://[^/]+$" })),
     stdio_tools: Type.Union([Type.Boolean(), Type.Null()], {
@@ -86,6 +102,7 @@ const DEFAULTS: Config = {
   database_admin_url: null,
   credentials: [],
   redact: "secrets",
+  fields: [],
   approval_webhook: null,
   private_origins: [],
   stdio_tools: null,

@@ -2,7 +2,6 @@
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { EventEmitter } from "node:events";
 import path from "node:path";
-import { encodeId, uuidBytes } from "../kit/ids.ts";
 import type { Clock } from "../kit/clock.ts";
 import { FileBlobStore } from "../adapters/files/blob-store.ts";
 import { FileWitness, loadSigner, loadTenantKeys } from "../adapters/files/keys.ts";
@@ -41,12 +40,11 @@ import { Ownership } from "./ownership.ts";
 import { openRemote } from "./remote.ts";
 import type { Remote } from "./remote.ts";
 import { statusOf } from "./status.ts";
+import { DEFAULT_TENANT } from "./tenant.ts";
 import { useCases } from "./use-cases.ts";
 import type { UseCases } from "./use-cases.ts";
 import { VERSION } from "./version.ts";
 
-/** The tenant of an installation that has no other. */
-export const DEFAULT_TENANT = encodeId("ten", uuidBytes("00000000-0000-7000-8000-000000000001"));
 const GROUP = 0;
 
 export interface Server {
@@ -177,7 +175,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
   const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
-  const outside = { net, secrets, log, private_origins, redact: config.redact };
+  const outside = { net, secrets, log, private_origins, redact: config.redact, fields: config.fields };
   const subscribe: Services["subscribe"] = (run_id, listener) => {
     commits.on(run_id, listener);
     return () => commits.off(run_id, listener);

@@ -11,6 +11,7 @@ import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
 import type { PastReader } from "../journal/past.ts";
 import type { PostgresJournalStore } from "../journal/postgres-store.ts";
 import type { Clock } from "../kit/clock.ts";
+import { hmacHex } from "../kit/hash.ts";
 import { systemRandom } from "../adapters/system/system.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
@@ -24,6 +25,7 @@ import type { EngineHost } from "./engine-host.ts";
 import { LocalJournalService } from "./journal-service.ts";
 import type { Outside } from "./outside.ts";
 import type { Remote } from "./remote.ts";
+import { DEFAULT_TENANT } from "./tenant.ts";
 
 const GROUP = 0;
 
@@ -32,7 +34,8 @@ export type UseCases = Pick<
   "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "tools" | "journal"
 >;
 
-type OutsideUse = Pick<Outside, "net" | "secrets"> & Pick<Config, "private_origins" | "redact"> & { log: Log };
+type OutsideUse = Pick<Outside, "net" | "secrets"> &
+  Pick<Config, "private_origins" | "redact" | "fields"> & { log: Log };
 
 export function useCases(given: {
   registry: Registry;
@@ -54,7 +57,7 @@ export function useCases(given: {
 }): UseCases {
   const { registry, store, db, past, remote, clock, host, keeping, outside } = given;
   const { blobs } = keeping;
-  const redactor = new Redactor(outside.redact);
+  const redactor = redactorOf(outside, keeping.tenantKey);
   const owner = () => host.current();
   const seams = { clock, random: systemRandom };
   const runs = new Runs({
@@ -101,6 +104,12 @@ export function useCases(given: {
     group: GROUP,
   });
   return { runs, replays, diffs, backtests, ...foreign, journal };
+}
+
+/** Digests of fields are keyed, so that they say nothing of short values to who has no key. */
+function redactorOf(outside: OutsideUse, tenantKey: (tenant_id: string) => Uint8Array): Redactor {
+  const key = tenantKey(DEFAULT_TENANT);
+  return new Redactor(outside.redact, { fields: outside.fields, hash: (text) => hmacHex(key, `field\n${text}`) });
 }
 
 /** What agents that we do not run are captured and governed by. */
