@@ -81,6 +81,34 @@ describe("the ingest API", () => {
     expect(await forced.json()).toMatchObject({ state: "failed", reason: "gone" });
   });
 
+  test("what was spent elsewhere is priced, counts in shared budgets, and warns", async () => {
+    await server.client.apply(`
+kind: Model
+metadata: { name: priced }
+spec: { provider: openai, model: priced-1, prices: [{ from: "2020-01-01", input_usd_per_mtok: 1, output_usd_per_mtok: 2 }] }
+---
+kind: Budget
+metadata: { name: month }
+spec: { scope: project, period: month, limit_usd: "0.001", thresholds: [50] }
+`);
+    const run_id = freshRun();
+    const usage = { input_tokens: 400, output_tokens: 100 };
+    const { items } = await send(run_id, [
+      started,
+      { sequence_no: 2, type: "model.requested", step_id: "m", data: { model: "priced-1" } },
+      { sequence_no: 3, type: "model.completed", step_id: "m", data: { content: "x", usage } },
+      { sequence_no: 4, type: "run.succeeded", data: {} },
+    ]);
+    expect(items.map((item) => item.status)).toEqual(items.map(() => "committed"));
+    expect(await server.client.getRun(run_id)).toMatchObject({ cost_micro_usd: 600, tokens: 500 });
+    expect(await types(run_id)).toContain("budget.warned");
+    const { budgets } = await server.client.json<{ budgets: { budget: string; spent_micro_usd: number }[] }>("/status");
+    expect(budgets.find((use) => use.budget.includes("month"))?.spent_micro_usd).toBe(600);
+    // The same batch again costs nothing more.
+    await send(run_id, [{ sequence_no: 3, type: "model.completed", step_id: "m", data: { content: "x", usage } }]);
+    expect(await server.client.getRun(run_id)).toMatchObject({ cost_micro_usd: 600 });
+  });
+
   test("bad input is named", async () => {
     const run_id = freshRun();
     const unstarted = await post(`/api/v1/runs/${run_id}/events`, batch([note(1)]));
