@@ -1,4 +1,4 @@
-// quarterdeck bench W1|W2|W3|W4|W5|W6|policy|replay|proxy|ingest|capture [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
+// quarterdeck bench W1|W2|W3|W4|W5|W6|policy|replay|proxy|ingest|capture|dispatch [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
 // One pass is discarded, then the median of the others; peers run the same workload in the same session, alternating with
 // nothing: each alone on the machine. See bench/README.md.
 import { parseArgs } from "node:util";
@@ -8,6 +8,7 @@ import type { PolicyCall } from "../src/core/policy.ts";
 import { concurrently, IN_FLIGHT, median, openOurs, percentile, STEPS } from "./harness.ts";
 import { openPeer } from "./peers.ts";
 import { captureFigures } from "./capture.ts";
+import { dispatchFigures } from "./dispatch.ts";
 import { ingestFigures } from "./ingest.ts";
 import { proxyFigures } from "./proxy.ts";
 import { replayFigures } from "./replay.ts";
@@ -171,11 +172,14 @@ async function main(): Promise<void> {
   else if (workload === "W4") rows.push(await w4());
   else if (workload === "W6") rows.push(...(await besides(w1, await openCluster())));
   else if (workload === "REPLAY") rows.push(...(await replayFigures(passes)));
+  else if (workload === "DISPATCH") rows.push(...(await dispatchFigures()));
   else if (workload === "CAPTURE") rows.push(...(await captureFigures()));
   else if (workload === "INGEST") rows.push(...(await ingestFigures()));
   else if (workload === "PROXY") rows.push(...(await proxyFigures()));
   else if (!work)
-    throw new Error(`there is no workload ${workload}; there are W1, W2, W3, W4, W5, W6, policy, replay and proxy`);
+    throw new Error(
+      `there is no workload ${workload}; there are W1 to W6, policy, replay, proxy, ingest, capture and dispatch`,
+    );
   else rows.push(...(await besides(work, { name: "quarterdeck", ...(await openOurs()) })));
   const machine = `${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, node ${process.version}`;
   if (values.json) console.log(JSON.stringify({ workload, machine, passes, runs, rows }, null, 2));

@@ -5,6 +5,7 @@ import { systemClock } from "../src/adapters/system/system.ts";
 import { loadConfig } from "../src/server/config.ts";
 import { createLog } from "../src/server/log.ts";
 import { startServer } from "../src/server/start.ts";
+import type { Commit } from "../src/orchestrator/engine.ts";
 import { remove, tempFolder } from "../test/support/processes.ts";
 import { startWorker } from "../test/support/workers.ts";
 import { cpuOfTree, STEPS } from "./harness.ts";
@@ -45,10 +46,20 @@ async function startRedis(): Promise<{ url: string; stop(): Promise<void> }> {
   };
 }
 
+export interface ClusterOptions {
+  /** Manifests besides those of W6, and the workflow that is run. */
+  readonly manifests: string;
+  readonly workflow: string;
+  readonly origins: readonly string[];
+  readonly onCommit: (commit: Commit) => void;
+}
+
+const PLAIN: ClusterOptions = { manifests: "", workflow: "w1", origins: [], onCommit: () => undefined };
+
 /** A subject like the others: `run` resolves at the end of one run. */
-export async function openCluster(): Promise<{
+export async function openCluster(options = PLAIN): Promise<{
   name: string;
-  run(): Promise<void>;
+  run(input?: string): Promise<void>;
   cpu(): number;
   waits(): Promise<string>;
   close(): Promise<void>;
@@ -60,7 +71,9 @@ export async function openCluster(): Promise<{
   const server = await startServer({
     config,
     log: createLog(systemClock, (line) => process.stderr.write(`${line}\n`)),
-    onCommit: ({ run_id, summary }) => {
+    onCommit: (commit) => {
+      options.onCommit(commit);
+      const { run_id, summary } = commit;
       if (summary.state === "running") return;
       waiting.get(run_id)?.(summary.state);
       waiting.delete(run_id);
@@ -68,17 +81,23 @@ export async function openCluster(): Promise<{
   });
   const { registry, workers, runs, tenant_id, project } = server.services;
   const caller = { tenant_id, project, principal: "bench" };
-  await registry.apply({ ...caller, text: MANIFESTS });
+  await registry.apply({ ...caller, text: MANIFESTS + options.manifests });
   const { token } = await workers.mint("bench", "bench", []);
   const processes = await Promise.all(
-    Array.from({ length: WORKERS }, () => startWorker(tempFolder("qd-w6w"), { control: server.url, token })),
+    Array.from({ length: WORKERS }, () =>
+      startWorker(tempFolder("qd-w6w"), {
+        control: server.url,
+        token,
+        env: { QUARTERDECK_PRIVATE_ORIGINS: options.origins.join(",") },
+      }),
+    ),
   );
   return {
     name: "quarterdeck, 2 workers",
-    run: async () => {
+    run: async (input = "") => {
       let end: (state: string) => void = () => undefined;
       const ended = new Promise<string>((resolve) => (end = resolve));
-      const { run_id } = await runs.start(caller, { workflow: "w1" });
+      const { run_id } = await runs.start(caller, { workflow: options.workflow, input });
       waiting.set(run_id, end);
       const state = await ended;
       if (state !== "succeeded") throw new Error(`run ended as ${state}`);

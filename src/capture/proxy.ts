@@ -9,6 +9,8 @@ import type { JobFailure, JobOutcome, ModelRoute, Usage } from "../contract/jobs
 import { LIMITS } from "../contract/limits.ts";
 import { NetRefused } from "../contract/ports.ts";
 import type { BlobStore, Log, Net, Secrets } from "../contract/ports.ts";
+import { present } from "../kit/assert.ts";
+import type { PriceRow } from "../contract/catalog.ts";
 import type { Clock } from "../kit/clock.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import type { JsonObject } from "../kit/json.ts";
@@ -53,6 +55,24 @@ export interface ProxyAnswer {
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string | AsyncIterable<string>;
 }
+
+/** What is asked for, before it is known whether it may be. */
+interface Given {
+  readonly run_id: string;
+  readonly id: string;
+  readonly model: string;
+  readonly body: JsonObject;
+  readonly recorded: JsonObject;
+}
+
+/** What came back; `failure` where the provider gave no answer. */
+interface Forwarded {
+  readonly answer: ProxyAnswer;
+  readonly failure: JobFailure | null;
+}
+
+/** Failures after which another model is asked. */
+const FALLS_BACK: readonly JobFailure["class"][] = ["transient", "rate_limited"];
 
 /** A call that was admitted, on its way. */
 interface Admitted {
@@ -116,33 +136,50 @@ export class Proxy {
       const found = await captures.replayed(call.caller, run_id, { id, kind: "model", signature, requested: recorded });
       return this.recordedAnswer(call.caller.tenant_id, found.completed);
     }
-    const admitted = await this.admit(call, { run_id, id, model, body, recorded });
-    return "status" in admitted ? admitted : this.forward(admitted, body);
+    return this.walk(call, { run_id, id, model, body, recorded });
+  }
+
+  /** Makes the call; while a provider does not answer, the models that its route falls back to, each decided by itself. */
+  private async walk(call: ProxyCall, given: Given): Promise<ProxyAnswer> {
+    const { tenant_id, project } = call.caller;
+    const env = this.options.owner().peek(given.run_id)?.env ?? "dev";
+    const { catalog } = this.options.governance.of({ tenant_id, project, env });
+    const first = routeFor(call.api, catalog.model(given.model) ?? catalog.modelOf(given.model), given.model);
+    const others = (first.fallback ?? []).flatMap((name) => {
+      const route = catalog.model(name);
+      return route && PROVIDERS[call.api.name].includes(route.provider) ? [route] : [];
+    });
+    let last: Forwarded | null = null;
+    let recorded = given.recorded;
+    for (const [n, route] of [first, ...others].entries()) {
+      const price = catalog.price(route.model, this.options.clock.now_us());
+      const id = n === 0 ? given.id : `${given.id}_${n}`;
+      const admitted = await this.admit(call, { ...given, id, recorded, route, price });
+      if ("status" in admitted) {
+        if (!last) return admitted;
+        // One that may not be asked is passed over; when none is left, the client has what the provider said.
+        continue;
+      }
+      last = await this.forward(admitted, given.body);
+      const { failure } = last;
+      if (!failure || !FALLS_BACK.includes(failure.class)) break;
+      recorded = { ...given.recorded, fallback_of: { code: failure.code, model: route.name, step: admitted.step } };
+    }
+    return present(last, "a call has at least one route").answer;
   }
 
   private async admit(
     call: ProxyCall,
-    given: { run_id: string; id: string; model: string; body: JsonObject; recorded: JsonObject },
+    given: Given & { route: ModelRoute; price: PriceRow | null },
   ): Promise<Admitted | ProxyAnswer> {
-    const { run_id, id, body, recorded } = given;
-    const { tenant_id, project } = call.caller;
-    const env = this.options.owner().peek(run_id)?.env ?? "dev";
-    const { catalog } = this.options.governance.of({ tenant_id, project, env });
-    const route = catalog.model(given.model) ?? catalog.modelOf(given.model);
-    if (!route) throw new AppError("NOT_FOUND", `There is no model ${given.model} here; apply a Model that names it`);
-    if (!PROVIDERS[call.api.name].includes(route.provider)) {
-      throw new AppError(
-        "VALIDATION_ERROR",
-        `The model ${route.name} is of ${route.provider}; it has no ${call.api.name} API`,
-      );
-    }
+    const { run_id, id, body, recorded, route, price } = given;
     const max_output_tokens = call.api.limitOf(body) ?? LIMITS.max_output_tokens_default;
     const input = call.body.length + FRAMING_TOKENS;
-    const price = catalog.price(route.model, this.options.clock.now_us());
     const bound = price ? modelBound(price, input, max_output_tokens) : null;
-    const drafts = await this.options
-      .owner()
-      .decided(tenant_id, run_id, { type: "call", call: { call: id, route, max_output_tokens, bound, recorded } });
+    const drafts = await this.options.owner().decided(call.caller.tenant_id, run_id, {
+      type: "call",
+      call: { call: id, route, max_output_tokens, bound, recorded },
+    });
     const draft = drafts.find((one) => one.call === id);
     if (draft?.type !== "model.requested") return denied(call.api, draft);
     const worst = { input_tokens: input, output_tokens: max_output_tokens };
@@ -150,7 +187,7 @@ export class Proxy {
     return { call, run_id, step: draft.step ?? 0, route, max_output_tokens, worst, begun_ms };
   }
 
-  private async forward(admitted: Admitted, body: JsonObject): Promise<ProxyAnswer> {
+  private async forward(admitted: Admitted, body: JsonObject): Promise<Forwarded> {
     const { call, route, max_output_tokens } = admitted;
     const { api } = call;
     const cut = new AbortController();
@@ -182,18 +219,18 @@ export class Proxy {
       if (!type.includes("event-stream")) return await this.whole(admitted, response, type);
       const stream = this.streamed(admitted, response, { body, type, cut });
       const answered = { ...passedHeaders(response, type), "cache-control": "no-store" };
-      return { status: response.status, headers: answered, body: stream };
+      return { answer: { status: response.status, headers: answered, body: stream }, failure: null };
     } catch (error) {
       return this.failed(admitted, networkFailure(error, call.gone.aborted, key), 502, null);
     }
   }
 
-  private async whole(admitted: Admitted, response: Response, type: string): Promise<ProxyAnswer> {
+  private async whole(admitted: Admitted, response: Response, type: string): Promise<Forwarded> {
     const text = await response.text();
     const body = parseJson(text, LIMITS.json_depth_max);
     const answer = admitted.call.api.answer(isObject(body) ? body : {});
     await this.completed(admitted, answer, { status: response.status, text, type });
-    return { status: response.status, headers: passedHeaders(response, type), body: text };
+    return { answer: { status: response.status, headers: passedHeaders(response, type), body: text }, failure: null };
   }
 
   /** Passes a stream on event by event; the last one waits until the outcome is committed. */
@@ -303,12 +340,14 @@ export class Proxy {
     failure: JobFailure,
     status: number,
     passed: { text: string; headers: Record<string, string> } | null,
-  ): Promise<ProxyAnswer> {
+  ): Promise<Forwarded> {
     // Whoever hung up may have to pay for what came until then; what never arrived costs nothing.
     const usage = failure.class === "cancelled" ? { usage: admitted.worst } : {};
     await this.report(admitted, { ok: false, failure, ...usage });
-    if (passed) return { status, headers: passed.headers, body: passed.text };
-    return refusal(admitted.call.api, status, failure.code, failure.message);
+    const answer = passed
+      ? { status, headers: passed.headers, body: passed.text }
+      : refusal(admitted.call.api, status, failure.code, failure.message);
+    return { answer, failure };
   }
 
   private async report({ call, run_id, step, begun_ms }: Admitted, outcome: JobOutcome): Promise<void> {
@@ -365,6 +404,13 @@ function bodyOf(bytes: Buffer): JsonObject {
       errors: [{ pointer: "/model", message: "must be a string" }],
     });
   return value as JsonObject;
+}
+
+function routeFor(api: WireApi, route: ModelRoute | null, model: string): ModelRoute {
+  if (!route) throw new AppError("NOT_FOUND", `There is no model ${model} here; apply a Model that names it`);
+  if (PROVIDERS[api.name].includes(route.provider)) return route;
+  const message = `The model ${route.name} is of ${route.provider}; it has no ${api.name} API`;
+  throw new AppError("VALIDATION_ERROR", message);
 }
 
 function denied(api: WireApi, draft: EventDraft | undefined): ProxyAnswer {

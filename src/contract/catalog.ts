@@ -21,6 +21,8 @@ export interface AgentSpec {
   readonly budget: RunBudget;
   readonly deadline_ms: number | null;
   readonly on_denied: "continue" | "block";
+  /** Calls at a time, over all its runs; null: as many as there are workers. */
+  readonly concurrency_max: number | null;
 }
 
 export interface WorkflowNode {

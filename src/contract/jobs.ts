@@ -1,6 +1,7 @@
 // What a worker gets and what it answers. The in-process pool and remote workers share it: a job is data only, it can
 // cross a process border, and carries the token that fences it (step, attempt).
 import type { JsonObject, Json } from "../kit/json.ts";
+import type { KeyLimit } from "../kit/keyed-limit.ts";
 import type { EffectClass } from "./events.ts";
 
 /** A message of a conversation, in a form of our own that no provider's change can break. */
@@ -67,6 +68,8 @@ export interface ModelRoute {
   readonly timeout_ms: number;
   readonly attempts_max: number;
   readonly runs_on?: readonly string[];
+  /** Names of models that a proxied call goes to while this one does not answer. */
+  readonly fallback?: readonly string[];
 }
 
 interface JobBase {
@@ -76,17 +79,22 @@ interface JobBase {
   readonly attempt: number;
 }
 
+/** The agent whose call it is, where that limits how many of its calls run at a time. */
+interface OfAgent {
+  readonly agent?: { readonly name: string; readonly concurrency_max: number };
+}
+
 /** How urgent a run's jobs are: 0 (last) to 9 (first). */
 export const PRIORITY_DEFAULT = 5;
 
-export interface ToolJob extends JobBase {
+export interface ToolJob extends JobBase, OfAgent {
   readonly kind: "tool";
   readonly tool: ToolDefinition;
   readonly args: JsonObject;
   readonly idempotency_key: string;
 }
 
-export interface ModelJob extends JobBase {
+export interface ModelJob extends JobBase, OfAgent {
   readonly kind: "model";
   readonly route: ModelRoute;
   readonly messages: readonly Message[];
@@ -143,10 +151,13 @@ export interface JobQueue {
   abort(run_id: string): void;
 }
 
-/** What this job counts against, where its tool limits how many run at a time. */
-export function limitOf(job: Job): { key: string; max: number } | null {
-  if (job.kind !== "tool" || job.tool.concurrency_max === undefined) return null;
-  return { key: `${job.tenant_id}/${job.tool.name}`, max: job.tool.concurrency_max };
+/** What this job counts against, where its tool or its agent limits how many run at a time. */
+export function limitsOf(job: Job): readonly KeyLimit[] {
+  const limits: KeyLimit[] = [];
+  if (job.agent) limits.push({ key: `${job.tenant_id}/agent/${job.agent.name}`, max: job.agent.concurrency_max });
+  if (job.kind === "tool" && job.tool.concurrency_max !== undefined)
+    limits.push({ key: `${job.tenant_id}/tool/${job.tool.name}`, max: job.tool.concurrency_max });
+  return limits;
 }
 
 /** Labels that a worker must have to run this job. */

@@ -50,6 +50,9 @@ export const AgentSpecInput = Type.Object(
     budget: Type.Optional(RunBudgetSpec),
     deadline_ms: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.run_deadline_ms_max })),
     on_denied: Type.Optional(Type.Union([Type.Literal("continue"), Type.Literal("block")])),
+    concurrency_max: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: 10_000, description: "Calls at a time, over all its runs and all workers." }),
+    ),
   },
   closed,
 );
@@ -227,6 +230,12 @@ export const ModelSpecInput = Type.Object(
       Type.String({ pattern: "^(env:[A-Z0-9_]+|file:[a-zA-Z0-9._-]+)$", description: "A reference, never the key." }),
     ),
     recording: Type.Optional(Type.String()),
+    fallback: Type.Optional(
+      Type.Array(Name, {
+        maxItems: 5,
+        description: "Models that a proxied call goes to, in this order, while this one does not answer.",
+      }),
+    ),
     runs_on: RunsOn,
     concurrency_max: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
     timeout_ms: Type.Optional(Type.Integer({ minimum: 1_000, maximum: LIMITS.tool_timeout_ms_max })),

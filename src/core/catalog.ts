@@ -84,6 +84,7 @@ function agentSpec(item: RegistryItem, prompts: (name: string) => string): Agent
     budget: runBudget(spec.budget),
     deadline_ms: spec.deadline_ms ?? null,
     on_denied: spec.on_denied ?? "continue",
+    concurrency_max: spec.concurrency_max ?? null,
   };
 }
 
@@ -217,6 +218,7 @@ function modelRoute(item: RegistryItem): ModelRoute {
     timeout_ms: spec.timeout_ms ?? LIMITS.model_timeout_ms_default,
     attempts_max: spec.attempts_max ?? 3,
     ...(spec.runs_on?.length ? { runs_on: spec.runs_on.toSorted() } : {}),
+    ...(spec.fallback?.length ? { fallback: spec.fallback } : {}),
   };
 }
 

@@ -1,6 +1,12 @@
 // Counts what is under way for each key and keeps what has to wait for a place, first come first served.
 import { assert } from "./assert.ts";
 
+/** How many may be under way for a key. */
+export interface KeyLimit {
+  readonly key: string;
+  readonly max: number;
+}
+
 export class KeyedLimit<T> {
   private readonly busy = new Map<string, number>();
   private readonly waiting = new Map<string, T[]>();
@@ -11,6 +17,21 @@ export class KeyedLimit<T> {
     if (count >= max) return false;
     this.busy.set(key, count + 1);
     return true;
+  }
+
+  /**
+   * Takes a place under each of these keys, or under none: `full` is then the first that has none. `woken` waited for places
+   * that were taken for a moment and given back; they have to enter again.
+   */
+  enterAll(limits: readonly KeyLimit[]): { full: string | null; woken: T[] } {
+    for (const [i, { key, max }] of limits.entries())
+      if (!this.enter(key, max)) return { full: key, woken: this.leaveAll(limits.slice(0, i)) };
+    return { full: null, woken: [] };
+  }
+
+  /** Gives places back. Returns who waited longest for each; they have to enter again. */
+  leaveAll(limits: readonly KeyLimit[]): T[] {
+    return limits.flatMap(({ key }) => this.leave(key) ?? []);
   }
 
   park(key: string, item: T): void {

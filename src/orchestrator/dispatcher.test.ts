@@ -233,6 +233,27 @@ test("a tool's limit holds over all workers, and a place that becomes free is us
   expect((await lease(alice)).map((given) => given.job.step)).toEqual([6]);
 });
 
+test("an agent's limit holds over its tools, and a job that has to wait for one place does not hold another", async () => {
+  const { dispatcher, lease } = setUp();
+  const agent = { name: "a", concurrency_max: 2 };
+  const tool = { name: "t", version: 1, concurrency_max: 1 } as unknown as ToolJob["tool"];
+  dispatcher.dispatch(
+    [job(1, { tool }), job(2, { agent }), job(3, { agent, tool }), job(4, { agent }), job(5, { agent })],
+    5,
+  );
+  // 3 waits for its tool, so its agent has a place for 4.
+  const first = await lease(alice);
+  expect(first.map((given) => given.job.step)).toEqual([1, 2, 4]);
+  expect(await lease(bob)).toEqual([]);
+  await dispatcher.report(alice, [result(first[1] as LeasedJob)]);
+  expect((await lease(bob)).map((given) => given.job.step)).toEqual([5]);
+  // The tool is free, the agent is not; then the agent is.
+  await dispatcher.report(alice, [result(first[0] as LeasedJob)]);
+  expect(await lease(bob)).toEqual([]);
+  await dispatcher.report(alice, [result(first[2] as LeasedJob)]);
+  expect((await lease(bob)).map((given) => given.job.step)).toEqual([3]);
+});
+
 test("who waits for a job gets it as soon as it is there", async () => {
   const { dispatcher } = setUp();
   const waiting = dispatcher.lease({ worker: alice, labels: [], max: 5, wait_ms: 10_000 });

@@ -8,7 +8,7 @@ import { hmacHex, sameText } from "../kit/hash.ts";
 import type { Clock, Timer } from "../kit/clock.ts";
 import { KeyedLimit } from "../kit/keyed-limit.ts";
 import { isAppError, messageOf } from "../contract/errors.ts";
-import { limitOf, needsOf } from "../contract/jobs.ts";
+import { limitsOf, needsOf } from "../contract/jobs.ts";
 import type { Job, JobQueue, JobResult } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
@@ -279,11 +279,12 @@ export class Dispatcher implements JobQueue {
     if (!held || held.worker || held.parked || held.ticket.tenant_id !== ticket.tenant_id) return null;
     if (this.options.owns?.() === false) return null;
     const epoch = this.options.epoch();
-    const limit = limitOf(held.job);
-    if (limit && !this.limits.enter(limit.key, limit.max)) {
+    const { full, woken } = this.limits.enterAll(limitsOf(held.job));
+    if (full !== null) {
       // Its ticket is used up; it gets another one when a place is free.
       held.parked = true;
-      this.limits.park(limit.key, held);
+      this.limits.park(full, held);
+      for (const other of woken) this.unpark(other);
       return null;
     }
     const now = this.options.clock.monotonic_ms();
@@ -406,17 +407,21 @@ export class Dispatcher implements JobQueue {
     if (held.worker) this.vacate(held);
   }
 
-  /** A job is not out any more: who waits for its place gets a ticket. */
+  /** A job is not out any more: who waits for its places gets a ticket. */
   private vacate(held: Held): void {
     this.running -= 1;
-    const limit = limitOf(held.job);
-    if (!limit) return;
-    for (let next = this.limits.leave(limit.key); next; next = this.limits.unpark(limit.key)) {
+    for (const { key } of limitsOf(held.job)) {
       // One that was stopped meanwhile is gone; the place is for the one after it.
-      if (this.held.get(ticketKey(next.ticket)) !== next) continue;
-      next.parked = false;
-      return this.push([next.ticket]);
+      for (let next = this.limits.leave(key); next; next = this.limits.unpark(key)) if (this.unpark(next)) break;
     }
+  }
+
+  /** False when the job does not wait any more. */
+  private unpark(held: Held): boolean {
+    if (this.held.get(ticketKey(held.ticket)) !== held) return false;
+    held.parked = false;
+    this.push([held.ticket]);
+    return true;
   }
 
   private remember(key: string): void {

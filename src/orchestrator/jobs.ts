@@ -16,15 +16,16 @@ export function jobOf(run: RunState, step: StepState, catalog: Catalog, tenant_k
   const [name, version] = splitTarget(step.target);
   const { tenant_id, run_id } = run;
   const { n, attempt } = step;
+  const { program } = run;
+  const spec = program?.kind === "agent" ? program.spec : null;
+  const limited = spec?.concurrency_max ? { agent: { name: spec.name, concurrency_max: spec.concurrency_max } } : {};
   if (step.kind === "tool") {
     const tool = present(catalog.tool(name, version), `tool ${step.target} is in the registry`);
     // Built-ins have no wire for the key to go out on.
     const idempotency_key = tool.kind === "builtin" ? "" : idempotencyKey(tenant_key, run, step.n);
-    return { tenant_id, run_id, step: n, attempt, kind: "tool", tool, args: step.args, idempotency_key };
+    return { tenant_id, run_id, step: n, attempt, kind: "tool", tool, args: step.args, idempotency_key, ...limited };
   }
   const route = present(catalog.model(name, version), `model ${step.target} is in the registry`);
-  const { program } = run;
-  const spec = program?.kind === "agent" ? program.spec : null;
   return {
     tenant_id,
     run_id,
@@ -38,5 +39,6 @@ export function jobOf(run: RunState, step: StepState, catalog: Catalog, tenant_k
     params: spec?.params ?? {},
     output_schema: spec?.output_schema ?? null,
     reserved_output_tokens: step.max_output_tokens,
+    ...limited,
   };
 }

@@ -108,6 +108,7 @@ export function recordedCatalog(conversation: Conversation): Catalog {
     budget: {},
     deadline_ms: null,
     on_denied: "continue",
+    concurrency_max: null,
   };
   return {
     agent: () => agent,

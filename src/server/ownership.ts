@@ -2,7 +2,7 @@
 // the others look every half second and take it when it has run out.
 // Invariant: this node acts as owner only while its last renewal, counted from before it was asked for, has not run out. The
 // journal is safe without that (a commit of a former owner is fenced); it keeps jobs from being handed out in vain.
-import type { Clock } from "../kit/clock.ts";
+import type { Clock, Timer } from "../kit/clock.ts";
 import { messageOf } from "../contract/errors.ts";
 import type { GroupLease, GroupLeases, NodeAddress } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -87,7 +87,7 @@ export class Ownership {
   private async look(): Promise<void> {
     const { log } = this.options;
     try {
-      await (this.lease ? this.renew(this.lease) : this.claim());
+      await this.inTime(this.lease ? this.renew(this.lease) : this.claim());
     } catch (error) {
       log.warn("lease.failed", { error: messageOf(error) });
     }
@@ -97,9 +97,24 @@ export class Ownership {
     }
   }
 
+  /** A database that says nothing must not keep this node from seeing that its lease has run out. */
+  private async inTime(work: Promise<void>): Promise<void> {
+    const { clock } = this.options;
+    if (!this.lease) return work;
+    let timer: Timer | null = null;
+    const late = new Promise<never>((_resolve, reject) => {
+      const left = Math.max(0, this.valid_until_ms - clock.monotonic_ms());
+      timer = clock.timer(left + 1, () => reject(new Error("the lease was not renewed in time")));
+    });
+    work.catch(() => undefined);
+    await Promise.race([work, late]).finally(() => timer?.cancel());
+  }
+
   private async renew(lease: GroupLease): Promise<void> {
     const asked = this.options.clock.monotonic_ms();
-    if (await this.options.leases.renew(lease, LIMITS.node_lease_ms)) {
+    const renewed = await this.options.leases.renew(lease, LIMITS.node_lease_ms);
+    if (this.lease !== lease) return;
+    if (renewed) {
       this.valid_until_ms = asked + LIMITS.node_lease_ms;
       return;
     }

@@ -5,7 +5,7 @@ import { systemClock } from "../adapters/system/system.ts";
 import type { JobOutcome, JobResult, ToolJob } from "../contract/jobs.ts";
 import { WorkerPool } from "./pool.ts";
 
-const job = (step: number, run_id = "run_a"): ToolJob => ({
+const job = (step: number, run_id = "run_a", more: Partial<ToolJob> = {}): ToolJob => ({
   tenant_id: TENANT,
   run_id,
   step,
@@ -14,6 +14,7 @@ const job = (step: number, run_id = "run_a"): ToolJob => ({
   tool: { name: "t", version: 1, concurrency_max: 2 } as unknown as ToolJob["tool"],
   args: {},
   idempotency_key: "",
+  ...more,
 });
 
 test("a tool's limit holds, waiting jobs follow in order, and stopped ones never begin", async () => {
@@ -45,4 +46,36 @@ test("a tool's limit holds, waiting jobs follow in order, and stopped ones never
   ends.get(4)?.();
   await turn();
   expect(begun).toEqual([1, 2, 4, 5]);
+});
+
+test("with two limits every job gets its turn: whoever waits for one place does not keep another", async () => {
+  const running = new Map<number, () => void>();
+  let most = 0;
+  const done: number[] = [];
+  const pool = new WorkerPool({
+    clock: systemClock,
+    log: silent,
+    concurrency_max: 10,
+    execute: ({ step }) =>
+      new Promise<JobOutcome>((resolve) => {
+        running.set(step, () => resolve({ ok: true, kind: "tool", result: step }));
+        most = Math.max(most, running.size);
+      }),
+    report: (reported) => done.push(...reported.map(({ step }) => step)),
+  });
+  const agents = ["a", "b", "c"].map((name) => ({ name, concurrency_max: 2 }));
+  const tools = ["t", "u"].map((name) => ({ name, version: 1, concurrency_max: 1 }) as unknown as ToolJob["tool"]);
+  const jobs = Array.from({ length: 60 }, (_, i) => {
+    const agent = agents[i % 4];
+    return job(i + 1, `run_${i}`, { tool: tools[i % 2] ?? job(0).tool, ...(agent ? { agent } : {}) });
+  });
+  pool.dispatch(jobs);
+  for (let turn = 0; turn < 200 && done.length < jobs.length; turn++) {
+    const [step] = [...running.keys()];
+    expect(step, "something runs while something waits").toBeDefined();
+    running.get(step ?? 0)?.();
+    running.delete(step ?? 0);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  expect([done.length, most]).toEqual([60, 2]);
 });

@@ -2,8 +2,9 @@
 // nothing of runs, and it has no way to the database. Results of one turn of the event loop go back as one batch.
 import type { Clock } from "../kit/clock.ts";
 import { KeyedLimit } from "../kit/keyed-limit.ts";
+import type { KeyLimit } from "../kit/keyed-limit.ts";
 import { CanonicalFormError, canonicalJson } from "../kit/jcs.ts";
-import { limitOf } from "../contract/jobs.ts";
+import { limitsOf } from "../contract/jobs.ts";
 import type { Job, JobFailure, JobOutcome, JobQueue, JobResult } from "../contract/jobs.ts";
 import { messageOf } from "../contract/errors.ts";
 import type { Log } from "../contract/ports.ts";
@@ -105,15 +106,20 @@ export class WorkerPool implements JobQueue {
     }
   }
 
-  /** Starts a job, or keeps it until its tool has a place. */
+  /** Starts a job, or keeps it until its tool and its agent have a place. */
   private begin(job: Job): void {
-    const limit = limitOf(job);
-    if (limit && !this.limits.enter(limit.key, limit.max)) return this.limits.park(limit.key, job);
+    const limits = limitsOf(job);
+    const { full, woken } = this.limits.enterAll(limits);
+    if (full !== null) {
+      this.limits.park(full, job);
+      this.waiting.splice(this.head, 0, ...woken);
+      return;
+    }
     this.busy += 1;
-    void this.run(job, limit?.key ?? null);
+    void this.run(job, limits);
   }
 
-  private async run(job: Job, limit: string | null): Promise<void> {
+  private async run(job: Job, limits: readonly KeyLimit[]): Promise<void> {
     const context = new JobContext();
     let ofRun = this.aborts.get(job.run_id);
     if (!ofRun) this.aborts.set(job.run_id, (ofRun = new Set()));
@@ -128,8 +134,7 @@ export class WorkerPool implements JobQueue {
     ofRun.delete(context);
     if (ofRun.size === 0) this.aborts.delete(job.run_id);
     this.busy -= 1;
-    const next = limit === null ? undefined : this.limits.leave(limit);
-    if (next) this.waiting.splice(this.head, 0, next);
+    if (limits.length > 0) this.waiting.splice(this.head, 0, ...this.limits.leaveAll(limits));
     this.finish(job, Math.round(this.options.clock.monotonic_ms() - started), outcome);
     this.pump();
   }

@@ -1,5 +1,5 @@
-// Two control nodes, four workers, Postgres and Redis as real processes, under random faults; an outside ledger counts
-// effects. The seed is printed; the history of a round that fails is kept in a file that names what was done when.
+// Two control nodes, four workers, Postgres and Redis as real processes, with networks between them that fail, under random
+// faults; an outside ledger counts effects. The seed is printed; the history of a round that fails is kept in a file that names what was done when.
 import { writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -13,6 +13,7 @@ import { withClient } from "../../src/adapters/postgres/db.ts";
 import { systemClock } from "../../src/adapters/system/system.ts";
 import type { Run } from "../../src/contract/runs.ts";
 import { Client } from "../../src/sdk/client.ts";
+import { FaultProxy } from "../support/fault-proxy.ts";
 import { remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
 import { mint, startWorker } from "../support/workers.ts";
@@ -47,6 +48,11 @@ let token: string;
 const cluster = tempFolder("qd-chaos-pg");
 const shared = tempFolder("qd-chaos-shared");
 const folders = Array.from({ length: NODES }, () => tempFolder("qd-chaos-node"));
+/** Between the control nodes and Postgres, and between the workers and each control node. */
+let database: FaultProxy;
+let database_port: number;
+const roads: FaultProxy[] = [];
+const road_ports: number[] = [];
 const nodes: (Running | null)[] = [];
 const workers: (WorkerProcess | null)[] = [];
 const history: string[] = [];
@@ -81,8 +87,7 @@ spec: { scope: project, period: month, limit_usd: "1000" }
 `;
 
 function startNode(i: number): Promise<Running> {
-  const socket = encodeURIComponent(postgres.socket_dir);
-  const url = (user: string) => `postgresql://${user}@localhost/chaos?host=${socket}`;
+  const url = (user: string) => `postgresql://${user}@127.0.0.1:${database_port}/chaos`;
   const env = {
     QUARTERDECK_ROLE: "control",
     DATABASE_URL: url("serving"),
@@ -96,7 +101,7 @@ function startNode(i: number): Promise<Running> {
 
 function startWorkerOf(i: number): Promise<WorkerProcess> {
   return startWorker(tempFolder("qd-chaos-worker"), {
-    control: `http://127.0.0.1:${ports[i % NODES]}`,
+    control: `http://127.0.0.1:${road_ports[i % NODES]}`,
     token,
     args: ["--concurrency", "8"],
     env: { QUARTERDECK_PRIVATE_ORIGINS: ledger.url },
@@ -117,6 +122,13 @@ beforeAll(async () => {
     tx.query({ text: "create database chaos" }),
   );
   ports = [await freePort(), await freePort()];
+  database = new FaultProxy({ path: path.join(postgres.socket_dir, ".s.PGSQL.5432") });
+  database_port = await database.listen();
+  for (const port of ports) {
+    const road = new FaultProxy({ port, host: "127.0.0.1" });
+    roads.push(road);
+    road_ports.push(await road.listen());
+  }
   for (let i = 0; i < NODES; i++) nodes.push(await startNode(i));
   const [first] = nodes;
   if (!first) throw new Error("no node");
@@ -129,6 +141,7 @@ afterAll(async () => {
     process?.child.kill("SIGCONT");
     await process?.kill();
   }
+  for (const proxy of [...roads, database]) proxy?.close();
   await redis?.stop();
   ledger?.stop();
   await postgres?.stop();
@@ -188,6 +201,18 @@ const FAULT: Record<string, (random: () => number) => Promise<void>> = {
       tx.query({ text: "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'serving'" }),
     );
   },
+  "the network to Postgres is cut": async () => database.cut(),
+  // What was committed, and what was not, nobody knows.
+  "answers of Postgres are lost": (random) => database.loseAnswers(200 + random() * 800),
+  "the network to Postgres is slow": (random) => database.slow(50 + random() * 250, 3_000),
+  "Postgres is not heard of, and nobody is told": (random) => database.hush(1_000 + random() * 7_000),
+  "the workers of a node are cut off": async (random) => roads[Math.floor(random() * NODES)]?.cut(),
+  "answers to workers are lost": async (random) =>
+    roads[Math.floor(random() * NODES)]?.loseAnswers(500 + random() * 2_000),
+  "the network of workers is slow": async (random) =>
+    roads[Math.floor(random() * NODES)]?.slow(100 + random() * 700, 4_000),
+  "a node is not heard of by its workers, and nobody is told": async (random) =>
+    roads[Math.floor(random() * NODES)]?.hush(1_000 + random() * 7_000),
   "Postgres is stopped at once and started again": async (random) => {
     const { pid } = postgres;
     // Immediate: no checkpoint, no goodbye; what was not flushed is gone.

@@ -30,6 +30,10 @@ metadata: { name: claude }
 spec: { provider: anthropic, model: claude-1, base_url: "${model.url}", api_key: "env:QD_SECRET_PROVIDER", ${PRICES} }
 ---
 kind: Model
+metadata: { name: primary }
+spec: { provider: openai-compatible, model: primary-1, base_url: "${model.url}", fallback: [forbidden, nobody, claude, large], ${PRICES} }
+---
+kind: Model
 metadata: { name: forbidden }
 spec: { provider: openai-compatible, model: forbidden-1, base_url: "${model.url}", ${PRICES} }
 ---
@@ -47,8 +51,9 @@ spec: { scope: agent, subject: beggar, period: day, limit_usd: "0.000001" }
 
 beforeAll(async () => {
   let n = 0;
-  model = await startScriptedModel(({ messages }) => {
+  model = await startScriptedModel(({ messages, model: asked }) => {
     const said = JSON.stringify(messages.at(-1)?.content);
+    if (asked === "primary-1") return { status: said.includes("wrong") ? 400 : 503 };
     if (said.includes("overload")) return { status: 503 };
     if (said.includes("leak")) return { content: `Here: ${LEAKED} is it.` };
     return {
@@ -76,6 +81,42 @@ const chat = (body: object, headers: Record<string, string> = {}, route = "/prox
     body: JSON.stringify(body),
   });
 const ask = (content: string, model_name = "large-1") => ({ model: model_name, messages: [{ role: "user", content }] });
+
+describe("a model that does not answer", () => {
+  test.each([false, true])(
+    "the next one that may be asked answers, and the journal says why; stream: %s",
+    async (stream) => {
+      const session = `fallback-${stream}`;
+      const sent = { ...ask("who is there?", "primary-1"), stream };
+      const answer = await chat(sent, { "quarterdeck-session": session });
+      expect([answer.status, (await answer.text()).includes("Answer")]).toEqual([200, true]);
+      const { items } = (await (await fetch(`${server.url}/api/v1/runs?limit=1`)).json()) as { items: Run[] };
+      const list = (await events(items[0]?.run_id ?? "")).filter((event) => event.type.startsWith("model."));
+      expect(list.map((event) => [event.type, event.data["model"] ?? event.data["code"] ?? ""])).toEqual([
+        ["model.requested", "primary@1"],
+        ["model.failed", "provider_503"],
+        // Policy does not allow this one; another is of another provider, one is not there at all.
+        ["model.denied", "forbidden@1"],
+        ["model.requested", "large@1"],
+        ["model.completed", "large-1"],
+      ]);
+      expect(list[3]?.data["fallback_of"]).toMatchObject({ model: "primary", code: "provider_503" });
+      // Again: one answer, as it came.
+      const again = await server.client.json<Run>("/captures", {
+        method: "POST",
+        body: { replay_of: items[0]?.run_id },
+      });
+      const replayed = await chat(sent, {}, `/proxy/runs/${again.run_id}/openai/v1/chat/completions`);
+      expect([replayed.status, (await replayed.text()).includes("Answer")]).toEqual([200, true]);
+    },
+  );
+
+  test("what is wrong with the request itself is no reason to ask another", async () => {
+    const calls = model.requests.length;
+    const answer = await chat(ask("wrong", "primary-1"), { "quarterdeck-session": "wrong" });
+    expect([answer.status, model.requests.length]).toEqual([400, calls + 1]);
+  });
+});
 
 describe("the LLM proxy", () => {
   test.each([

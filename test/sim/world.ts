@@ -59,6 +59,7 @@ const agent: AgentSpec = {
   budget: { cost_micro_usd: 30_000 },
   deadline_ms: null,
   on_denied: "continue",
+  concurrency_max: null,
 };
 
 const node = (id: string, name: string, needs: number[]) => ({

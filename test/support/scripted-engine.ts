@@ -63,6 +63,7 @@ export const agent = (over: Partial<AgentSpec> = {}): AgentSpec => ({
   budget: {},
   deadline_ms: null,
   on_denied: "continue",
+  concurrency_max: null,
   ...over,
 });
 export const node = (id: string, needs: number[], over: Partial<WorkflowNode> = {}): WorkflowNode => ({

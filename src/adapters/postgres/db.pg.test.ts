@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { DbError } from "../../contract/ports.ts";
-import { withClient } from "./db.ts";
+import { PostgresDb, withClient } from "./db.ts";
+import { FaultProxy } from "../../../test/support/fault-proxy.ts";
 import { testDatabase } from "../../../test/support/postgres.ts";
 
 test("a connection that breaks while it is lent out, between two statements, fails its transaction and nothing else", async () => {
@@ -20,5 +21,29 @@ test("a connection that breaks while it is lent out, between two statements, fai
     tx.query<{ one: number }>({ text: "select 1 as one" }),
   );
   expect(rows).toEqual([{ one: 1 }]);
+  await database.close();
+});
+
+test("a network that goes silent without a word is a connection that is gone, for transactions and for sessions", async () => {
+  const database = await testDatabase();
+  const { socket_dir, user } = database.login;
+  const proxy = new FaultProxy({ path: `${socket_dir}/.s.PGSQL.5432` });
+  const url = `postgresql://${user}@127.0.0.1:${await proxy.listen()}/${database.login.database}`;
+  const db = new PostgresDb({ url, answer_ms: 300 });
+  const ask = () =>
+    db.transaction({ role: "qd_system" }, (tx) => tx.query<{ one: number }>({ text: "select 1 as one" }));
+  const session = await db.session({ role: "qd_system" });
+  expect((await ask()).rows).toEqual([{ one: 1 }]);
+  const silence = proxy.hush(1_500);
+  const begun = performance.now();
+  const ended = await Promise.allSettled([ask(), session.query({ text: "select 1" })]);
+  const gone = { status: "rejected", reason: { name: "DbError", connection: true } };
+  expect(ended).toMatchObject([gone, gone]);
+  expect(performance.now() - begun).toBeLessThan(1_200);
+  await session.close();
+  await silence;
+  expect((await ask()).rows).toEqual([{ one: 1 }]);
+  await db.close();
+  proxy.close();
   await database.close();
 });

@@ -2,6 +2,7 @@
 // connection never keeps a tenant. Knows nothing of what the statements mean.
 import pg from "pg";
 import { AppError } from "../../contract/errors.ts";
+import { LIMITS } from "../../contract/limits.ts";
 import { DbError } from "../../contract/ports.ts";
 import type { Db, DbResult, DbScope, DbSession, DbTx } from "../../contract/ports.ts";
 import { decodeId, uuidText } from "../../kit/ids.ts";
@@ -17,6 +18,8 @@ export interface PostgresOptions {
   readonly user?: string;
   readonly database?: string;
   readonly connections_max?: number;
+  /** How long an answer may take before the connection counts as gone; for connections that serve. */
+  readonly answer_ms?: number;
 }
 
 function clientConfig(options: PostgresOptions): pg.ClientConfig {
@@ -62,7 +65,8 @@ export class PostgresDb implements Db {
   private readonly config: pg.ClientConfig;
 
   constructor(options: PostgresOptions) {
-    this.config = clientConfig(options);
+    // A network can go silent without a word; the system would wait a quarter of an hour to find out.
+    this.config = { ...clientConfig(options), query_timeout: options.answer_ms ?? LIMITS.database_answer_ms };
     this.pool = new pg.Pool({ ...this.config, max: options.connections_max ?? 8, idleTimeoutMillis: 30_000 });
     // A connection that breaks is replaced at the next use; without a listener the process would end. The pool listens to
     // idle ones; one that is lent out breaks unheard, and its user learns of it from the next statement.
@@ -79,8 +83,11 @@ export class PostgresDb implements Db {
       await client.query("commit");
       return value;
     } catch (error) {
-      await client.query("rollback").catch(() => (broken = true));
-      throw databaseError(error);
+      const known = databaseError(error);
+      // There is nobody to roll back any more; the server does so by itself.
+      broken = known instanceof DbError && known.connection;
+      if (!broken) await client.query("rollback").catch(() => (broken = true));
+      throw known;
     } finally {
       client.release(broken);
     }
