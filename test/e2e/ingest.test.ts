@@ -1,4 +1,6 @@
 // Events and spans of others over HTTP: the ingest API, and OTLP as the OpenTelemetry SDK's own exporters send it.
+import { writeFileSync } from "node:fs";
+import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { context, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
 import { SeverityNumber } from "@opentelemetry/api-logs";
@@ -12,6 +14,7 @@ import type { SpanExporter } from "@opentelemetry/sdk-trace-base";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { IngestAnswer } from "../../src/contract/ingest.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
+import { sha256Hex } from "../../src/kit/hash.ts";
 import type { Run } from "../../src/contract/runs.ts";
 import { freshRun } from "../support/engine.ts";
 import { cli, remove, startUp, tempFolder } from "../support/processes.ts";
@@ -257,4 +260,39 @@ describe("OTLP", () => {
     expect(site.status).toBe(403);
     expect(await (await post("/v1/traces", "{}")).json()).toEqual({});
   });
+});
+
+test("who may write events may do that, and nothing else; who may not is refused at every door", async () => {
+  const folder = tempFolder("qd-writers");
+  const config = path.join(folder, "config.yaml");
+  const credential = (principal: string, permission: string) =>
+    `  - { principal: ${principal}, token_sha256: ${sha256Hex(principal)}, permissions: ["${permission}"] }\n`;
+  writeFileSync(config, `credentials:\n${credential("writer", "events:write")}${credential("reader", "runs:read")}`);
+  const own = await startUp(folder, {}, ["--config", config]);
+  const run_id = freshRun();
+  const call = (token: string | null, route: string, body?: string) =>
+    fetch(own.url + route, {
+      method: body === undefined ? "GET" : "POST",
+      headers: { "content-type": "application/json", ...(token === null ? {} : { authorization: `Bearer ${token}` }) },
+      ...(body === undefined ? {} : { body }),
+    });
+  const started = { sequence_no: 1, type: "run.started", data: { agent: "a" } };
+  const events = JSON.stringify({ producer_id: "p", events: [started] });
+  const doors: [string, string][] = [
+    [`/api/v1/runs/${run_id}/events`, events],
+    ["/v1/traces", "{}"],
+    ["/v1/logs", "{}"],
+    [`/api/v1/runs/${run_id}/finalize`, "{}"],
+  ];
+  for (const [route, body] of doors) {
+    const statuses = [];
+    for (const token of [null, "unknown", "reader", "writer"]) statuses.push((await call(token, route, body)).status);
+    expect([route, ...statuses]).toEqual([route, 401, 401, 403, 200]);
+  }
+  expect(await (await call("reader", "/v1/traces", "{}")).json()).toMatchObject({ code: 7 });
+  expect((await call("writer", `/api/v1/runs/${run_id}/events`)).status).toBe(403);
+  expect((await call("writer", "/api/v1/captures", "{}")).status).toBe(403);
+  expect(await (await call("reader", `/api/v1/runs/${run_id}`)).json()).toMatchObject({ requester: "writer" });
+  await own.stop();
+  remove(folder);
 });
