@@ -60,7 +60,7 @@ export async function captureFigures(): Promise<Row[]> {
   const spill = tempFolder("qd-bench-spill");
   const server = await startUp(data);
   const provider = await startProvider();
-  const capture = startCapture({ url: server.url, agent: "bench", spill });
+  const capture = startCapture({ url: server.url, agent: "bench", spill: `${spill}/kept` });
   const timed = async (work: () => Promise<unknown>): Promise<number> => {
     const begun = performance.now();
     await work();

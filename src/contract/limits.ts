@@ -85,7 +85,7 @@ export const LIMITS = {
   /** A control node that is not heard of for so long has lost its runs to another one. */
   node_lease_ms: 5_000,
   /** A statement of a serving connection that is not answered for so long has lost its connection. */
-  database_answer_ms: 10_000,
+  database_answer_ms: 20_000,
   /** How long a node that starts waits for a Redis that does not answer yet. */
   redis_start_ms: 10_000,
   /** How long a request waits for an owner while the runs change hands. */

@@ -1,6 +1,7 @@
 // Programs that capture themselves: wrapped clients against a provider, steps, tools; a server that goes away and comes back;
 // the same program run again with every call answered from the recording.
 import { spawn } from "node:child_process";
+import { chmodSync, readdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import Anthropic from "@anthropic-ai/sdk";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -17,6 +18,7 @@ import { startCapture } from "../../src/sdk/capture/index.ts";
 import type { Capture, CaptureOptions } from "../../src/sdk/capture/index.ts";
 import { processHost } from "../../src/sdk/capture/host.ts";
 import type { Host } from "../../src/sdk/capture/host.ts";
+import { freshRun } from "../support/engine.ts";
 import { cli, remove, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Running } from "../support/processes.ts";
 import { startScriptedModel } from "../support/scripted-model.ts";
@@ -61,7 +63,11 @@ function begin(options: CaptureOptions = {}, changes: Partial<Host> = {}): { cap
   };
   const host: Host = { ...real, env: {}, on: () => () => undefined, ...changes, fetch: spy };
   const onProblem = (problem: string) => void problems.push(problem);
-  return { capture: startCapture({ agent: "tester", url: server.url, spill, onProblem, ...options }, host), sent };
+  const kept = path.join(spill, "kept");
+  return {
+    capture: startCapture({ agent: "tester", url: server.url, spill: kept, onProblem, ...options }, host),
+    sent,
+  };
 }
 
 const events = async (run_id: string): Promise<Event[]> => (await server.client.events(run_id)).items;
@@ -301,13 +307,38 @@ describe("a server that is not there", () => {
     const child = spawn(process.execPath, [AGENT, "bye", "exit"], { env: { ...process.env, ...env } });
     const code = await new Promise((resolve) => child.once("exit", resolve));
     expect(code).toBe(3);
-    const { capture } = begin({ spill: path.join(spill, "quarterdeck-spill") });
+    const { capture } = begin({ spill: path.join(spill, `quarterdeck-${process.getuid?.() ?? "user"}`, "spill") });
     await until("it is there", async () => (await latest("self").catch(() => null))?.steps === 7, 20_000);
     await capture.close();
     const run = await latest("self");
     const list = await events(run.run_id);
     expect(list.some((event) => event.type === "tool.failed")).toBe(true);
     expect(run.state).toBe("running");
+  });
+
+  test("events are neither kept in nor taken from a folder that others can reach", async () => {
+    const open = tempFolder("qd-open");
+    chmodSync(open, 0o777);
+    const line = {
+      run_id: freshRun(),
+      producer_id: "evil",
+      producer_epoch: 1,
+      events: [{ sequence_no: 1, type: "run.started", data: { agent: "forged" } }],
+    };
+    writeFileSync(path.join(open, "1-abc.jsonl"), `${JSON.stringify(line)}\n`);
+    // Number 1 is a process that is not gone; another number is.
+    writeFileSync(path.join(open, "999999-abc.jsonl"), `${JSON.stringify(line)}\n`);
+    const { capture, sent } = begin({ spill: open });
+    await capture.run({}, (run) => run.tool("t", {}, () => 1));
+    await capture.close();
+    expect(sent.join("")).not.toContain("forged");
+    expect(problems.join()).toContain("can be reached by other users");
+    const away = begin({ spill: open }, { fetch: () => Promise.reject(new Error("connect ECONNREFUSED")) });
+    await away.capture.run({}, (run) => run.tool("t", {}, () => 1));
+    await away.capture.close();
+    expect(readdirSync(open)).toHaveLength(2);
+    expect(away.capture.figures.lost).toBeGreaterThan(0);
+    remove(open);
   });
 
   test("fail-closed: no call is made that nobody heard of", async () => {

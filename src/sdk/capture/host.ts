@@ -1,6 +1,6 @@
 // What capture takes from the process that it lives in: time, randomness, timers that keep nobody alive, files, the end of the
 // process. The only place of the SDK that does; tests give it another one.
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { appendFileSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -16,6 +16,7 @@ export interface Host {
   readonly pid: number;
   /** True while a process with this number runs. */
   isAlive(pid: number): boolean;
+  /** A folder for what is only kept for a while. */
   readonly temp: string;
   readonly files: Files;
   /** `idle`: nothing is left to do; `exit`: the process ends now, nothing asynchronous is done any more. */
@@ -25,6 +26,11 @@ export interface Host {
 /** Files of one folder. Synchronous: what is about to be lost is written before anything else happens. */
 export interface Files {
   append(file: string, text: string): void;
+  /**
+   * Makes a folder that only this user can look into. Throws when it is there already and somebody else's: what is in it
+   * could be read by others, and what others put there would be sent in this program's name.
+   */
+  own(folder: string): void;
   read(file: string): string;
   list(folder: string): string[];
   rename(from: string, to: string): void;
@@ -32,9 +38,14 @@ export interface Files {
 }
 
 const files: Files = {
-  append(file, text) {
-    mkdirSync(path.dirname(file), { recursive: true, mode: 0o700 });
-    appendFileSync(file, text, { mode: 0o600 });
+  append: (file, text) => appendFileSync(file, text, { mode: 0o600 }),
+  own(folder) {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const { uid, mode } = lstatSync(folder);
+    const mine = process.getuid?.();
+    if (!lstatSync(folder).isDirectory()) throw new Error(`${folder} is no folder`);
+    if (mine !== undefined && (uid !== mine || (mode & 0o077) !== 0))
+      throw new Error(`${folder} can be reached by other users; make it yours alone (chmod 700), or set \`spill\``);
   },
   read: (file) => readFileSync(file, "utf8"),
   list(folder) {
@@ -70,7 +81,8 @@ export function processHost(): Host {
         return error instanceof Error && "code" in error && error.code === "EPERM";
       }
     },
-    temp: tmpdir(),
+    // Each user has one: others' events are none of ours.
+    temp: path.join(tmpdir(), `quarterdeck-${process.getuid?.() ?? "user"}`),
     files,
     on(event, fn) {
       const name = event === "idle" ? "beforeExit" : "exit";

@@ -24,7 +24,10 @@ export interface CaptureOptions {
   readonly fail?: "open" | "closed";
   /** What is taken out before anything leaves the process; default `secrets`. The server looks again. */
   readonly redact?: RedactionLevel;
-  /** Folder where events are kept while the server does not answer; false: they are kept in memory alone. */
+  /**
+   * Folder where events are kept while the server does not answer, for this user alone (mode 700); by default one below the
+   * system's temporary folder. False: they are kept in memory alone.
+   */
   readonly spill?: string | false;
   /** False: nothing is captured, everything else works as if it were. QUARTERDECK_CAPTURE=off does the same. */
   readonly enabled?: boolean;
@@ -70,7 +73,7 @@ export function settingsOf(options: CaptureOptions, host: Pick<Host, "env" | "te
       "CONFIG_INVALID",
       `redact is ${redact as string}; it must be one of ${REDACTION_LEVELS.join(", ")}`,
     );
-  const spill = options.spill ?? `${host.temp}/quarterdeck-spill`;
+  const spill = options.spill ?? `${host.temp}/spill`;
   return {
     agent,
     url: url.replace(/\/+$/, ""),

@@ -13,6 +13,7 @@ export class Spill {
   private readonly name: string;
   private readonly onProblem: (problem: string) => void;
   private bytes = 0;
+  private owned = false;
 
   constructor(options: { host: Host; folder: string; id: string; onProblem: (problem: string) => void }) {
     this.host = options.host;
@@ -37,6 +38,7 @@ export class Spill {
       return false;
     }
     try {
+      this.own();
       this.host.files.append(this.file, text);
       this.bytes += text.length;
       return true;
@@ -46,10 +48,23 @@ export class Spill {
     }
   }
 
+  /** Throws when others can reach the folder. */
+  private own(): void {
+    if (!this.owned) this.host.files.own(this.folder);
+    this.owned = true;
+  }
+
   /** Takes all that is kept, to be sent. It stays on disk until `done`. */
   take(): readonly Kept[] {
     const { files } = this.host;
     const kept: Kept[] = [];
+    if (files.list(this.folder).length === 0) return kept;
+    try {
+      this.own();
+    } catch (error) {
+      this.onProblem(`what is in ${this.folder} is not sent: ${messageOf(error)}`);
+      return kept;
+    }
     for (const name of files.list(this.folder).toSorted((a, b) => a.localeCompare(b))) {
       const pid = Number(OURS.exec(name)?.groups?.["pid"] ?? 0);
       // Of others only what they have left behind.
