@@ -186,6 +186,18 @@ describe("order", () => {
     expect((await types(run_id)).slice(-3)).toEqual(["run.cancelled", "journal.gap", "evaluation.recorded"]);
   });
 
+  test("a run whose program waits for hours stays open; a session that falls silent does not", async () => {
+    const run_id = freshRun();
+    await send(run_id, numbered([started]));
+    const session = await world.captures.runFor(world.caller, { agent: "desk", session: "s" });
+    await world.clock.pass(LIMITS.capture_idle_ms + 1_000);
+    expect(world.store.runs.get(session)).toMatchObject({ state: "succeeded", reason: "idle" });
+    const later: Sent = { type: "memory.read", data: { store: "s" } };
+    expect(statuses(await send(run_id, numbered([later], 2)))).toEqual(["committed"]);
+    await world.clock.pass(LIMITS.capture_open_ms + 1_000);
+    expect(world.store.runs.get(run_id)).toMatchObject({ state: "succeeded", reason: "idle" });
+  });
+
   test("after the end come judgements, and nothing else", async () => {
     const run_id = freshRun();
     await send(run_id, numbered(CALLS));

@@ -28,8 +28,10 @@ export const LIMITS = {
   /** How long a call through the MCP gateway waits for its outcome, unless it says otherwise; clients give up after 60 s. */
   mcp_wait_ms: 50_000,
   mcp_wait_ms_max: 600_000,
-  /** A captured run that nobody adds to for so long has ended. */
+  /** A session or trace that nobody adds to for so long is a run that has ended. */
   capture_idle_ms: 15 * 60_000,
+  /** The same for a captured run that somebody started by name, and forgot: its program may wait for a person. */
+  capture_open_ms: 24 * 3_600_000,
   /** Observed events in one batch, and the size of one as it is stored. */
   ingest_events_max: 1_000,
   event_bytes_max: 64 * 1024,

@@ -69,7 +69,13 @@ export function isToolEnd(type: string): boolean {
 export function idleEnd(run: RunState): number {
   const foreign = run.kind === "captured" && run.program === null;
   if (!foreign || run.paused || run.steps.size > 0) return 0;
-  return run.updated_us + (run.observed?.root ? LIMITS.trace_quiet_ms : LIMITS.capture_idle_ms) * 1000;
+  return run.updated_us + quietMs(run) * 1000;
+}
+
+/** A trace says when it is over; a session only falls silent; whoever started a run by name means to end it. */
+function quietMs({ observed, external_id }: RunState): number {
+  if (observed?.root) return LIMITS.trace_quiet_ms;
+  return external_id === null ? LIMITS.capture_open_ms : LIMITS.capture_idle_ms;
 }
 
 /** How a run ends that nobody adds to: as the root of its trace did, if it has one. */
