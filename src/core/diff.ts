@@ -73,7 +73,7 @@ function sideOf(run: Trace & { run_id: string }): RunDiff["a"] {
     state: run.state,
     items: run.items.length,
     cost_micro_usd: sum("cost_micro_usd"),
-    duration_ms: sum("duration_ms"),
+    duration_ms: Math.round(sum("duration_ms") * 1_000) / 1_000,
     tokens: sum("tokens"),
   };
 }

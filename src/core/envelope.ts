@@ -37,6 +37,9 @@ export function runHeader(tenant_id: string, run_id: string, started: StoredEven
 
 function actorOf(event: StoredEvent): { kind: string; id: string } {
   if (event.actor) return { kind: event.actor.kind, id: event.actor.id };
+  // Who told of it, where it does not say who did it.
+  if (event.origin)
+    return { kind: "sdk", id: event.origin.from === undefined ? "otel" : splitFrom(event.origin.from).producer };
   const family = event.type.slice(0, event.type.indexOf("."));
   const name = text(event.data["tool"] ?? event.data["model"], "quarterdeck");
   if (event.type === "model.completed" || event.type === "model.failed") return { kind: "model", id: name };

@@ -103,6 +103,7 @@ describe("capture in a program", () => {
     await capture.close();
     const list = await events(run_id);
     expect(list[0]).toMatchObject({
+      actor: { kind: "sdk", id: expect.stringMatching(/^sdk-/) },
       type: "run.started",
       correlation_id: "case-1",
       data: { input: "hello", labels: { team: "a" } },
@@ -251,6 +252,21 @@ describe("capture in a program", () => {
     expect(sent.join("")).not.toContain(LEAKED);
     const list = await events((await latest()).run_id);
     expect(list.find((event) => event.type === "tool.completed")?.redaction).toMatchObject({ status: "redacted" });
+  });
+
+  test("what cannot be recorded is a warning, where nobody else listens", async () => {
+    const warned: string[] = [];
+    const real = processHost();
+    const host: Host = { ...real, env: {}, on: () => () => undefined, warn: (text) => void warned.push(text) };
+    const capture = startCapture({ agent: "tester", url: server.url, spill: false }, host);
+    await capture.run({}, (run) => {
+      for (let i = 0; i < 20; i++) run.event("model.requested", {});
+    });
+    await capture.close();
+    expect(warned.length).toBeLessThanOrEqual(5);
+    expect(warned[0]).toContain("VALIDATION_ERROR");
+    const [, event] = await events((await latest()).run_id);
+    expect(event?.type).toBe("journal.gap");
   });
 
   test("what cannot be recorded does not disturb the program", async () => {

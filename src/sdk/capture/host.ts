@@ -19,6 +19,8 @@ export interface Host {
   /** A folder for what is only kept for a while. */
   readonly temp: string;
   readonly files: Files;
+  /** Tells whoever runs the program; never throws. */
+  warn(text: string): void;
   /** `idle`: nothing is left to do; `exit`: the process ends now, nothing asynchronous is done any more. */
   on(event: "idle" | "exit", fn: () => void): () => void;
 }
@@ -84,6 +86,7 @@ export function processHost(): Host {
     // Each user has one: others' events are none of ours.
     temp: path.join(tmpdir(), `quarterdeck-${process.getuid?.() ?? "user"}`),
     files,
+    warn: (text) => process.emitWarning(text, "QuarterdeckCapture"),
     on(event, fn) {
       const name = event === "idle" ? "beforeExit" : "exit";
       process.on(name, fn);

@@ -31,7 +31,7 @@ export interface CaptureOptions {
   readonly spill?: string | false;
   /** False: nothing is captured, everything else works as if it were. QUARTERDECK_CAPTURE=off does the same. */
   readonly enabled?: boolean;
-  /** Told of what could not be captured; never throws into the program. */
+  /** Told of what could not be captured. By default the first few are process warnings. */
   readonly onProblem?: (problem: string) => void;
 }
 
@@ -55,7 +55,7 @@ export interface Settings {
 const DEFAULT_URL = "http://127.0.0.1:7800";
 
 /** Throws CONFIG_INVALID. */
-export function settingsOf(options: CaptureOptions, host: Pick<Host, "env" | "temp">): Settings {
+export function settingsOf(options: CaptureOptions, host: Pick<Host, "env" | "temp" | "warn">): Settings {
   const { env } = host;
   const given = (name: string): string | undefined => (env[name] === "" ? undefined : env[name]);
   const agent = options.agent ?? given("QUARTERDECK_AGENT") ?? "captured";
@@ -86,7 +86,17 @@ export function settingsOf(options: CaptureOptions, host: Pick<Host, "env" | "te
     enabled: options.enabled ?? given("QUARTERDECK_CAPTURE") !== "off",
     run_id: given("QUARTERDECK_RUN") ?? null,
     replay: given("QUARTERDECK_REPLAY") === "1",
-    onProblem: options.onProblem ?? (() => undefined),
+    onProblem: options.onProblem ?? warner(host),
+  };
+}
+
+const WARNINGS_MAX = 5;
+
+function warner(host: Pick<Host, "warn">): (problem: string) => void {
+  let told = 0;
+  return (problem) => {
+    if (told < WARNINGS_MAX) host.warn(problem);
+    told += 1;
   };
 }
 
