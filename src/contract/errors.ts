@@ -158,3 +158,11 @@ export function isAppError(error: unknown, code?: ErrorCode): error is AppError 
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
+
+/** The message and what it came from, for logs: `outer: inner`. Clients get the outer one only. */
+export function reasonOf(error: unknown): string {
+  const reasons = [messageOf(error)];
+  for (let at = error; at instanceof Error && at.cause !== undefined && reasons.length < 5; at = at.cause)
+    reasons.push(messageOf(at.cause));
+  return [...new Set(reasons)].join(": ");
+}

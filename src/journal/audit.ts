@@ -116,7 +116,7 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
     try {
       seen = JSON.parse(line);
     } catch {
-      // A torn last line: the process died while it wrote it.
+      // A torn line: the process died, or the disk was full, while it was written.
       continue;
     }
     if (!isObject(seen)) continue;

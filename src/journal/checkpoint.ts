@@ -143,7 +143,13 @@ export class Checkpointer {
 
   /** Signs what was committed since the last time. Returns how many checkpoints were made. Calls do not overlap. */
   tick(): Promise<number> {
-    this.running ??= this.make().finally(() => (this.running = null));
+    this.running ??= this.make()
+      .catch((error: unknown) => {
+        // It may be in the database and not in the witness, or its commit unknown: what is there is read again.
+        this.forget();
+        throw error;
+      })
+      .finally(() => (this.running = null));
     return this.running;
   }
 

@@ -127,6 +127,21 @@ describe("the journal in Postgres", () => {
     expect(view.map((row) => row.body)).toEqual(rows.flatMap((row) => row.body.toString().split("\n")));
   });
 
+  test("a witness that fails once does not end the checkpoints: the next one goes on after what is there", async () => {
+    const signer = await loadSigner(folder);
+    const file = new FileWitness(`${folder}/witness.jsonl`);
+    let fails = true;
+    const record = (line: string) => (fails ? Promise.reject(new Error("ENOSPC")) : file.record(line));
+    const witness = { record, lines: () => file.lines() };
+    const checkpointer = new Checkpointer({ store, db: database.db, signer, witness, clock: systemClock, group: 0 });
+    await write([1]);
+    await expect(checkpointer.tick()).rejects.toThrow("ENOSPC");
+    fails = false;
+    await write([1]);
+    expect(await checkpointer.tick()).toBe(1);
+    expect(await (await auditor()).verify()).toMatchObject({ faults: [] });
+  });
+
   test("checkpoints cover what was written; a change, a cut or a rewrite by the database's owner is found", async () => {
     const run_id = await write([2, 2]);
     const { checkpointer, verify } = await auditor();

@@ -226,12 +226,13 @@ export class GroupWriter {
       } catch (error) {
         if (!(error instanceof UnknownCommitError)) throw error;
         this.stats.unknown_commits += 1;
-        if (await this.wasCommitted(flush, attempt)) return [];
+        if (await this.wasCommitted(flush, attempt, error)) return [];
       }
     }
   }
 
-  private async wasCommitted(flush: Flush, attempt: number): Promise<boolean> {
+  private async wasCommitted(flush: Flush, attempt: number, unknown: UnknownCommitError): Promise<boolean> {
+    let cause = unknown;
     for (let tries = attempt; tries <= SETTLE_TRIES; tries++) {
       try {
         const now = await this.store.groupHead(this.lease.group);
@@ -241,10 +242,12 @@ export class GroupWriter {
         return true;
       } catch (error) {
         if (!(error instanceof UnknownCommitError)) throw error;
+        cause = error;
         await this.clock.sleep(SETTLE_PAUSE_MS);
       }
     }
-    throw new AppError("DATABASE_UNAVAILABLE", "The database did not answer; the journal's owner gave up");
+    const message = "The database did not take the journal's rows; the journal's owner gave up";
+    throw new AppError("DATABASE_UNAVAILABLE", message, { cause });
   }
 
   private fail(error: Error, batch: readonly Waiting[]): void {

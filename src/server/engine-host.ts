@@ -1,7 +1,7 @@
 // Keeps an engine running: when the database goes away, the engine that lost it is dropped, and a new one takes the group
 // and recovers as soon as the database is back. A fenced engine is not replaced: another process owns the runs now.
 import type { Clock } from "../kit/clock.ts";
-import { AppError, messageOf } from "../contract/errors.ts";
+import { AppError, reasonOf } from "../contract/errors.ts";
 import { FencedError } from "../contract/journal.ts";
 import type { GroupLease } from "../contract/journal.ts";
 import type { JobResult } from "../contract/jobs.ts";
@@ -72,7 +72,7 @@ export class EngineHost {
   private lost(engine: Engine, error: Error): void {
     if (this.engine !== engine || this.closed) return;
     this.engine = null;
-    this.options.log.error("engine.lost", { error: messageOf(error) });
+    this.options.log.error("engine.lost", { error: reasonOf(error) });
     if (this.options.onLost) return this.options.onLost();
     if (error instanceof FencedError) return this.options.onFenced();
     void this.reopen();
@@ -86,7 +86,7 @@ export class EngineHost {
         this.options.log.info("engine.recovered", { open_runs: recovered });
         return;
       } catch (error) {
-        this.options.log.warn("engine.retry", { error: messageOf(error) });
+        this.options.log.warn("engine.retry", { error: reasonOf(error) });
         await this.options.clock.sleep(PAUSE_MS);
       }
     }

@@ -2,9 +2,9 @@
 // a ledger outside counts effects. QD_CHAOS_KILLS sets the number of random kills (200 in CI).
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { CRASH_POINTS } from "../../src/server/crash-points.ts";
-import type { Run } from "../../src/contract/runs.ts";
-import { remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
-import type { Ledger, Running } from "../support/processes.ts";
+import { invariants, load, manifest } from "../support/chaos-world.ts";
+import { remove, startLedger, startUp, tempFolder } from "../support/processes.ts";
+import type { Ledger } from "../support/processes.ts";
 
 const KILLS = Number(process.env["QD_CHAOS_KILLS"] ?? 15);
 const random = (n: number) => Math.floor(Math.random() * n);
@@ -14,121 +14,11 @@ let data: string;
 const acknowledged = new Set<string>();
 const env = () => ({ QUARTERDECK_PRIVATE_ORIGINS: ledger.url });
 
-const manifest = () => `
-kind: Tool
-metadata: { name: idem }
-spec: { kind: http, method: POST, url: "${ledger.url}/idem", idempotent: true, attempts_max: 10, cost_usd: "0.000003", input_schema: { type: object } }
----
-kind: Tool
-metadata: { name: once }
-spec: { kind: http, method: POST, url: "${ledger.url}/once", cost_usd: "0.000005", input_schema: { type: object } }
----
-kind: Workflow
-metadata: { name: chaos }
-spec:
-  steps:
-    - { id: a, tool: idem, args: { n: 1 } }
-    - { id: b, tool: once, args: { n: 2 } }
-    - { parallel: [{ id: c, tool: idem }, { id: d, tool: once }] }
-    - { id: e, tool: idem }
----
-kind: Policy
-metadata: { name: all }
-spec: { rules: [{ id: all, effect: allow, match: { tools: ["idem", "once"] }, when: "run.steps < 100" }] }
----
-kind: Budget
-metadata: { name: total }
-spec: { scope: project, period: total, limit_usd: "100" }
-`;
-
-/** Starts runs until the server is gone; what was acknowledged must never be lost. */
-async function load(server: Running, clients: number): Promise<void> {
-  const one = async () => {
-    for (;;) {
-      try {
-        acknowledged.add((await server.client.startRun({ workflow: "chaos" })).run_id);
-        await new Promise((resolve) => setTimeout(resolve, 10));
-      } catch {
-        return;
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: clients }, one));
-}
-
-async function allRuns(server: Running): Promise<Run[]> {
-  const runs: Run[] = [];
-  for (let cursor: string | null = null; ;) {
-    const page: { items: Run[]; next_cursor: string | null } = await server.client.json(
-      `/runs?limit=200${cursor ? `&cursor=${cursor}` : ""}`,
-    );
-    runs.push(...page.items);
-    cursor = page.next_cursor;
-    if (cursor === null) return runs;
-  }
-}
-
-/** Lets everything come to rest; a person resolves what is in doubt. */
-async function settle(server: Running): Promise<Run[]> {
-  return until(
-    "all runs end",
-    async () => {
-      const open = (await allRuns(server)).filter((run) => ["running", "waiting", "queued"].includes(run.state));
-      for (const run of open.filter((candidate) => candidate.reason === "in_doubt").slice(0, 100)) {
-        const { items } = await server.client.events(run.run_id);
-        const doubts = new Set(items.filter((event) => event.type === "step.in_doubt").map((event) => event.step_id));
-        for (const step of doubts) {
-          await server.client
-            .json(`/runs/${run.run_id}/steps/${step}/resolve`, {
-              method: "POST",
-              body: { outcome: "completed", result: "checked" },
-            })
-            .catch(() => null);
-        }
-      }
-      return open.length === 0 ? allRuns(server) : null;
-    },
-    120_000,
-  );
-}
-
-async function invariants(server: Running): Promise<void> {
-  const runs = await settle(server);
-  const ids = new Set(runs.map((run) => run.run_id));
-  expect(
-    [...acknowledged].filter((id) => !ids.has(id)),
-    "acknowledged and lost",
-  ).toEqual([]);
-  expect(runs.filter((run) => run.state !== "succeeded").map((run) => `${run.run_id} ${run.state}`)).toEqual([]);
-  const verified = await server.client.json<{ ok: boolean; faults: string[] }>("/journal/verify", {
-    method: "POST",
-    body: {},
-  });
-  expect(verified.faults).toEqual([]);
-  const counts = await ledger.counts();
-  expect(
-    Object.entries(counts.once).filter(([, n]) => n > 1),
-    "an effect that is not idempotent happened twice",
-  ).toEqual([]);
-  const status = await server.client.json<{ budgets: { spent_micro_usd: number; reserved_micro_usd: number }[] }>(
-    "/status",
-  );
-  const spent = runs.reduce((sum, run) => sum + run.cost_micro_usd, 0);
-  expect(
-    status.budgets.reduce((sum, use) => sum + use.reserved_micro_usd, 0),
-    "reserved at rest",
-  ).toBe(0);
-  expect(
-    status.budgets.reduce((sum, use) => sum + use.spent_micro_usd, 0),
-    "spent",
-  ).toBe(spent);
-}
-
 beforeAll(async () => {
   ledger = await startLedger(5);
   data = tempFolder("qd-chaos");
   const server = await startUp(data, env());
-  await server.client.apply(manifest());
+  await server.client.apply(manifest(ledger));
   await server.stop();
 });
 
@@ -140,13 +30,13 @@ afterAll(() => {
 test(`${KILLS} kills at random moments lose nothing and repeat nothing`, async () => {
   for (let kill = 0; kill < KILLS; kill++) {
     const server = await startUp(data, env());
-    const loaded = load(server, 8);
+    const loaded = load(server, 8, acknowledged);
     await new Promise((resolve) => setTimeout(resolve, 20 + random(280)));
     await server.kill();
     await loaded;
   }
   const server = await startUp(data, env());
-  await invariants(server);
+  await invariants(server, ledger, acknowledged);
   await server.stop();
   expect(acknowledged.size).toBeGreaterThan(KILLS);
 });
@@ -156,7 +46,7 @@ test("a kill at every named durable step, the first three times it is passed, is
     for (const n of [1, 2, 3]) {
       const server = await startUp(data, { ...env(), QUARTERDECK_CRASH_AT: `${point}:${n}` }).catch(() => null);
       if (server) {
-        const loaded = load(server, 4);
+        const loaded = load(server, 4, acknowledged);
         const gone = new Promise<void>((resolve) => server.child.once("exit", () => resolve()));
         const asked =
           point.startsWith("checkpoint") || point.startsWith("witness")
@@ -170,6 +60,6 @@ test("a kill at every named durable step, the first three times it is passed, is
     }
   }
   const server = await startUp(data, env());
-  await invariants(server);
+  await invariants(server, ledger, acknowledged);
   await server.stop();
 });

@@ -35,6 +35,14 @@ function isThere(file: string): Promise<boolean> {
   );
 }
 
+/** A disk without room is no fault of the program, and repeating helps once there is room again. */
+function fullDiskError(error: unknown): unknown {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (code !== "ENOSPC" && code !== "EDQUOT") return error;
+  const message = "There is no room on the disk for artifacts; make room, then repeat";
+  return new AppError("DEPENDENCY_UNAVAILABLE", message, { details: { dependency: "artifacts" }, cause: error });
+}
+
 /** Compresses a file beside itself; null when that saves less than a tenth. */
 async function pack(file: string, size: number): Promise<string | null> {
   const packed = `${file}${PACKED}`;
@@ -71,9 +79,11 @@ export class FileBlobStore implements BlobStore {
     bytes_max: number = LIMITS.artifact_bytes_max,
   ): Promise<{ digest: string; size: number }> {
     const folder = path.join(this.root, tenant_id);
-    await mkdir(folder, { recursive: true });
     const temporary = path.join(folder, `.incoming-${randomUUID()}`);
-    const handle = await open(temporary, "wx");
+    const handle = await mkdir(folder, { recursive: true }).then(
+      () => open(temporary, "wx"),
+      (error: unknown) => Promise.reject(fullDiskError(error)),
+    );
     const hash = createHash("sha256");
     let size = 0;
     try {
@@ -85,21 +95,22 @@ export class FileBlobStore implements BlobStore {
           });
         }
         hash.update(chunk);
-        await handle.write(chunk);
+        // Not `write`: on a disk that is nearly full it takes a part, and says so in its result alone.
+        await handle.appendFile(chunk);
       }
       await handle.sync();
-    } catch (error) {
       await handle.close();
-      await rm(temporary, { force: true });
-      throw error;
+      const digest = `sha256:${hash.digest("hex")}`;
+      // The same content is one file, however often it comes.
+      if (await this.file(tenant_id, digest)) await rm(temporary, { force: true });
+      else await this.keep(temporary, this.place(tenant_id, digest), size);
+      await syncFolder(folder);
+      return { digest, size };
+    } catch (error) {
+      await handle.close().catch(() => undefined);
+      for (const file of [temporary, temporary + PACKED]) await rm(file, { force: true });
+      throw fullDiskError(error);
     }
-    await handle.close();
-    const digest = `sha256:${hash.digest("hex")}`;
-    // The same content is one file, however often it comes.
-    if (await this.file(tenant_id, digest)) await rm(temporary, { force: true });
-    else await this.keep(temporary, this.place(tenant_id, digest), size);
-    await syncFolder(folder);
-    return { digest, size };
   }
 
   private async keep(temporary: string, target: string, size: number): Promise<void> {

@@ -9,16 +9,45 @@ import {
   sign,
   verify,
 } from "node:crypto";
-import { mkdir, open, readFile, writeFile } from "node:fs/promises";
+import type { KeyObject } from "node:crypto";
+import { link, mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import path from "node:path";
+import { AppError } from "../../contract/errors.ts";
 import { sha256Hex } from "../../kit/hash.ts";
 
+const SECRET_BYTES = 32;
+
+/** What is in a file; null where there is none. Any other failure is one: a key that cannot be read is not made anew. */
+async function contentOf(file: string): Promise<Buffer | null> {
+  try {
+    return await readFile(file);
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
+    throw error;
+  }
+}
+
+/** Reads a key, or makes it: whole or not at all, and of two programs that make it at once one wins. */
 async function readOrMake(file: string, make: () => string | Buffer): Promise<Buffer> {
-  const existing = await readFile(file).catch(() => null);
+  const existing = await contentOf(file);
   if (existing) return existing;
   await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
-  await writeFile(file, make(), { mode: 0o600, flag: "wx" });
+  const temporary = `${file}.${randomBytes(6).toString("hex")}`;
+  try {
+    await writeFile(temporary, make(), { mode: 0o600, flag: "wx", flush: true });
+    await link(temporary, file).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "EEXIST") throw error;
+    });
+  } finally {
+    await rm(temporary, { force: true });
+  }
   return readFile(file);
+}
+
+function damaged(file: string, cause?: unknown): AppError {
+  const message = `${file} is no key: it was changed or is not whole. Put it back from a backup; what was sealed with it cannot be checked without`;
+  return new AppError("CONFIG_INVALID", message, { details: { file }, cause });
 }
 
 export interface FileSigner {
@@ -28,12 +57,21 @@ export interface FileSigner {
   verify(bytes: Uint8Array, signature: Uint8Array): boolean;
 }
 
-/** The checkpoint key of a data folder. */
+function privateKeyOf(pem: Buffer, file: string): KeyObject {
+  try {
+    return createPrivateKey(pem);
+  } catch (error) {
+    throw damaged(file, error);
+  }
+}
+
+/** The checkpoint key of a data folder. Throws CONFIG_INVALID when it is damaged. */
 export async function loadSigner(folder: string): Promise<FileSigner> {
-  const pem = await readOrMake(path.join(folder, "checkpoint.pem"), () =>
+  const file = path.join(folder, "checkpoint.pem");
+  const pem = await readOrMake(file, () =>
     generateKeyPairSync("ed25519").privateKey.export({ type: "pkcs8", format: "pem" }),
   );
-  const key = createPrivateKey(pem);
+  const key = privateKeyOf(pem, file);
   const publicKey = createPublicKey(key);
   const public_key = publicKey.export({ type: "spki", format: "pem" }).toString();
   return {
@@ -44,9 +82,12 @@ export async function loadSigner(folder: string): Promise<FileSigner> {
   };
 }
 
-/** Derives each tenant's key from one secret of the installation (HKDF, RFC 5869). */
+/** Derives each tenant's key from one secret of the installation (HKDF, RFC 5869). Throws CONFIG_INVALID when it is damaged. */
 export async function loadTenantKeys(folder: string): Promise<(tenant_id: string) => Uint8Array> {
-  const secret = await readOrMake(path.join(folder, "tenants.key"), () => randomBytes(32));
+  const file = path.join(folder, "tenants.key");
+  const secret = await readOrMake(file, () => randomBytes(SECRET_BYTES));
+  // An empty or short secret would give keys that anybody can guess.
+  if (secret.byteLength !== SECRET_BYTES) throw damaged(file);
   const known = new Map<string, Uint8Array>();
   return (tenant_id) => {
     let key = known.get(tenant_id);
@@ -56,6 +97,13 @@ export async function loadTenantKeys(folder: string): Promise<(tenant_id: string
     }
     return key;
   };
+}
+
+async function endsOpen(handle: FileHandle): Promise<boolean> {
+  const { size } = await handle.stat();
+  if (size === 0) return false;
+  const { buffer } = await handle.read({ buffer: Buffer.alloc(1), position: size - 1 });
+  return buffer[0] !== 0x0a;
 }
 
 /** An append-only file beside the database. */
@@ -68,9 +116,10 @@ export class FileWitness {
 
   async record(line: string): Promise<void> {
     await mkdir(path.dirname(this.file), { recursive: true });
-    const handle = await open(this.file, "a", 0o600);
+    const handle = await open(this.file, "a+", 0o600);
     try {
-      await handle.write(`${line}\n`);
+      // A line that is torn, because the disk was full or the process died, does not take the next one with it.
+      await handle.appendFile(`${(await endsOpen(handle)) ? "\n" : ""}${line}\n`);
       await handle.sync();
     } finally {
       await handle.close();
@@ -78,7 +127,7 @@ export class FileWitness {
   }
 
   async lines(): Promise<string[]> {
-    const text = await readFile(this.file, "utf8").catch(() => "");
+    const text = (await contentOf(this.file))?.toString("utf8") ?? "";
     return text.split("\n").filter((line) => line !== "");
   }
 }
