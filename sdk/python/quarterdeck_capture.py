@@ -21,6 +21,7 @@ import contextlib
 import contextvars
 import json
 import os
+import re
 import secrets
 import tempfile
 import threading
@@ -32,6 +33,7 @@ BATCH_EVENTS = 100
 FLUSH_S = 0.1
 TIMEOUT_S = 10
 BUFFER_EVENTS = 50_000
+KEPT = re.compile(r"^(?P<file>(?P<writer>\d+)-\w+\.jsonl)(\.(?P<taker>\d+)(-\w+)?)?$")
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _place = contextvars.ContextVar("quarterdeck_place", default=None)
@@ -183,7 +185,7 @@ class Capture:
         self._spill = spill if spill is not None else os.path.join(tempfile.gettempdir(), f"quarterdeck-{user}", "spill-py")
         self._numbers, self._queue, self._acks = {}, [], {}
         self._condition = threading.Condition()
-        self._urgent = self._stopping = False
+        self._urgent = self._stopping = self._torn = False
         self._why = None
         joined = os.environ.get("QUARTERDECK_RUN")
         self._joined = Run(self, joined, True) if joined else None
@@ -328,18 +330,24 @@ class Capture:
         return False
 
     def _keep(self, batches):
-        """Puts batches where the next process finds them."""
+        """Puts batches where the next process finds them; False when that failed."""
         count = sum(len(body["events"]) for _, body in batches)
         if not batches:
-            return
+            return True
         try:
             self._own()
             with open(os.path.join(self._spill, f"{os.getpid()}-{self._producer['producer_id'][3:]}.jsonl"), "a") as file:
+                # The last line may be torn: the disk was full while it was written.
+                file.write("\n" if self._torn else "")
                 for _, body in batches:
                     file.write(json.dumps(body) + "\n")
+            self._torn = False
             self.figures["spilled"] += count
+            return True
         except OSError as error:
+            self._torn = True
             self._lose(count, f"they could be neither sent nor kept: {error}")
+            return False
 
     def _own(self):
         """Others could read what is kept, or have their own words sent in our name: the folder must be ours alone."""
@@ -362,22 +370,34 @@ class Capture:
             self._problem(str(error))
             return True
         for name in names:
-            pid = name.split("-")[0]
-            if not name.endswith(".jsonl") or not pid.isdigit() or (int(pid) != os.getpid() and _alive(int(pid))):
+            kept = KEPT.match(name)
+            # The second number is the process that took the file over to send it.
+            owner = int(kept["taker"] or kept["writer"]) if kept else os.getpid()
+            if not kept or (owner != os.getpid() and _alive(owner)):
                 continue
-            path = os.path.join(self._spill, name)
+            mine = os.path.join(self._spill, f"{kept['file']}.{os.getpid()}-{secrets.token_hex(4)}")
             try:
-                os.rename(path, path + f".{os.getpid()}")
-                with open(path + f".{os.getpid()}") as file:
-                    bodies = [(None, json.loads(line)) for line in file if line.endswith("\n")]
+                os.rename(os.path.join(self._spill, name), mine)
+                bodies = self._bodies(mine)
                 left = next((i for i, batch in enumerate(bodies) if not self._send(batch)), None)
-                os.remove(path + f".{os.getpid()}")
+                if left is None or self._keep(bodies[left:]):
+                    os.remove(mine)
                 if left is not None:
-                    self._keep(bodies[left:])
                     return False
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 self._problem(f"{name}: {error}")
         return True
+
+    def _bodies(self, path):
+        bodies = []
+        with open(path) as file:
+            for line in file:
+                try:
+                    if line.strip():
+                        bodies.append((None, json.loads(line)))
+                except ValueError:
+                    self._problem(f"a line of {path} was cut off; its events are lost")
+        return bodies
 
     def _lose(self, count, why):
         self.figures["lost"] += count

@@ -1,5 +1,6 @@
 // The Python file: parents of branches that run together, a server that is away, and fail-closed.
 import { spawn, spawnSync } from "node:child_process";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Event } from "../../src/contract/events.ts";
@@ -85,7 +86,13 @@ test.skipIf(!hasPython)(
   async () => {
     const away = await python("whole", "away", "http://127.0.0.1:9");
     expect(away.figures).toMatchObject({ acknowledged: 0, lost: 0, spilled: away.figures.recorded });
-    await python("nothing", "away");
+    // As a process leaves it that took it over, wrote a line in part and died.
+    const [kept = ""] = readdirSync(path.join(folder, "away"));
+    const at = path.join(folder, "away", kept);
+    writeFileSync(`${at}.999999999-0a`, `{"events": [{"ty\n${readFileSync(at, "utf8")}`);
+    rmSync(at);
+    expect((await python("nothing", "away")).problems).toEqual([expect.stringContaining("was cut off")]);
+    expect(readdirSync(path.join(folder, "away"))).toEqual([]);
     isWhole((await server.client.events(away.first)).items);
   },
 );

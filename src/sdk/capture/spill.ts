@@ -14,6 +14,8 @@ export class Spill {
   private readonly onProblem: (problem: string) => void;
   private bytes = 0;
   private owned = false;
+  /** The last line may be torn: the disk was full while it was written. */
+  private torn = false;
 
   constructor(options: { host: Host; folder: string; id: string; onProblem: (problem: string) => void }) {
     this.host = options.host;
@@ -39,10 +41,12 @@ export class Spill {
     }
     try {
       this.own();
-      this.host.files.append(this.file, text);
+      this.host.files.append(this.file, this.torn ? `\n${text}` : text);
+      this.torn = false;
       this.bytes += text.length;
       return true;
     } catch (error) {
+      this.torn = true;
       this.onProblem(`events cannot be kept in ${this.file}: ${messageOf(error)}`);
       return false;
     }
