@@ -9,9 +9,13 @@ import { Client } from "../../src/sdk/client.ts";
 export const ROOT = process.env["QD_ROOT"] ?? path.resolve(import.meta.dirname, "../..");
 export const BIN = path.join(ROOT, "dist/cli/main.js");
 
-/** A folder that everybody may enter (the embedded server may run as another user). */
+const made = new Set<string>();
+process.once("exit", () => made.forEach(remove));
+
+/** A folder that everybody may enter (the embedded server may run as another user); removed when the test's process ends. */
 export function tempFolder(name: string): string {
   const folder = mkdtempSync(path.join(tmpdir(), `${name}-`));
+  made.add(folder);
   chmodSync(folder, 0o755);
   return folder;
 }

@@ -1,6 +1,6 @@
 // The lock on a data folder: one owner at a time, and proof that the last one is dead. The lock file names a process by
-// pid and start time, so a reused pid is not mistaken for the owner.
-import { link, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+// pid and start time, so a reused pid is not mistaken for the owner. And the folder of the socket.
+import { chmod, chown, link, lstat, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { AppError } from "../../contract/errors.ts";
 import { processStart } from "./process.ts";
@@ -64,4 +64,21 @@ async function removeStale(file: string, stale: string): Promise<void> {
   const moved = await readOwner(aside);
   if (moved && moved.text !== stale) await link(aside, file).catch(() => undefined);
   await rm(aside, { force: true });
+}
+
+/**
+ * The folder of the server's socket, in `/tmp`, whose names anybody can guess and take first. Who owns the folder could put
+ * a socket of their own there and be our database; so it must be ours, and nobody else's to write to. Throws CONFIG_INVALID.
+ */
+export async function ownSocketFolder(folder: string, ids: { uid: number; gid: number } | null): Promise<void> {
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  const there = await lstat(folder);
+  const self = process.getuid?.() ?? there.uid;
+  if (!there.isDirectory() || (there.uid !== self && there.uid !== ids?.uid)) {
+    const what = there.isDirectory() ? `belongs to another user (uid ${there.uid})` : "is no folder";
+    const message = `${folder}, for the database's socket, ${what}. Remove it, or choose another data folder with --data`;
+    throw new AppError("CONFIG_INVALID", message, { details: { folder } });
+  }
+  await chmod(folder, 0o700);
+  if (ids) await chown(folder, ids.uid, ids.gid);
 }

@@ -10,7 +10,7 @@ import { sha256Hex } from "../../kit/hash.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { AppError } from "../../contract/errors.ts";
 import { copyBinaries, findBinaries, mendLinks, openFolder, openToAll } from "./binaries.ts";
-import { lockDataFolder } from "./data-folder.ts";
+import { lockDataFolder, ownSocketFolder } from "./data-folder.ts";
 import { processFacts } from "./process.ts";
 
 const NOBODY = 65_534;
@@ -244,7 +244,7 @@ export async function startEmbeddedPostgres(data: string, clock: Clock): Promise
   const release = await lockDataFolder(data);
   try {
     const place = await findPlace(data);
-    await ownFolder(place.socket_dir, place.ids);
+    await ownSocketFolder(place.socket_dir, place.ids);
     const first_start = await initialise(place);
     const settings = path.join(data, "postgres.settings");
     const wanted = sha256Hex(SETTINGS.join("\n") + place.bin);
@@ -272,6 +272,7 @@ export async function startEmbeddedPostgres(data: string, clock: Clock): Promise
       release,
       stop: async () => {
         await stopServer(owned, clock);
+        await rm(place.socket_dir, { recursive: true, force: true });
         await release();
       },
     };
