@@ -106,10 +106,11 @@ function postgresUser() {
 }
 
 /**
- * Starts a PostgreSQL of the system: over TCP only, with passwords, as an organisation has it. Returns
- * `{ url, port, pid, version, stop }` with the URL of its superuser, or `{ missing }` with the reason.
+ * Starts a PostgreSQL of the system: over TCP only, with passwords, as an organisation has it; with `socketOnly` over a
+ * socket only, without passwords, as the embedded one is. Returns `{ url, socket_dir, port, pid, version, stop }` with the
+ * URL of its superuser, or `{ missing }` with the reason.
  */
-export async function startPostgres() {
+export async function startPostgres({ socketOnly = false } = {}) {
   const missing = install("postgres", "postgresql", () => postgresPrograms() !== null);
   if (missing) return { missing };
   const programs = postgresPrograms();
@@ -120,19 +121,25 @@ export async function startPostgres() {
   writeFileSync(passwordFile, password, { mode: 0o600 });
   if (user.uid !== undefined) for (const place of [folder, passwordFile]) chownSync(place, user.uid, user.gid);
   const data = path.join(folder, "data");
-  const how = ["--auth=scram-sha-256", `--pwfile=${passwordFile}`, "--username=postgres", "--encoding=UTF8"];
+  const how = [
+    `--auth=${socketOnly ? "trust" : "scram-sha-256"}`,
+    `--pwfile=${passwordFile}`,
+    "--username=postgres",
+    "--encoding=UTF8",
+  ];
   const options = { ...user, cwd: folder, encoding: "utf8" };
   const made = spawnSync(path.join(programs, "initdb"), ["-D", data, "--locale=C.UTF-8", ...how], options);
   if (made.status !== 0) throw new Error(`initdb failed: ${String(made.stderr).slice(-300)}`);
-  const port = await freePort();
-  const settings = { listen_addresses: "127.0.0.1", port, unix_socket_directories: "", log_min_messages: "log" };
+  const port = socketOnly ? 5432 : await freePort();
+  const where = socketOnly ? ["", folder] : ["127.0.0.1", ""];
+  const settings = { listen_addresses: where[0], unix_socket_directories: where[1], port, log_min_messages: "log" };
   const args = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
   const stdio = ["ignore", "inherit", "pipe"];
   const child = spawn(path.join(programs, "postgres"), ["-D", data, ...args], { ...user, cwd: folder, stdio });
   await ready(child, child.stderr, "postgres");
   const url = `postgresql://postgres:${password}@127.0.0.1:${port}/postgres`;
   const version = path.basename(path.dirname(programs));
-  return { url, port, pid: child.pid, version, stop: () => stop(child, "SIGQUIT", folder) };
+  return { url, socket_dir: folder, port, pid: child.pid, version, stop: () => stop(child, "SIGQUIT", folder) };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
