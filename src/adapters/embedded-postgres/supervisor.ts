@@ -4,7 +4,8 @@
 //   server of this folder alive  -> adopt it (its parent was killed; its pid is compared, not just the socket)
 //   server dead, pid file left   -> wait until the zombie is reaped, remove the file, start
 import { spawn } from "node:child_process";
-import { chown, mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { chown, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { sha256Hex } from "../../kit/hash.ts";
 import type { Clock } from "../../kit/clock.ts";
@@ -205,8 +206,7 @@ async function stopServer(pid: number, clock: Clock): Promise<void> {
 }
 
 async function initialise(place: Place): Promise<boolean> {
-  const version = path.join(place.cluster, "PG_VERSION");
-  const found = await readFile(version, "utf8").catch(() => null);
+  const found = await textOf(path.join(place.cluster, "PG_VERSION"));
   const major = (await binaryMajor(place)) ?? "";
   if (found !== null && found.trim() !== major) {
     throw new AppError(
@@ -215,22 +215,48 @@ async function initialise(place: Place): Promise<boolean> {
     );
   }
   if (found !== null) return false;
-  // A first start that was interrupted leaves a cluster without its marker: begin again.
-  await rm(place.cluster, { recursive: true, force: true });
+  if (await holdsFiles(place.cluster)) {
+    const message = `${place.cluster} holds files and no PG_VERSION: it is damaged, or not a database. Put it back from a backup, or move it away`;
+    throw new AppError("CONFIG_INVALID", message, { details: { folder: place.cluster } });
+  }
+  await makeCluster(place);
+  return true;
+}
+
+/** Made beside its place and renamed, so that a first start that is interrupted leaves nothing that looks like a cluster. */
+async function makeCluster(place: Place): Promise<void> {
+  const parent = path.dirname(place.cluster);
   // Enterable by the server's user; what is inside is its own and closed to others.
   if (place.cluster.startsWith(SHARED_ROOT)) await openFolder(SHARED_ROOT);
-  await openFolder(path.dirname(place.cluster));
-  await ownFolder(place.cluster, place.ids);
-  await execute(place, "initdb", [
-    "-D",
-    place.cluster,
-    "-U",
-    "postgres",
-    "--auth=trust",
-    "--encoding=UTF8",
-    "--locale=C",
-  ]);
-  return true;
+  await openFolder(parent);
+  const started = `${path.basename(place.cluster)}.new-`;
+  const fresh = path.join(parent, started + randomUUID().slice(0, 8));
+  await ownFolder(fresh, place.ids);
+  await execute(place, "initdb", ["-D", fresh, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
+  await rename(fresh, place.cluster);
+  // An interrupted start's program may still be about, writing into its own.
+  for (const name of await readdir(parent))
+    if (name.startsWith(started))
+      await rm(path.join(parent, name), { recursive: true, force: true }).catch(() => undefined);
+}
+
+/** Null where there is no such file. Any other failure is one: a cluster that cannot be read is not made anew. */
+async function textOf(file: string): Promise<string | null> {
+  try {
+    return await readFile(file, "utf8");
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
+    throw error;
+  }
+}
+
+async function holdsFiles(folder: string): Promise<boolean> {
+  try {
+    return (await readdir(folder)).length > 0;
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return false;
+    throw error;
+  }
 }
 
 async function binaryMajor(place: Place): Promise<string | null> {
