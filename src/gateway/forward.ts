@@ -3,6 +3,7 @@
 import { request } from "undici";
 import type { Dispatcher } from "undici";
 import type { FastifyReply, FastifyRequest } from "fastify";
+import { errnoOf } from "../kit/errno.ts";
 import { isObject } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
@@ -132,7 +133,7 @@ export class Forwarder {
       });
     } catch (error) {
       if (reply.raw.closed) return true;
-      const code = error instanceof Error && "code" in error ? String(error.code) : "";
+      const code = errnoOf(error);
       const repeatable = req.method === "GET" || req.headers["idempotency-key"] !== undefined;
       if (UNSENT.has(code) || repeatable) return false;
       throw new AppError(

@@ -3,6 +3,7 @@
 import { chmod, chown, link, lstat, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { AppError } from "../../contract/errors.ts";
+import { errnoOf } from "../../kit/errno.ts";
 import { processStart } from "./process.ts";
 
 const LOCK = "owner.lock";
@@ -38,7 +39,7 @@ export async function lockDataFolder(folder: string): Promise<() => Promise<void
         if ((await readOwner(file))?.text === mine) await rm(file, { force: true });
       };
     } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
+      if (errnoOf(error) !== "EEXIST") throw error;
     }
     const current = await readOwner(file);
     if (current && (await isAlive(current.owner))) {

@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { chown, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
+import { ifThere } from "../../kit/errno.ts";
 import { sha256Hex } from "../../kit/hash.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { AppError } from "../../contract/errors.ts";
@@ -206,7 +207,7 @@ async function stopServer(pid: number, clock: Clock): Promise<void> {
 }
 
 async function initialise(place: Place): Promise<boolean> {
-  const found = await textOf(path.join(place.cluster, "PG_VERSION"));
+  const found = await ifThere(readFile(path.join(place.cluster, "PG_VERSION"), "utf8"), null);
   const major = (await binaryMajor(place)) ?? "";
   if (found !== null && found.trim() !== major) {
     throw new AppError(
@@ -215,7 +216,7 @@ async function initialise(place: Place): Promise<boolean> {
     );
   }
   if (found !== null) return false;
-  if (await holdsFiles(place.cluster)) {
+  if ((await ifThere(readdir(place.cluster), [])).length > 0) {
     const message = `${place.cluster} holds files and no PG_VERSION: it is damaged, or not a database. Put it back from a backup, or move it away`;
     throw new AppError("CONFIG_INVALID", message, { details: { folder: place.cluster } });
   }
@@ -238,25 +239,6 @@ async function makeCluster(place: Place): Promise<void> {
   for (const name of await readdir(parent))
     if (name.startsWith(started))
       await rm(path.join(parent, name), { recursive: true, force: true }).catch(() => undefined);
-}
-
-/** Null where there is no such file. Any other failure is one: a cluster that cannot be read is not made anew. */
-async function textOf(file: string): Promise<string | null> {
-  try {
-    return await readFile(file, "utf8");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
-    throw error;
-  }
-}
-
-async function holdsFiles(folder: string): Promise<boolean> {
-  try {
-    return (await readdir(folder)).length > 0;
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return false;
-    throw error;
-  }
 }
 
 async function binaryMajor(place: Place): Promise<string | null> {

@@ -67,3 +67,11 @@ test.each([
   await expect(blobs.get(TENANT, digest)).rejects.toMatchObject({ code: "ARTIFACT_CORRUPT" });
   await expect(blobs.get(TENANT, digestOf("other"))).rejects.toMatchObject({ code: "NOT_FOUND" });
 });
+
+test("a folder of artifacts that cannot be read is an error, not an empty one", async () => {
+  writeFileSync(path.join(folder, TENANT), "");
+  const listed = async () => {
+    for await (const digest of blobs.list(TENANT)) void digest;
+  };
+  await expect(listed()).rejects.toThrow(/ENOTDIR/);
+});

@@ -10,6 +10,7 @@ import { createGunzip, createGzip } from "node:zlib";
 import { AppError } from "../../contract/errors.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import type { BlobStore } from "../../contract/ports.ts";
+import { errnoOf, ifThere } from "../../kit/errno.ts";
 import { decodeId } from "../../kit/ids.ts";
 
 const PACKED = ".gz";
@@ -37,8 +38,7 @@ function isThere(file: string): Promise<boolean> {
 
 /** A disk without room is no fault of the program, and repeating helps once there is room again. */
 function fullDiskError(error: unknown): unknown {
-  const code = error instanceof Error && "code" in error ? error.code : undefined;
-  if (code !== "ENOSPC" && code !== "EDQUOT") return error;
+  if (!["ENOSPC", "EDQUOT"].includes(errnoOf(error))) return error;
   const message = "There is no room on the disk for artifacts; make room, then repeat";
   return new AppError("DEPENDENCY_UNAVAILABLE", message, { details: { dependency: "artifacts" }, cause: error });
 }
@@ -169,7 +169,7 @@ export class FileBlobStore implements BlobStore {
 
   async *list(tenant_id: string): AsyncIterable<string> {
     const folder = path.join(this.root, tenant_id);
-    for (const first of (await readdir(folder).catch((): string[] => [])).sort()) {
+    for (const first of (await ifThere(readdir(folder), [] as string[])).toSorted()) {
       if (!/^[0-9a-f]{2}$/.test(first)) continue;
       for (const rest of (await readdir(path.join(folder, first))).toSorted())
         yield `sha256:${first}${rest.replace(PACKED, "")}`;

@@ -14,30 +14,21 @@ import { link, mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import path from "node:path";
 import { AppError } from "../../contract/errors.ts";
+import { errnoOf, ifThere } from "../../kit/errno.ts";
 import { sha256Hex } from "../../kit/hash.ts";
 
 const SECRET_BYTES = 32;
 
-/** What is in a file; null where there is none. Any other failure is one: a key that cannot be read is not made anew. */
-async function contentOf(file: string): Promise<Buffer | null> {
-  try {
-    return await readFile(file);
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
-    throw error;
-  }
-}
-
 /** Reads a key, or makes it: whole or not at all, and of two programs that make it at once one wins. */
 async function readOrMake(file: string, make: () => string | Buffer): Promise<Buffer> {
-  const existing = await contentOf(file);
+  const existing = await ifThere(readFile(file), null);
   if (existing) return existing;
   await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
   const temporary = `${file}.${randomBytes(6).toString("hex")}`;
   try {
     await writeFile(temporary, make(), { mode: 0o600, flag: "wx", flush: true });
-    await link(temporary, file).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "EEXIST") throw error;
+    await link(temporary, file).catch((error: unknown) => {
+      if (errnoOf(error) !== "EEXIST") throw error;
     });
   } finally {
     await rm(temporary, { force: true });
@@ -127,7 +118,7 @@ export class FileWitness {
   }
 
   async lines(): Promise<string[]> {
-    const text = (await contentOf(this.file))?.toString("utf8") ?? "";
+    const text = await ifThere(readFile(this.file, "utf8"), "");
     return text.split("\n").filter((line) => line !== "");
   }
 }
