@@ -184,11 +184,7 @@ export class ToolCalls implements ToolDoor {
       const why = `Nobody knows whether this call took effect (${String(data["code"] ?? data["reason"])}).`;
       return { is_error: true, result: `${why} A person has to find out; do not make it again.` };
     }
-    const code = data["reason"] ?? data["code"];
-    return {
-      is_error: true,
-      result: `${String(data["message"] ?? type)}${code === undefined ? "" : ` (${String(code)})`}`,
-    };
+    return { is_error: true, result: refusal(type, data) };
   }
 
   /** A large result stands in an artifact; its event has only the beginning. */
@@ -197,6 +193,14 @@ export class ToolCalls implements ToolDoor {
     if (!isObject(ref)) return data["result"] ?? null;
     return (await this.options.blobs.get(tenant_id, String(ref["digest"]))).toString("utf8");
   }
+}
+
+/** Why a call was refused or has failed, and what may be done. Names no run: a replay gives the same words. */
+function refusal(type: string, data: JsonObject): string {
+  const message = String(data["message"] ?? type);
+  const code = String(data["reason"] ?? data["code"] ?? "");
+  if (code === "no_matching_rule") return `${message}. No rule allows this tool; somebody has to add one to a Policy.`;
+  return code === "" || message.includes(code) ? message : `${message} (${code})`;
 }
 
 /** Why a call has no outcome yet, as an event of its step tells. */

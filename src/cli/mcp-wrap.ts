@@ -31,7 +31,8 @@ export async function pinned(client: Client, name: string, command: readonly str
   if (tools.length === 0) throw new AppError("VALIDATION_ERROR", `${command.join(" ")} offers no tools`);
   const spec = { kind: "mcp", transport: "stdio", command, cwd, tools: tools.map((tool) => ({ name: tool })) };
   await client.apply(JSON.stringify({ kind: "Tool", metadata: { name }, spec }));
-  return `${name} is new here: the definitions of ${tools.length} tools are pinned (${tools.join(", ")})`;
+  const rule = `{ effect: allow, match: { tools: ["${name}.*"] } }`;
+  return `${name} is new here; the definitions of its tools are pinned: ${tools.join(", ")}. A call needs a rule of a Policy that allows it, such as ${rule}`;
 }
 
 /** Asks a server what it offers, and ends it. */

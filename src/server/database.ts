@@ -5,7 +5,7 @@ import { startEmbeddedPostgres } from "../adapters/embedded-postgres/supervisor.
 import type { EmbeddedPostgres } from "../adapters/embedded-postgres/supervisor.ts";
 import { PostgresDb, withClient } from "../adapters/postgres/db.ts";
 import type { PostgresOptions } from "../adapters/postgres/db.ts";
-import { checkLogin, migrate } from "../adapters/postgres/setup.ts";
+import { checkLogin, checkUnbound, migrate } from "../adapters/postgres/setup.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Config } from "./config.ts";
 
@@ -47,7 +47,11 @@ async function openExternal(url: string, admin_url: string | null): Promise<Data
   if (name === "")
     throw new AppError("CONFIG_INVALID", "DATABASE_URL must name a login: postgresql://LOGIN@HOST/DATABASE");
   const owner: PostgresOptions = { url: admin_url ?? url };
-  if (admin_url !== null) await migrate(owner, name);
+  if (admin_url !== null) {
+    // Before anything is made: roles that the wrong login made could not be granted by the right owner afterwards.
+    await checkUnbound(owner, name);
+    await migrate(owner, name);
+  }
   await checkLogin(login);
   const db = new PostgresDb(login);
   return { db, embedded: null, owner, close: () => db.close() };

@@ -14,8 +14,7 @@ kind: Policy
 metadata: { name: main }
 spec:
   rules:
-    - { id: no-fire, effect: deny, match: { tools: [shelf.burn] }, reason: no_fire }
-    - { id: all, effect: allow }
+    - { id: finding, effect: allow, match: { tools: ["*.find"] } }
 `;
 let data: string;
 let server: Running;
@@ -72,7 +71,11 @@ test("mcp wrap: a server behind Quarterdeck keeps the names of its tools, under 
     "find",
   ]);
   expect(text(await first.callTool({ name: "find", arguments: {} }))).toBe("did find");
-  expect(await first.callTool({ name: "burn", arguments: {} })).toMatchObject({ isError: true });
+  const burned = await first.callTool({ name: "burn", arguments: {} });
+  expect(burned).toMatchObject({ isError: true });
+  expect(text(burned)).toBe(
+    "Denied by policy: no_matching_rule. No rule allows this tool; somebody has to add one to a Policy.",
+  );
   await first.close();
   // Another command under the same name is refused; a definition that has changed is not called.
   await expect(wrapped("shelf", FILES)).rejects.toThrow();

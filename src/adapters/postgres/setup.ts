@@ -112,6 +112,24 @@ export async function migrate(owner: PostgresOptions, login: string): Promise<st
   });
 }
 
+function unfitLogin(role: string): AppError {
+  return new AppError(
+    "CONFIG_INVALID",
+    `The database login ${role} is superuser, owner of the tables or bypasses row-level security. Use a plain login in DATABASE_URL and give the owner in DATABASE_ADMIN_URL`,
+  );
+}
+
+/** Refuses a login that can never serve, seen by the owner; one that is not there yet will be made. */
+export async function checkUnbound(owner: PostgresOptions, login: string): Promise<void> {
+  await withClient(owner, async (tx) => {
+    const { rows } = await tx.query<{ unbound: boolean }>({
+      text: "select rolsuper or rolbypassrls as unbound from pg_roles where rolname = $1",
+      values: [login],
+    });
+    if (rows[0]?.unbound) throw unfitLogin(login);
+  });
+}
+
 /** Refuses a login that row-level security does not bind: with it every promise about tenants would be void. */
 export async function checkLogin(login: PostgresOptions): Promise<void> {
   await withClient(login, async (tx) => {
@@ -121,11 +139,6 @@ export async function checkLogin(login: PostgresOptions): Promise<void> {
         from pg_roles r where rolname = current_user`,
     });
     const row = rows[0];
-    if (!row || row.unbound || row.owner) {
-      throw new AppError(
-        "CONFIG_INVALID",
-        `The database login ${row?.role} is superuser, owner of the tables or bypasses row-level security. Use a plain login in DATABASE_URL and give the owner in DATABASE_ADMIN_URL`,
-      );
-    }
+    if (!row || row.unbound || row.owner) throw unfitLogin(row?.role ?? "");
   });
 }
