@@ -22,6 +22,7 @@ import { EXACT } from "../contract/replay.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
+import type { RunState } from "../core/run-state.ts";
 import type { ForeignCommand } from "../core/foreign.ts";
 import { differingPaths } from "../core/past-calls.ts";
 import { readWholeRun } from "../journal/audit.ts";
@@ -41,6 +42,8 @@ export interface CaptureOwner {
   decided(tenant_id: string, run_id: string, command: Command): Promise<readonly EventDraft[]>;
   result(result: JobResult): Promise<void>;
   peek(run_id: string): RunSummary | null;
+  /** The folded state of an open run; not to be changed. */
+  stateOf(run_id: string): Readonly<RunState> | null;
 }
 
 export interface CapturesOptions {

@@ -7,7 +7,6 @@ import type { EventDraft } from "../contract/events.ts";
 import { newId } from "../contract/ids.ts";
 import type { JobFailure, JobOutcome, ModelRoute, Usage } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
-import { NetRefused } from "../contract/ports.ts";
 import type { BlobStore, Log, Net, Secrets } from "../contract/ports.ts";
 import { present } from "../kit/assert.ts";
 import type { PriceRow } from "../contract/catalog.ts";
@@ -18,7 +17,14 @@ import type { Random } from "../kit/random.ts";
 import { scrubText } from "../kit/scrub.ts";
 import { modelBound } from "../core/budget.ts";
 import type { Governance } from "../core/governance.ts";
+import { awaitedCall } from "../core/foreign.ts";
+import type { ForeignCall } from "../core/foreign.ts";
+import { isClaimable } from "../core/run-state.ts";
 import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
+import { denied, networkFailure, passedHeaders, refusal, statusFailure } from "./proxy-answer.ts";
+import type { ProxyAnswer } from "./proxy-answer.ts";
+import { before, endsRun, RunWatch } from "./wait.ts";
+import type { Subscribe } from "./wait.ts";
 import { joined, markJson } from "./redact.ts";
 import type { Redactor } from "./redact.ts";
 import { canonicalRequest, EventSplitter } from "../contract/wire/wire.ts";
@@ -36,6 +42,7 @@ export interface ProxyOptions {
   readonly random: Random;
   readonly log: Log;
   readonly private_origins: readonly string[];
+  readonly subscribe: Subscribe;
 }
 
 export interface ProxyCall {
@@ -47,13 +54,9 @@ export interface ProxyCall {
   readonly run_id?: string;
   readonly agent?: string;
   readonly session?: string;
+  /** How long it may wait for a person. */
+  readonly wait_ms?: number;
   readonly gone: AbortSignal;
-}
-
-export interface ProxyAnswer {
-  readonly status: number;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body: string | AsyncIterable<string>;
 }
 
 /** What is asked for, before it is known whether it may be. */
@@ -92,9 +95,6 @@ const FORWARDED_HEADERS = [
   "openai-organization",
   "openai-project",
 ];
-/** What clients read of an answer besides its body. */
-const PASSED_HEADERS =
-  /^(x-request-id|request-id|retry-after|openai-[a-z-]+|x-ratelimit-[a-z-]+|anthropic-ratelimit-[a-z-]+)$/;
 const ANTHROPIC_VERSION = "2023-06-01";
 const FRAMING_TOKENS = 64;
 /** A token of output is hardly ever longer than this; a stream that passes it ignores its limit. */
@@ -176,15 +176,52 @@ export class Proxy {
     const max_output_tokens = call.api.limitOf(body) ?? LIMITS.max_output_tokens_default;
     const input = call.body.length + FRAMING_TOKENS;
     const bound = price ? modelBound(price, input, max_output_tokens) : null;
-    const drafts = await this.options.owner().decided(call.caller.tenant_id, run_id, {
-      type: "call",
-      call: { call: id, route, max_output_tokens, bound, recorded },
-    });
-    const draft = drafts.find((one) => one.call === id);
-    if (draft?.type !== "model.requested") return denied(call.api, draft);
-    const worst = { input_tokens: input, output_tokens: max_output_tokens };
-    const begun_ms = this.options.clock.monotonic_ms();
-    return { call, run_id, step: draft.step ?? 0, route, max_output_tokens, worst, begun_ms };
+    const foreign: ForeignCall = { call: id, route, max_output_tokens, bound, recorded };
+    const watch = new RunWatch(this.options.subscribe, run_id);
+    try {
+      for (;;) {
+        const drafts = await this.options
+          .owner()
+          .decided(call.caller.tenant_id, run_id, { type: "call", call: foreign });
+        const draft = drafts.find((one) => one.call === id && ENDS_WAITING.includes(one.type));
+        if (draft?.type === "model.requested") {
+          const worst = { input_tokens: input, output_tokens: max_output_tokens };
+          const begun_ms = this.options.clock.monotonic_ms();
+          return { call, run_id, step: draft.step ?? 0, route, max_output_tokens, worst, begun_ms };
+        }
+        const refused = draft
+          ? denied(call.api, draft)
+          : await this.asked(call, run_id, proposedStep(drafts, id) ?? this.awaited(run_id, foreign), watch);
+        if (refused) return refused;
+      }
+    } finally {
+      watch.close();
+    }
+  }
+
+  /** The step of the same call, which waits already; null when it was decided just now. */
+  private awaited(run_id: string, call: ForeignCall): number | null {
+    const state = this.options.owner().stateOf(run_id);
+    return (state && awaitedCall(state, call)?.n) ?? null;
+  }
+
+  /** Waits for what people say of a call; null when it may be tried now: they approved it, or it has to be asked for anew. */
+  private async asked(
+    { api, gone, wait_ms = LIMITS.proxy_wait_ms }: ProxyCall,
+    run_id: string,
+    step: number | null,
+    watch: RunWatch,
+  ): Promise<ProxyAnswer | null> {
+    const open = step === null ? null : this.options.owner().stateOf(run_id)?.steps.get(step);
+    if (step === null || (open && isClaimable(open))) return null;
+    const said = watch.next(
+      (draft) => endsRun(draft.type) || (draft.step === step && (draft.type === "model.denied" || isGrant(draft))),
+    );
+    const answer = await before(said, this.options.clock, { wait_ms, gone });
+    if (answer) return isGrant(answer) ? null : denied(api, answer);
+    const approval = open?.approval?.n ?? "";
+    const message = `This call needs the approval of a person (run ${run_id}, approval ${approval}); send the same request again to wait on`;
+    return refusal(api, 409, "approval_pending", message, "true");
   }
 
   private async forward(admitted: Admitted, body: JsonObject): Promise<Forwarded> {
@@ -413,37 +450,13 @@ function routeFor(api: WireApi, route: ModelRoute | null, model: string): ModelR
   throw new AppError("VALIDATION_ERROR", message);
 }
 
-function denied(api: WireApi, draft: EventDraft | undefined): ProxyAnswer {
-  const reason = String(draft?.data["reason"] ?? "denied");
-  const status = reason === "budget_exceeded" ? 429 : 403;
-  return refusal(api, status, reason, `This call was not allowed: ${reason}. The run's journal has the decision`);
+/** What ends the waiting of whoever made a call. */
+const ENDS_WAITING: readonly string[] = ["model.requested", "model.denied"];
+
+function proposedStep(drafts: readonly EventDraft[], id: string): number | null {
+  return drafts.find(({ type, call }) => type === "model.proposed" && call === id)?.step ?? null;
 }
 
-export function refusal(api: WireApi, status: number, code: string, message: string): ProxyAnswer {
-  return {
-    status,
-    // Asking again gives the same answer; SDKs retry by themselves unless they are told.
-    headers: { "content-type": "application/json", "x-should-retry": "false" },
-    body: JSON.stringify(api.refusal(status, code, message)),
-  };
-}
-
-function passedHeaders(response: Response, type: string): Record<string, string> {
-  const headers: Record<string, string> = { "content-type": type };
-  for (const [name, value] of response.headers) if (PASSED_HEADERS.test(name)) headers[name] = value;
-  return headers;
-}
-
-function statusFailure(status: number, text: string): JobFailure {
-  const message = text.slice(0, 1_000);
-  if (status === 429) return { class: "rate_limited", code: "provider_429", message };
-  return { class: status >= 500 ? "transient" : "permanent", code: `provider_${status}`, message };
-}
-
-function networkFailure(error: unknown, gone: boolean, key: string): JobFailure {
-  const message = scrubText(messageOf(error), key === "" ? [] : [key]).slice(0, 1_000);
-  if (gone) return { class: "cancelled", code: "client_gone", message: "The client hung up." };
-  if (error instanceof NetRefused) return { class: "permanent", code: "egress_refused", message };
-  const timeout = error instanceof Error && error.name === "TimeoutError";
-  return { class: "transient", code: timeout ? "timeout" : "provider_unreachable", message };
+function isGrant({ type, data }: EventDraft): boolean {
+  return type === "human.approval_resolved" && data["final"] === true && data["decision"] === "approved";
 }

@@ -1,8 +1,7 @@
 // Tool calls of agents that we do not run. Such a call is a step like any other: policy, budget, approval, a worker that makes
 // it, the outcome on record; here is who waits for it. Invariant: a call whose client stopped waiting is never made twice by
 // asking again: the same call in the same run is given the outcome of the first.
-import { isTerminal } from "../contract/events.ts";
-import type { EventDraft, RunStateName } from "../contract/events.ts";
+import type { EventDraft } from "../contract/events.ts";
 import type { JournalStore } from "../contract/journal.ts";
 import { newId } from "../contract/ids.ts";
 import type { ToolDefinition } from "../contract/jobs.ts";
@@ -17,6 +16,8 @@ import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
 import type { CaptureOwner, Captures } from "./captures.ts";
+import { before, endsRun } from "./wait.ts";
+import type { Subscribe } from "./wait.ts";
 
 export interface ToolCallsOptions {
   readonly captures: Captures;
@@ -26,8 +27,7 @@ export interface ToolCallsOptions {
   readonly blobs: Pick<BlobStore, "get">;
   readonly clock: Clock;
   readonly random: Random;
-  /** Tells what is committed for a run, until the returned function is called. */
-  readonly subscribe: (run_id: string, listener: (drafts: readonly EventDraft[]) => void) => () => void;
+  readonly subscribe: Subscribe;
 }
 
 /** A call that was made. Its outcome is kept for whoever asks again. */
@@ -219,26 +219,4 @@ function openTools(events: readonly EventDraft[]): Map<number, EventDraft> {
     if (isToolEnd(event.type)) open.delete(step);
   }
   return open;
-}
-
-function endsRun(type: string): boolean {
-  return type.startsWith("run.") && isTerminal(type.slice("run.".length) as RunStateName);
-}
-
-/** The outcome, or null when the time is over or the client has gone first. */
-function before(
-  outcome: Promise<EventDraft>,
-  clock: Clock,
-  { wait_ms, gone }: { wait_ms: number; gone: AbortSignal },
-): Promise<EventDraft | null> {
-  return new Promise((resolve) => {
-    const leave = () => resolve(null);
-    const timer = clock.timer(gone.aborted ? 0 : wait_ms, leave);
-    gone.addEventListener("abort", leave, { once: true });
-    void outcome.then((draft) => {
-      timer.cancel();
-      gone.removeEventListener("abort", leave);
-      resolve(draft);
-    });
-  });
 }

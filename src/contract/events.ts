@@ -17,6 +17,7 @@ export const EVENT_TYPES = [
   "run.budget_exceeded",
   "run.policy_blocked",
   "policy.decided",
+  "model.proposed",
   "model.requested",
   "model.completed",
   "model.failed",

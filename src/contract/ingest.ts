@@ -193,6 +193,7 @@ const OUR_TYPES = [
   "run.budget_exceeded",
   "run.policy_blocked",
   "run.sealed",
+  "model.proposed",
   "model.denied",
   "step.in_doubt",
   "step.resolved",

@@ -28,6 +28,9 @@ export const LIMITS = {
   /** How long a call through the MCP gateway waits for its outcome, unless it says otherwise; clients give up after 60 s. */
   mcp_wait_ms: 50_000,
   mcp_wait_ms_max: 600_000,
+  /** The same for a model call that waits for approval; `fetch` of Node gives up after 300 s without headers. */
+  proxy_wait_ms: 240_000,
+  proxy_wait_ms_max: 3_600_000,
   /** A session or trace that nobody adds to for so long is a run that has ended. */
   capture_idle_ms: 15 * 60_000,
   /** The same for a captured run that somebody started by name, and forgot: its program may wait for a person. */

@@ -6,6 +6,8 @@ import { Name } from "./ids.ts";
 export const MCP_WAIT_META = "quarterdeck/wait_ms";
 /** Names the agent that a call belongs to. */
 export const AGENT_HEADER = "quarterdeck-agent";
+/** How long a call may wait for the approval of a person, in milliseconds. */
+export const WAIT_HEADER = "quarterdeck-wait-ms";
 /** Calls of one session are one run. */
 export const SESSION_HEADER = "quarterdeck-session";
 

@@ -12,10 +12,11 @@ import type { Bound } from "./budget.ts";
 import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
 import { idleEnd } from "./foreign.ts";
-import { gateModel, gateTool } from "./gate.ts";
+import { gateTool } from "./gate.ts";
+import { gateModel } from "./gate-model.ts";
 import { modelMessages, scopeOf } from "./model-input.ts";
 import { takeOpenCalls, takeRecordedInput } from "./reuse.ts";
-import { awaitsInput } from "./run-state.ts";
+import { awaitsInput, isClaimable } from "./run-state.ts";
 import type { AgentState, RunState, WorkflowState } from "./run-state.ts";
 import { faultText, schemaFaults } from "./schema.ts";
 import { resolveTemplate } from "./template.ts";
@@ -232,6 +233,7 @@ export function nextDue(run: RunState): number {
   for (const step of run.steps.values()) {
     if (!run.paused) earlier(step.due_us);
     if (step.approval) earlier(step.approval.expires_us);
+    else if (isClaimable(step)) earlier(step.granted?.expires_us ?? 0);
   }
   return due;
 }

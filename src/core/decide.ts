@@ -16,8 +16,9 @@ import type { ForeignCommand } from "./foreign.ts";
 import { onIngest } from "./ingest.ts";
 import type { IngestCommand } from "./ingest.ts";
 import { gateAgain, gateApproved } from "./gate.ts";
-import { awaitsInput } from "./run-state.ts";
-import type { RunState, StepState } from "./run-state.ts";
+import { denyModel, gateApprovedModel } from "./gate-model.ts";
+import { awaitsInput, isClaimable } from "./run-state.ts";
+import type { ApprovalState, RunState, StepState } from "./run-state.ts";
 
 export type Command =
   | { type: "start"; data: JsonObject; actor?: Actor }
@@ -147,19 +148,25 @@ function onApproval(decision: Decision, command: Extract<Command, { type: "appro
   const granted = command.decision === "approved" && approval.approved_by.length + 1 >= approval.approvals_min;
   const final = granted || command.decision === "rejected";
   resolveApproval(decision, step, { by, decision: command.decision, final, note: command.note }, command.actor);
-  if (granted) {
-    gateApproved(decision, step, {
-      binding: approval.binding,
-      decision_seq: step.decision_seq,
-      expires_us: approval.expires_us,
-    });
-  } else if (final)
+  if (granted) makeApproved(decision, step, approval);
+  else if (final)
     denyStep(
       decision,
       step,
       "approval_rejected",
       `A person rejected this call${command.note ? `: ${command.note}` : "."}`,
     );
+}
+
+function makeApproved(decision: Decision, step: StepState, approval: ApprovalState): void {
+  if (step.kind === "tool") return void gateApproved(decision, step, approval);
+  // A call of a foreign agent is made by its client, which waits for this or asks again (foreign.ts).
+  if (decision.run.program === null) return;
+  const [name] = splitTarget(step.target);
+  const route = decision.ctx.catalog.model(name);
+  if (!route) return denyModel(decision, step, "unknown_model", `There is no model ${name} any more.`);
+  const { bound } = modelCallBound(decision, route, step.slot, step.max_output_tokens);
+  gateApprovedModel(decision, step, approval, { route, bound });
 }
 
 function resolveApproval(
@@ -175,6 +182,7 @@ function resolveApproval(
 }
 
 function denyStep(decision: Decision, step: StepState, reason: string, message: string): void {
+  if (step.kind === "model") return denyModel(decision, step, reason, message);
   decision.push({ type: "tool.denied", step: step.n, data: { message, reason } });
 }
 
@@ -209,6 +217,8 @@ function onTick(decision: Decision): void {
   if (isIdle(run, ctx.now_us)) return onForeign(decision, idleCommand(run));
   for (const step of run.steps.values()) {
     if (step.approval && step.approval.expires_us <= ctx.now_us) expire(decision, step);
+    else if (step.granted && isClaimable(step) && step.granted.expires_us <= ctx.now_us)
+      denyStep(decision, step, "approval_expired", "Nobody came to make the approved call in time.");
     else if (!run.paused && step.due_us > 0 && step.due_us <= ctx.now_us) due(decision, step);
     if (isTerminal(run.state) || run.stopping) return;
   }

@@ -17,7 +17,7 @@ export function decidedCall(
   const about = events.find(
     (event) =>
       event.step === decided.step &&
-      (event.type === "tool.proposed" || event.type === "model.denied" || event.type.endsWith(".requested")),
+      (event.type === "tool.proposed" || event.type.startsWith("model.") || event.type.endsWith(".requested")),
   );
   const data: Record<string, Json | undefined> = about?.data ?? {};
   const isModel = about?.type.startsWith("model.") === true;

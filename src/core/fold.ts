@@ -43,6 +43,7 @@ export function fold(run: RunState, event: EventDraft, at_us: number, catalog: C
       }
       return;
     case "tool.proposed":
+    case "model.proposed":
       openStep(run, event, "proposed", at_us);
       return;
     case "tool.requested":
@@ -57,8 +58,9 @@ export function fold(run: RunState, event: EventDraft, at_us: number, catalog: C
     case "tool.denied":
       return denied(run, event);
     case "model.denied":
-      // Nothing was opened: a foreign agent asked, and was told no.
+      // Where nothing was opened a foreign agent asked, and was told no.
       run.step_count = Math.max(run.step_count, event.step ?? 0);
+      if (run.steps.has(event.step ?? 0)) denied(run, event);
       return;
     default:
       return foldControl(run, event, data, at_us);
@@ -217,7 +219,7 @@ function openStep(run: RunState, event: EventDraft, status: StepState["status"],
     approval: null,
     doubt: "",
     decision_seq: 0,
-    granted: false,
+    granted: null,
   };
   run.steps.set(n, step);
   return step;
@@ -309,7 +311,8 @@ function denied(run: RunState, event: EventDraft): void {
   const data: Data = event.data;
   const step = close(run, event);
   const message = str(data, "message");
-  if (run.program?.kind === "agent") agent.toolResult(run.program, step.slot, message, { is_error: true });
+  if (run.program?.kind === "agent" && step.kind === "tool")
+    agent.toolResult(run.program, step.slot, message, { is_error: true });
   if (run.program?.kind === "workflow") workflow.failed(run.program, step.slot, str(data, "reason"), message);
 }
 
@@ -342,7 +345,7 @@ function approvalResolved(run: RunState, event: EventDraft, data: Data): void {
   const approval = present(step.approval, "an approval is resolved where one was asked");
   if (data["decision"] === "approved") approval.approved_by = [...approval.approved_by, str(data, "by")];
   if (data["final"] !== true) return;
-  step.granted = data["decision"] === "approved";
+  step.granted = data["decision"] === "approved" ? approval : null;
   step.approval = null;
   step.status = "proposed";
 }

@@ -1,10 +1,11 @@
 // Calls of agents that we do not run, at the gate: what a person or a policy said about their run holds for the next call.
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { nextDue } from "./advance.ts";
 import { decide } from "./decide.ts";
 import { emptyRun } from "./run-state.ts";
 import { ReplayWorld } from "../../test/support/replay-world.ts";
 import type { EventDraft } from "../contract/events.ts";
+import type { JsonObject } from "../kit/json.ts";
 
 const MANIFESTS = `
 kind: Model
@@ -52,7 +53,7 @@ beforeEach(async () => {
 const types = (drafts: readonly EventDraft[]) => drafts.map((draft) => draft.type);
 const decided = (command: Parameters<typeof world.engine.decided>[2]) =>
   world.engine.decided(world.caller.tenant_id, RUN, command);
-function ask(model = "m") {
+function ask(model = "m", given: { recorded?: JsonObject } = {}) {
   const route = world.shelf.of({ ...world.caller, env: "dev" }).catalog.model(model);
   if (!route) throw new Error("no model");
   const call = {
@@ -61,6 +62,7 @@ function ask(model = "m") {
     max_output_tokens: 10,
     bound: { micro: 1, tokens: 1 },
     recorded: {},
+    ...given,
   };
   return decided({ type: "call", call });
 }
@@ -152,4 +154,77 @@ test("a tool call passes the allowlist of an agent that is known, and is made by
   expect(types(await use("note", ["read.*"]))).toEqual(["tool.proposed", "policy.decided", "tool.denied"]);
   expect(types(await use("note", ["no*"]))).toEqual(["policy.decided", "tool.requested"]);
   expect(world.calls).toMatchObject([{ kind: "tool", tool: { name: "note" } }]);
+});
+
+const ASKING = MANIFESTS.replace(
+  "    - { id: all, effect: allow }",
+  "    - { id: ask, effect: require_approval, match: { models: [m] } }\n    - { id: all, effect: allow }",
+);
+const approve = (number: number, decision: "approved" | "rejected" = "approved") =>
+  decided({ type: "approve", number, decision, note: "", actor: { id: "grace", kind: "human_reviewer" } });
+
+describe("a model call that needs approval", () => {
+  const signed = (signature: string) => ({ recorded: { signature } });
+  beforeEach(() => {
+    world.shelf.apply(ASKING);
+  });
+
+  test("waits; who asks again is not asked for twice, and makes the call once it is approved", async () => {
+    expect(types(await ask("m", signed("s")))).toEqual([
+      "model.proposed",
+      "policy.decided",
+      "human.approval_requested",
+      "run.waiting",
+    ]);
+    expect(await ask("m", signed("s"))).toEqual([]);
+    expect(types(await approve(1))).toEqual(["human.approval_resolved", "run.running"]);
+    const made = await ask("m", signed("s"));
+    expect(types(made)).toEqual(["policy.decided", "model.requested"]);
+    expect([made[1]?.step, made[1]?.call]).toEqual([1, `call_${calls}`]);
+    // The approval was for one call.
+    expect(types(await ask("m", signed("s")))).toContain("human.approval_requested");
+  });
+
+  test("another request, or the same one to another model, is another call", async () => {
+    await ask("m", signed("s"));
+    expect(types(await ask("m", signed("t")))).toContain("human.approval_requested");
+    expect(types(await ask("banned", signed("s")))).toContain("model.denied");
+  });
+
+  test("one that is rejected is denied, and one that nobody comes for ends with its approval", async () => {
+    await ask("m", signed("s"));
+    expect(types(await approve(1, "rejected"))).toEqual(["human.approval_resolved", "model.denied", "run.running"]);
+    await ask("m", signed("t"));
+    await approve(2);
+    const state = world.engine.stateOf(RUN);
+    const due = state ? nextDue(state) : 0;
+    expect(due).toBe(state?.steps.get(2)?.granted?.expires_us);
+    const late = decide(
+      structuredClone({ ...state, past: null }) as NonNullable<typeof state>,
+      { type: "tick" },
+      {
+        ...world.shelf.of({ ...world.caller, env: "dev" }),
+        now_us: due,
+        random: () => 0,
+        ledger: { check: () => null, moved: () => [] },
+      },
+    );
+    expect(late[0]).toMatchObject({ type: "model.denied", step: 2, data: { reason: "approval_expired" } });
+  });
+
+  test("a deny that came meanwhile wins, and so does a model that has changed", async () => {
+    await ask("m", signed("s"));
+    await approve(1);
+    const policy = ASKING.slice(ASKING.indexOf("kind: Policy"));
+    world.shelf.apply(policy.replace("block_run: true, match: { models: [banned]", "match: { models: [banned, m]"));
+    expect((await ask("m", signed("s"))).at(-1)).toMatchObject({ type: "model.denied", call: `call_${calls}` });
+    world.shelf.apply(policy);
+    await ask("m", signed("t"));
+    await approve(2);
+    world.shelf.apply(ASKING.replace("model: m-1", "model: m-9"));
+    const step = world.engine.stateOf(RUN)?.steps.get(2);
+    expect(step?.granted).not.toBeNull();
+    // It has another version now, so that nobody was asked about it yet.
+    expect(types(await ask("m", signed("t")))).toContain("human.approval_requested");
+  });
 });

@@ -9,9 +9,11 @@ import type { Json, JsonObject } from "../kit/json.ts";
 import type { Bound } from "./budget.ts";
 import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
-import { decided, gateTool, overBudget, policyCall, UNDECIDED, verdictOf } from "./gate.ts";
+import { askApproval, CHANGED, decided, gateTool, isApproved, overBudget, UNDECIDED, verdictOf } from "./gate.ts";
+import { approvedVerdict, definitionOf, denyModel, modelPolicyCall } from "./gate-model.ts";
 import type { Verdict } from "./policy.ts";
-import type { RunState } from "./run-state.ts";
+import { isClaimable } from "./run-state.ts";
+import type { RunState, StepState } from "./run-state.ts";
 
 /** A model call that a foreign agent wants to make. */
 export interface ForeignCall {
@@ -128,11 +130,26 @@ function refuseWhileHeld(run: RunState): void {
   if (run.paused) throw new AppError("CONFLICT", `Run ${run.run_id} is paused; resume it first`, { details });
 }
 
+const targetOf = ({ route }: ForeignCall): string => `${route.name}@${route.version}`;
+
+/** The step of a model call that waits for a person, or for its caller: the same request to the same model. */
+export function awaitedCall(run: Pick<RunState, "steps">, call: ForeignCall): StepState | null {
+  const target = targetOf(call);
+  const signature = call.recorded["signature"] ?? null;
+  for (const step of run.steps.values()) {
+    const waits = step.approval !== null || isClaimable(step);
+    if (step.kind === "model" && waits && step.target === target && step.args["signature"] === signature) return step;
+  }
+  return null;
+}
+
 function admit(decision: Decision, given: ForeignCall): void {
-  const { run, ctx } = decision;
+  const { run } = decision;
   const step = run.step_count + 1;
   const { route, bound, call } = given;
-  const target = `${route.name}@${route.version}`;
+  const target = targetOf(given);
+  const awaited = awaitedCall(run, given);
+  if (awaited) return claim(decision, awaited, given);
   const deny = (verdict: Verdict): void => {
     decided(decision, step, { ...verdict, effect: "deny" }, null);
     const data: JsonObject = { ...given.recorded, model: target, reason: verdict.reason };
@@ -140,33 +157,64 @@ function admit(decision: Decision, given: ForeignCall): void {
   };
   if (step > LIMITS.steps_per_run_max) return deny({ ...UNDECIDED, reason: "too_many_steps" });
   if (!bound) return deny({ ...UNDECIDED, reason: "no_price" });
-  const verdict = verdictOf(
-    decision,
-    policyCall(run, {
-      kind: "model",
-      name: route.name,
-      args: {},
-      effect_class: "external",
-      idempotent: true,
-      call_micro_usd: bound.micro,
-      now_us: ctx.now_us,
-    }),
-  );
-  // The one who waits is a program: nobody can be asked.
-  if (verdict.effect !== "allow") {
+  const verdict = verdictOf(decision, modelPolicyCall(decision, route, bound));
+  if (verdict.effect === "deny") {
     deny(verdict);
-    if (!verdict.block_run) return;
-    const message = `The model ${route.name} was denied: ${verdict.reason}`;
-    return decision.stop("policy_blocked", verdict.reason, message, LIMITS.stop_grace_ms * 1000);
+    return blockRun(decision, verdict, route.name);
   }
   const over = overBudget(decision, "model", bound);
   if (over) {
     deny({ ...UNDECIDED, reason: "budget_exceeded" });
     return decision.push({ type: "budget.exceeded", data: { budget: over.budget } });
   }
+  if (verdict.effect === "require_approval") {
+    const { max_output_tokens } = given;
+    const args: JsonObject = { ...given.recorded, max_output_tokens };
+    decision.push({ type: "model.proposed", step, call, data: { args, max_output_tokens, model: target } });
+    decided(decision, step, verdict, null);
+    return askApproval(decision, step, verdict, { definition: definitionOf(route), args });
+  }
   decided(decision, step, verdict, bound);
-  const data: JsonObject = { ...given.recorded, max_output_tokens: given.max_output_tokens, model: target };
+  request(decision, step, given, {});
+}
+
+/** A rule may say that its deny ends the run. */
+function blockRun(decision: Decision, verdict: Verdict, model: string): void {
+  if (!verdict.block_run) return;
+  const message = `The model ${model} was denied: ${verdict.reason}`;
+  decision.stop("policy_blocked", verdict.reason, message, LIMITS.stop_grace_ms * 1000);
+}
+
+function request(decision: Decision, step: number, given: ForeignCall, more: JsonObject): void {
+  const { call, recorded, max_output_tokens } = given;
+  const data: JsonObject = { ...more, ...recorded, max_output_tokens, model: targetOf(given) };
   decision.push({ type: "model.requested", step, call, data });
+}
+
+/**
+ * Whoever waits for approval asks again. Nothing is decided while people think; once they have approved, this caller makes the
+ * call: what is sent must be what was approved, the policy decides again, a deny wins.
+ */
+function claim(decision: Decision, step: StepState, given: ForeignCall): void {
+  const { granted } = step;
+  if (!granted || step.approval) return;
+  const refuse = (verdict: Verdict, message: string): void => {
+    decided(decision, step.n, { ...verdict, effect: "deny" }, null);
+    denyModel(decision, { ...step, call: given.call }, verdict.reason, message);
+    blockRun(decision, verdict, given.route.name);
+  };
+  const { route, bound } = given;
+  if (!isApproved(decision, step, granted, { definition: definitionOf(route), args: step.args }))
+    return refuse({ ...UNDECIDED, reason: "approval_void" }, CHANGED);
+  const verdict = approvedVerdict(decision, route, bound);
+  if (verdict.effect === "deny" || !bound) return refuse(verdict, `Denied by policy: ${verdict.reason}`);
+  const over = overBudget(decision, "model", bound);
+  if (over) {
+    refuse({ ...UNDECIDED, reason: "budget_exceeded" }, `The budget ${over.budget} does not cover this call.`);
+    return decision.push({ type: "budget.exceeded", data: { budget: over.budget } });
+  }
+  decided(decision, step.n, { ...verdict, effect: "allow", reason: "approved" }, bound);
+  request(decision, step.n, given, { approved: granted.binding });
 }
 
 function end(decision: Decision, command: EndCommand): void {

@@ -5,20 +5,18 @@ import { canonicalJson } from "../kit/jcs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import type { EventDraft } from "../contract/events.ts";
-import type { ModelRoute, ToolDefinition } from "../contract/jobs.ts";
+import type { ToolDefinition } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { messageOf } from "../contract/errors.ts";
 import { runLimitPassed } from "./budget.ts";
 import type { Bound } from "./budget.ts";
 import type { Decision, SharedRefusal } from "./decide-context.ts";
 import { matchesAny } from "./pattern.ts";
-import { modelRequest, pathOf, toolRequest } from "./past-calls.ts";
-import type { CallRequest } from "./past-calls.ts";
+import { pathOf, toolRequest } from "./past-calls.ts";
 import type { PolicyCall, Verdict } from "./policy.ts";
-import { modelMessages } from "./model-input.ts";
 import { permitsLive, reuseOf, stopReplay, takeOver } from "./reuse.ts";
 import type { Taken } from "./reuse.ts";
-import type { RunState, StepState } from "./run-state.ts";
+import type { ApprovalState, RunState, StepState } from "./run-state.ts";
 import { faultText, schemaFaults } from "./schema.ts";
 
 /** What became of a proposed call. `stopped`: a limit was reached, the run is ending. */
@@ -35,6 +33,8 @@ export interface ToolIntent {
   /** Patterns of the tools that may be named, where no program of ours says it. */
   readonly allow?: readonly string[] | null;
 }
+
+export const CHANGED = "What was approved has changed since; ask again.";
 
 export const UNDECIDED: Omit<Verdict, "reason"> = {
   effect: "deny",
@@ -179,7 +179,7 @@ function makeCall(
   if (verdict.effect === "require_approval") {
     open();
     decided(decision, n, verdict, null);
-    askApproval(decision, n, verdict, tool, args);
+    askApproval(decision, n, verdict, { definition: tool.digest, args });
     return "waiting";
   }
   decided(decision, n, verdict, bound);
@@ -272,7 +272,7 @@ export function overBudget(decision: Decision, kind: "tool" | "model", bound: Bo
   }
 }
 
-function refuse(decision: Decision, n: number, open: (() => void) | null, refusal: Refusal): GateResult {
+export function refuse(decision: Decision, n: number, open: (() => void) | null, refusal: Refusal): GateResult {
   const message = `The budget ${refusal.budget} does not cover this call.`;
   if (open) {
     open();
@@ -298,13 +298,20 @@ export function approvalBinding(options: {
   return digestOf(canonicalJson({ ...options }));
 }
 
-function askApproval(decision: Decision, n: number, verdict: Verdict, tool: ToolDefinition, args: JsonObject): void {
+/** Asks for approval of the call of step `n`; `definition` is the digest of what will be called. */
+export function askApproval(
+  decision: Decision,
+  n: number,
+  verdict: Verdict,
+  call: { definition: string; args: JsonObject },
+): void {
+  const { definition, args } = call;
   const expires_us = decision.ctx.now_us + verdict.approval_ttl_ms * 1000;
   const binding = approvalBinding({
     run_id: decision.run.run_id,
     step: n,
     decision_seq: decision.run.seq,
-    definition: tool.digest,
+    definition,
     args,
     expires_us,
   });
@@ -315,7 +322,7 @@ function askApproval(decision: Decision, n: number, verdict: Verdict, tool: Tool
       approvals_min: verdict.approvals_min,
       binding,
       decision: decision.run.seq,
-      definition: tool.digest,
+      definition,
       expires: expires_us,
       number: decision.run.approval_count + 1,
       reason: verdict.reason,
@@ -323,12 +330,21 @@ function askApproval(decision: Decision, n: number, verdict: Verdict, tool: Tool
   });
 }
 
-/** Runs an approved call: the bytes must still be those that were shown, the policy decides again, a deny wins. */
-export function gateApproved(
+/** True while a call would be made with the very bytes that were approved. */
+export function isApproved(
   decision: Decision,
   step: StepState,
-  asked: { binding: string; decision_seq: number; expires_us: number },
-): GateResult {
+  asked: ApprovalState,
+  call: { definition: string; args: JsonObject },
+): boolean {
+  const { run_id } = decision.run;
+  const { decision_seq } = step;
+  const binding = approvalBinding({ run_id, step: step.n, decision_seq, ...call, expires_us: asked.expires_us });
+  return binding === asked.binding;
+}
+
+/** Runs an approved call: the bytes must still be those that were shown, the policy decides again, a deny wins. */
+export function gateApproved(decision: Decision, step: StepState, asked: ApprovalState): GateResult {
   const name = step.target.slice(0, step.target.lastIndexOf("@"));
   const tool = resolveTool(decision, name);
   const refuseWith = (reason: string, message: string): GateResult => {
@@ -337,16 +353,8 @@ export function gateApproved(
     return "denied";
   };
   if (typeof tool === "string") return refuseWith(tool, `The tool ${name} is not available any more.`);
-  const { decision_seq, expires_us } = asked;
-  const binding = approvalBinding({
-    run_id: decision.run.run_id,
-    step: step.n,
-    decision_seq,
-    definition: tool.digest,
-    args: step.args,
-    expires_us,
-  });
-  if (binding !== asked.binding) return refuseWith("approval_void", "What was approved has changed since; ask again.");
+  if (!isApproved(decision, step, asked, { definition: tool.digest, args: step.args }))
+    return refuseWith("approval_void", CHANGED);
   const verdict = verdictOf(decision, toolCall(decision, tool, step.args));
   if (verdict.effect === "deny") return refuseWith(verdict.reason, `Denied by policy: ${verdict.reason}`);
   const bound = { micro: tool.cost_micro_usd, tokens: 0 };
@@ -384,7 +392,7 @@ export function gateAgain(
   });
   const verdict = verdictOf(decision, call);
   // A granted approval covers retries of the same bytes; a deny does not care for it.
-  const allowed = verdict.effect === "allow" || (verdict.effect === "require_approval" && step.granted);
+  const allowed = verdict.effect === "allow" || (verdict.effect === "require_approval" && step.granted !== null);
   if (!allowed) {
     decided(decision, step.n, { ...verdict, effect: "deny" }, null);
     decision.push({
@@ -413,74 +421,4 @@ export function gateAgain(
         : { max_output_tokens: step.max_output_tokens, model: step.target },
   });
   return "running";
-}
-
-/** A model call that a program wants to make. */
-export interface ModelIntent {
-  readonly route: ModelRoute;
-  readonly input_tokens: number;
-  readonly max_output_tokens: number;
-  readonly bound: Bound | null;
-  readonly node?: number;
-}
-
-export function gateModel(decision: Decision, intent: ModelIntent): GateResult {
-  const n = decision.run.step_count + 1;
-  const { route } = intent;
-  const blocked = (reason: string, verdict: Verdict): GateResult => {
-    decided(decision, n, verdict, null);
-    decision.stop(
-      "policy_blocked",
-      reason,
-      `The model ${route.name} was denied: ${reason}`,
-      LIMITS.stop_grace_ms * 1000,
-    );
-    return "stopped";
-  };
-  if (!intent.bound) return blocked("no_price", { ...UNDECIDED, reason: "no_price" });
-  const verdict = verdictOf(
-    decision,
-    policyCall(decision.run, {
-      kind: "model",
-      name: route.name,
-      args: {},
-      effect_class: "external",
-      idempotent: true,
-      call_micro_usd: intent.bound.micro,
-      now_us: decision.ctx.now_us,
-    }),
-  );
-  // Nobody can be asked about a model call yet: what would need a person is not allowed.
-  if (verdict.effect !== "allow") return blocked(verdict.reason, { ...verdict, effect: "deny" });
-  const reuse = decision.run.lineage
-    ? reuseOf(decision, requestOfModel(decision, intent), { tool: null, verdict })
-    : null;
-  if (reuse?.how === "stop") return stopReplay(decision, n, reuse);
-  const taken = reuse?.how === "take" ? reuse : undefined;
-  if (!taken) {
-    const over = overBudget(decision, "model", intent.bound);
-    if (over) return refuse(decision, n, null, { ...over, action: "stop" });
-  }
-  decided(decision, n, verdict, taken ? null : intent.bound, taken);
-  const data: JsonObject = taken ? { determinism: { ...taken.determinism } } : {};
-  data["max_output_tokens"] = intent.max_output_tokens;
-  data["model"] = `${route.name}@${route.version}`;
-  if (intent.node !== undefined) data["node"] = intent.node;
-  decision.push({ type: "model.requested", step: n, data });
-  if (taken) takeOver(decision, n, taken);
-  return "running";
-}
-
-function requestOfModel(decision: Decision, intent: ModelIntent): CallRequest {
-  const { run, ctx } = decision;
-  const { route, node, max_output_tokens } = intent;
-  const spec = run.program?.kind === "agent" ? run.program.spec : null;
-  return modelRequest({
-    target: `${route.name}@${route.version}`,
-    path: node === undefined ? "" : pathOf(run, node),
-    messages: modelMessages(run, node ?? -1),
-    tools: spec ? ctx.catalog.toolsMatching(spec.tools) : [],
-    max_output_tokens,
-    params: { ...spec?.params },
-  });
 }

@@ -42,8 +42,8 @@ export interface StepState {
   doubt: string;
   /** seq of the policy decision that asked for the approval: part of what it is bound to. */
   decision_seq: number;
-  /** The approval that allowed the running attempt, if one did. */
-  granted: boolean;
+  /** The approval that allowed the running attempt, or allows the one that its caller still has to make. */
+  granted: ApprovalState | null;
 }
 
 export interface AgentState {
@@ -192,6 +192,11 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
 export function activeMs(run: RunState, now_us: number): number {
   const running = run.active_since_us > 0 ? now_us - run.active_since_us : 0;
   return (run.active_us + running) / 1000;
+}
+
+/** An approved call that waits for whoever asked for it to come back: only they can make it. */
+export function isClaimable(step: StepState): boolean {
+  return step.kind === "model" && step.status === "proposed" && step.granted !== null;
 }
 
 /** A conversation in which the next word is the user's. */

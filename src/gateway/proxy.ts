@@ -2,12 +2,12 @@
 // /proxy/runs/RUN the same for one run. Errors come in the provider's own form, so that its SDK understands them.
 import { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { ERRORS } from "../contract/errors.ts";
+import { AppError, ERRORS } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
-import { AGENT_HEADER, SESSION_HEADER } from "../contract/proxy.ts";
+import { AGENT_HEADER, SESSION_HEADER, WAIT_HEADER } from "../contract/proxy.ts";
 import { PROXY_PREFIX } from "../contract/paths.ts";
-import { refusal } from "../capture/proxy.ts";
-import type { ProxyAnswer } from "../capture/proxy.ts";
+import { refusal } from "../capture/proxy-answer.ts";
+import type { ProxyAnswer } from "../capture/proxy-answer.ts";
 import { anthropicMessages } from "../contract/wire/anthropic-messages.ts";
 import { openaiChat } from "../contract/wire/openai-chat.ts";
 import { openaiResponses } from "../contract/wire/openai-responses.ts";
@@ -27,6 +27,13 @@ const PATHS: readonly [path: string, api: WireApi][] = [
 /** A header that is there and says something. */
 export function textOf(value: string | string[] | undefined): string | undefined {
   return typeof value === "string" && value !== "" ? value : undefined;
+}
+
+function waitOf(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^\d{1,9}$/.test(text) && Number(text) <= LIMITS.proxy_wait_ms_max) return Number(text);
+  const message = `The header ${WAIT_HEADER} is ${JSON.stringify(text)}; it has to be milliseconds, at most ${LIMITS.proxy_wait_ms_max}`;
+  throw new AppError("VALIDATION_ERROR", message);
 }
 
 /** The client's key is ours, not the provider's: as a bearer token, or as Anthropic's clients send it. */
@@ -64,6 +71,7 @@ export function mountProxy(
     const { run } = req.params as { run?: string };
     const agent = textOf(req.headers[AGENT_HEADER]);
     const session = textOf(req.headers[SESSION_HEADER]);
+    const wait_ms = waitOf(textOf(req.headers[WAIT_HEADER]));
     const answer = await services.proxy.handle({
       caller: { tenant_id: services.tenant_id, project: services.project, principal: principal.id },
       api,
@@ -73,6 +81,7 @@ export function mountProxy(
       ...(run === undefined ? {} : { run_id: run }),
       ...(agent === undefined ? {} : { agent }),
       ...(session === undefined ? {} : { session }),
+      ...(wait_ms === undefined ? {} : { wait_ms }),
     });
     await send(reply, answer);
   };

@@ -133,6 +133,63 @@ describe("an agent", () => {
     expect(h.events(id).map((event) => event.type)).toContain("budget.overrun");
     expect(h.store.runs.get(id)?.cost_micro_usd).toBe(90_005);
   });
+
+  describe("a model call that needs approval", () => {
+    const ASK: PolicyRule[] = [...ALLOW, { id: "ask", effect: "require_approval", match: { kinds: ["model"] } }];
+    const grace = { id: "grace", kind: "human_reviewer" as const };
+    const asked = async (h: Awaited<ReturnType<typeof open>>) => {
+      const run_id = freshRun();
+      const command = { type: "start" as const, data: startData("agent", "bot") };
+      const { state, reason } = await h.engine.start({ tenant_id: TENANT, run_id, command });
+      expect([state, reason, h.jobs]).toEqual(["waiting", "approval", []]);
+      const answer = (decision: "approved" | "rejected") =>
+        h.engine.command(TENANT, run_id, { type: "approve", number: 1, decision, note: "", actor: grace });
+      return { run_id, answer };
+    };
+
+    test("is made once it is approved; who approves sees what is said", async () => {
+      const h = await open({ agent: agent() }, () => says("done"), ASK);
+      const { run_id, answer } = await asked(h);
+      const [row] = [...h.store.approvals.values()];
+      expect(JSON.parse(row?.shown ?? "{}")).toMatchObject({
+        model: "m@1",
+        args: { last: { content: "go", role: "user" }, messages: 2 },
+      });
+      await answer("approved");
+      await expect.poll(() => h.store.runs.get(run_id)?.state).toBe("succeeded");
+      expect(
+        h
+          .events(run_id)
+          .filter((event) => event.type.startsWith("model."))
+          .map((event) => event.type),
+      ).toEqual(["model.proposed", "model.requested", "model.completed"]);
+    });
+
+    test("ends the run when it is rejected: an agent has no way on without its model", async () => {
+      const h = await open({ agent: agent() }, () => says("done"), ASK);
+      const { run_id, answer } = await asked(h);
+      expect(await answer("rejected")).toMatchObject({ state: "policy_blocked", reason: "approval_rejected" });
+      expect(h.events(run_id).some((event) => event.type === "model.denied")).toBe(true);
+      expect(h.jobs).toEqual([]);
+    });
+
+    test("of a workflow fails its node, whose `on_error` says what follows", async () => {
+      const nodes = [node("a", [], { kind: "model", model: "m", prompt: "hi", on_error: "continue" }), node("b", [0])];
+      const h = await open({ workflow: flow(nodes) }, () => result("x"), ASK);
+      const run_id = freshRun();
+      const command = { type: "start" as const, data: startData("workflow", "flow") };
+      await h.engine.start({ tenant_id: TENANT, run_id, command });
+      await h.engine.command(TENANT, run_id, {
+        type: "approve",
+        number: 1,
+        decision: "rejected",
+        note: "",
+        actor: grace,
+      });
+      await expect.poll(() => h.store.runs.get(run_id)?.state).toBe("succeeded");
+      expect(h.jobs.map((job) => job.kind)).toEqual(["tool"]);
+    });
+  });
 });
 
 describe("a workflow", () => {

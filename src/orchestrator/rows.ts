@@ -45,7 +45,7 @@ function asked(run: RunState, run_bytes: Uint8Array, step: StepState, draft: Eve
     args: step.args,
     definition: String(data["definition"]),
     reason: String(data["reason"]),
-    tool: step.target,
+    [step.kind]: step.target,
   };
   return {
     tenant_id: run.tenant_id,

@@ -5,6 +5,7 @@ import { Otlp } from "../capture/otlp/otlp.ts";
 import { Proxy } from "../capture/proxy.ts";
 import { Redactor } from "../capture/redact.ts";
 import { ToolCalls } from "../capture/tool-calls.ts";
+import type { Subscribe } from "../capture/wait.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Services } from "../gateway/services.ts";
 import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
@@ -136,11 +137,8 @@ function foreignUses(given: {
   const preparing = { captures, redactor, blobs, tenantKey, owner };
   const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
   const otlp = new Otlp({ ...preparing, external, ...seams });
-  const proxy = new Proxy({ ...door, redactor, ...outside });
-  const tools = new ToolCalls({
-    ...door,
-    store,
-    subscribe: (run_id, listener) => given.subscribe(run_id, ({ drafts }) => listener(drafts)),
-  });
+  const subscribe: Subscribe = (run_id, listener) => given.subscribe(run_id, ({ drafts }) => listener(drafts));
+  const proxy = new Proxy({ ...door, redactor, ...outside, subscribe });
+  const tools = new ToolCalls({ ...door, store, subscribe });
   return { captures, ingest, otlp, proxy, tools };
 }

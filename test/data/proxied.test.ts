@@ -5,7 +5,7 @@ import path from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { Captures } from "../../src/capture/captures.ts";
 import { Proxy } from "../../src/capture/proxy.ts";
-import type { ProxyAnswer } from "../../src/capture/proxy.ts";
+import type { ProxyAnswer } from "../../src/capture/proxy-answer.ts";
 import { Redactor } from "../../src/capture/redact.ts";
 import { anthropicMessages } from "../../src/contract/wire/anthropic-messages.ts";
 import { openaiChat } from "../../src/contract/wire/openai-chat.ts";
@@ -197,6 +197,7 @@ describe.skipIf(!present)("recorded exchanges through the proxy", () => {
     },
     secrets: { resolve: async () => "" },
     blobs,
+    subscribe: () => () => undefined,
     log: silent,
     private_origins: [],
     ...seams,

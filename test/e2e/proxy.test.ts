@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { RunDiff } from "../../src/contract/diff.ts";
 import type { Event } from "../../src/contract/events.ts";
 import type { ReplaySession } from "../../src/contract/replay.ts";
-import type { Run } from "../../src/contract/runs.ts";
+import type { Approval, Run } from "../../src/contract/runs.ts";
 import { cli, remove, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Running } from "../support/processes.ts";
 import { startScriptedModel } from "../support/scripted-model.ts";
@@ -42,6 +42,7 @@ metadata: { name: main }
 spec:
   rules:
     - { id: no, effect: deny, match: { models: [forbidden] }, reason: not_this_model }
+    - { id: ask, effect: require_approval, match: { agents: [careful] }, reason: a_person_says }
     - { id: all, effect: allow }
 ---
 kind: Budget
@@ -220,6 +221,67 @@ describe("the LLM proxy", () => {
     expect(model.requests.length).toBe(before);
     const run = (await server.client.json<{ items: Run[] }>("/runs?target=beggar")).items[0] as Run;
     expect((await events(run.run_id)).map((event) => event.type)).toContain("model.denied");
+  });
+
+  describe("a call that needs approval", () => {
+    const asking = { "quarterdeck-agent": "careful" };
+    const pending = async (text: string) =>
+      until("an approval", async () => {
+        const { items } = await server.client.json<{ items: Approval[] }>("/approvals?state=pending");
+        return items.find((item) => JSON.stringify(item.shown).includes(text)) ?? null;
+      });
+    const answer = (approval: Approval, how: "approve" | "reject") =>
+      server.client.json(`/approvals/${approval.approval_id}/${how}`, {
+        method: "POST",
+        headers: { "quarterdeck-principal": "grace" },
+        body: {},
+      });
+
+    test.each([false, true])("waits, and is made when a person has approved it; stream: %s", async (stream) => {
+      const text = `may I, stream ${stream}?`;
+      const before = model.requests.length;
+      const waiting = chat({ ...ask(text), stream }, { ...asking, "quarterdeck-session": text });
+      const approval = await pending(text);
+      expect([approval.tool, approval.shown]).toMatchObject(["large@1", { model: "large@1", reason: "a_person_says" }]);
+      expect(model.requests.length).toBe(before);
+      await answer(approval, "approve");
+      const response = await waiting;
+      expect([response.status, (await response.text()).includes("Answer")]).toEqual([200, true]);
+    });
+
+    test("is refused in the provider's own form when a person rejects it", async () => {
+      const waiting = chat(ask("and this?"), { ...asking, "quarterdeck-session": "rejected" });
+      await answer(await pending("and this?"), "reject");
+      const response = await waiting;
+      expect([response.status, await response.json()]).toMatchObject([403, { error: { code: "approval_rejected" } }]);
+    });
+
+    test("whose client gave up, or whose server died, goes on when it is sent again", async () => {
+      const again = (wait: string) =>
+        chat(ask("later?"), { ...asking, "quarterdeck-session": "later", "quarterdeck-wait-ms": wait });
+      const first = await again("50");
+      expect([first.status, first.headers.get("x-should-retry")]).toEqual([409, "true"]);
+      expect(await first.json()).toMatchObject({ error: { code: "approval_pending" } });
+      const approval = await pending("later?");
+      await server.kill();
+      server = await startUp(data, { QUARTERDECK_PRIVATE_ORIGINS: model.url, QD_SECRET_PROVIDER: KEY });
+      expect((await again("50")).status).toBe(409);
+      await answer(approval, "approve");
+      expect((await again("50")).status).toBe(200);
+      // The approval was for one call.
+      expect((await again("50")).status).toBe(409);
+      const wrong = await again("soon");
+      expect([wrong.status, await wrong.text()]).toEqual([400, expect.stringContaining("quarterdeck-wait-ms")]);
+    });
+
+    test("is answered from the recording in a replay, with nobody asked", async () => {
+      const { items } = await server.client.json<{ items: Run[] }>("/runs?target=careful");
+      const source = items.find((run) => run.external_id === "later");
+      const body = { replay_of: source?.run_id };
+      const again = await server.client.json<Run>("/captures", { method: "POST", body });
+      const replayed = await chat(ask("later?"), {}, `/proxy/runs/${again.run_id}/openai/v1/chat/completions`);
+      expect([replayed.status, (await replayed.text()).includes("Answer")]).toEqual([200, true]);
+    });
   });
 
   test("calls of one session are one run; the limit that was reserved is sent", async () => {

@@ -7,7 +7,7 @@ import { verifyRun } from "../../src/journal/verify.ts";
 import { emptyRun } from "../../src/core/run-state.ts";
 import { fold } from "../../src/core/fold.ts";
 import type { Sim } from "./sim.ts";
-import { SHARED_LIMIT, TOOLS } from "./world.ts";
+import { DEAR_MICRO_USD, SHARED_LIMIT, TOOLS } from "./world.ts";
 
 const toolName = (event: StoredEvent) => String(event.data["tool"] ?? "").replace(/@1$/, "");
 
@@ -31,7 +31,7 @@ function effects(sim: Sim, run_id: string, events: readonly StoredEvent[], fault
   }
 }
 
-function mediation(run_id: string, events: readonly StoredEvent[], faults: string[]): void {
+function mediation(sim: Sim, run_id: string, events: readonly StoredEvent[], faults: string[]): void {
   for (const [index, event] of events.entries()) {
     if (event.type !== "tool.requested" && event.type !== "model.requested") continue;
     const decided = events[index - 1];
@@ -40,7 +40,9 @@ function mediation(run_id: string, events: readonly StoredEvent[], faults: strin
     }
     const name = toolName(event);
     if (name === "forbidden") faults.push(`${run_id} seq ${event.seq}: a forbidden tool was requested`);
-    if (name !== "approve_me") continue;
+    const isDear = event.type === "model.requested" && Number(decided?.data["reserves"]) > DEAR_MICRO_USD;
+    if (name !== "approve_me" && !isDear) continue;
+    if (isDear) sim.saw("a model call was approved");
     const asked = events.findLast(
       (e) => e.type === "human.approval_requested" && e.step === event.step && e.seq < event.seq,
     );
@@ -118,7 +120,7 @@ export function check(sim: Sim): string[] {
   for (const [run_id, events] of all) {
     shape(sim, run_id, events, faults);
     effects(sim, run_id, events, faults);
-    mediation(run_id, events, faults);
+    mediation(sim, run_id, events, faults);
     replays(sim, run_id, faults);
   }
   if (sim.effects.denied.length > 0) faults.push(`${sim.effects.denied[0]}: a denied tool was executed`);

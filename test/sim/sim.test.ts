@@ -32,6 +32,7 @@ test(`${seeds.length} seeded histories hold every invariant`, async () => {
     "tool.denied",
     "human.approval_resolved",
     "run.cancelled",
+    "a model call was approved",
   ]) {
     expect(seen.get(what) ?? 0, what).toBeGreaterThan(0);
   }

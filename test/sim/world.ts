@@ -93,6 +93,9 @@ const flows = new Map(
   ].map((f) => [f.name, f]),
 );
 
+/** Model calls that may cost more than this need a person. */
+export const DEAR_MICRO_USD = 900;
+
 /** The shared budget is small on purpose: it must be hit. */
 export const SHARED_LIMIT = 60_000;
 
@@ -133,6 +136,14 @@ export const SIM_POLICY: PolicySet = {
       version: 1,
       rules: [
         { id: "models", effect: "allow", match: { kinds: ["model"] } },
+        // A long conversation costs more: that is what a person is asked about.
+        {
+          id: "dear",
+          effect: "require_approval",
+          match: { kinds: ["model"] },
+          when: `call_cost > ${DEAR_MICRO_USD / 1_000_000}`,
+          approval_ttl_ms: 5_000,
+        },
         { id: "tools", effect: "allow", match: { tools: ["read", "pay", "send"] }, when: "run.tool_calls < 30" },
         { id: "ask", effect: "require_approval", match: { tools: ["approve_me"] }, approval_ttl_ms: 5_000 },
         { id: "never", effect: "deny", match: { tools: ["forbidden"] } },

@@ -1,0 +1,60 @@
+// Waiting for what becomes of a call: for as long as its client does.
+import { isTerminal } from "../contract/events.ts";
+import type { EventDraft, RunStateName } from "../contract/events.ts";
+import type { Clock } from "../kit/clock.ts";
+
+/** Tells what is committed for a run, until the returned function is called. */
+export type Subscribe = (run_id: string, listener: (drafts: readonly EventDraft[]) => void) => () => void;
+
+/** True for the event that ends a run. */
+export function endsRun(type: string): boolean {
+  return type.startsWith("run.") && isTerminal(type.slice("run.".length) as RunStateName);
+}
+
+/** How long somebody waits. */
+export interface Patience {
+  readonly wait_ms: number;
+  readonly gone: AbortSignal;
+}
+
+/** The outcome, or null when the time is over or the client has gone first. */
+export function before<T>(outcome: Promise<T>, clock: Clock, { wait_ms, gone }: Patience): Promise<T | null> {
+  return new Promise((resolve) => {
+    const leave = () => resolve(null);
+    const timer = clock.timer(gone.aborted ? 0 : wait_ms, leave);
+    gone.addEventListener("abort", leave, { once: true });
+    void outcome.then((value) => {
+      timer.cancel();
+      gone.removeEventListener("abort", leave);
+      resolve(value);
+    });
+  });
+}
+
+/** Events of a run from its making on; what comes before somebody waits for it is kept. Has to be closed. */
+export class RunWatch {
+  readonly close: () => void;
+  private readonly seen: EventDraft[] = [];
+  private wake: () => void = () => undefined;
+
+  constructor(subscribe: Subscribe, run_id: string) {
+    this.close = subscribe(run_id, (drafts) => {
+      this.seen.push(...drafts);
+      this.wake();
+    });
+  }
+
+  /** The first event that fits, which has come or will; what came before it is dropped. */
+  next(fits: (draft: EventDraft) => boolean): Promise<EventDraft> {
+    return new Promise((resolve) => {
+      this.wake = () => {
+        const at = this.seen.findIndex(fits);
+        const found = this.seen[at];
+        if (!found) return void this.seen.splice(0);
+        this.seen.splice(0, at + 1);
+        resolve(found);
+      };
+      this.wake();
+    });
+  }
+}
