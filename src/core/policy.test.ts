@@ -2,7 +2,8 @@ import { describe, expect, test } from "vitest";
 import { isAppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { matchesPattern } from "./pattern.ts";
-import { compileCondition, Policy } from "./policy.ts";
+import { compileCondition } from "./condition.ts";
+import { Policy } from "./policy.ts";
 import type { PolicyCall, PolicyRule } from "./policy.ts";
 
 const call = (over: Partial<PolicyCall> = {}): PolicyCall => ({
@@ -111,6 +112,19 @@ describe("conditions", () => {
     const padded = (length: number) => `true${" ".repeat(length - 4)}`;
     expect(compileCondition(padded(LIMITS.expression_chars_max))).toBeTypeOf("function");
     expect(() => compileCondition(padded(LIMITS.expression_chars_max + 1))).toThrow("longer than");
+  });
+
+  test("matches is RE2: linear in the text, wherever it stands; what RE2 does not know is refused by name", () => {
+    const text = `${"a".repeat(50_000)}!`;
+    const holds = (when: string, args = {}) => policy({ ...allow, when }).decide(call({ args })).effect === "allow";
+    expect(holds('args.path.matches("^(a+)+$")', { path: text })).toBe(false);
+    expect(holds('args.list.exists(x, x.matches("^(a|a)*!$"))', { list: [text] })).toBe(true);
+    expect(holds("args.path.matches(args.pattern)", { path: text, pattern: "^(a|aa)+$" })).toBe(false);
+    expect(holds('args.path.matches("b") || args.path.matches("reply-[0-9]+")', { path: "my reply-1.md" })).toBe(true);
+    for (const pattern of ["(?=a)b", "(a)\\\\1", "a{2000}", "(", "(?<!x)y"])
+      expect(() => compileCondition(`args.path.matches("${pattern}")`), pattern).toThrow("RE2 syntax");
+    // Made of arguments it cannot be refused before: in an allow rule it is no match.
+    expect(holds("args.path.matches(args.pattern)", { path: text, pattern: "(?=a)" })).toBe(false);
   });
 
   test("arguments cannot reach a prototype", () => {

@@ -4,14 +4,14 @@
 //   leaves are remembered per kind of call, so a hundred rules cost only their own conditions.
 //   A condition that fails to evaluate: in an allow rule it is no match; in a deny or approval rule it denies
 //   `rule_error` and names the rule. So nothing fails open.
-import { Environment } from "@marcbachmann/cel-js";
 import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
-import { AppError, messageOf } from "../contract/errors.ts";
+import { messageOf } from "../contract/errors.ts";
 import type { EffectClass } from "../contract/events.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { compileCondition } from "./condition.ts";
 import { matchesAny } from "./pattern.ts";
 
 export type Effect = "allow" | "deny" | "require_approval";
@@ -99,44 +99,6 @@ interface CompiledRule {
   readonly id: string;
   readonly rule: PolicyRule;
   readonly test: ((context: Record<string, unknown>) => unknown) | null;
-}
-
-const ENVIRONMENT = new Environment({
-  homogeneousAggregateLiterals: false,
-  enableOptionalTypes: true,
-  limits: { maxAstNodes: 2_000, maxDepth: 64, maxListElements: 1_000, maxMapEntries: 200, maxCallArguments: 32 },
-})
-  .registerVariable("kind", "string")
-  .registerVariable({ name: "agent", schema: { name: "string" } })
-  .registerVariable({ name: "tool", schema: { name: "string", effect_class: "string", idempotent: "bool" } })
-  .registerVariable({ name: "model", schema: { name: "string" } })
-  .registerVariable("args", "map")
-  .registerVariable("labels", "map")
-  .registerVariable("env", "string")
-  .registerVariable("project", "string")
-  .registerVariable("requester", "string")
-  .registerVariable("now", "google.protobuf.Timestamp")
-  .registerVariable("cost", "double")
-  .registerVariable("call_cost", "double")
-  .registerVariable({
-    name: "run",
-    schema: { steps: "int", tool_calls: "int", model_calls: "int", tokens: "int", cost_micro_usd: "int" },
-  });
-
-/** Compiles a condition. Throws EXPRESSION_INVALID with what is wrong. */
-export function compileCondition(expression: string): (context: Record<string, unknown>) => unknown {
-  const fail = (message: string) =>
-    new AppError("EXPRESSION_INVALID", `${JSON.stringify(expression)}: ${message}`, { details: { expression } });
-  if (expression.length > LIMITS.expression_chars_max)
-    throw fail(`longer than ${LIMITS.expression_chars_max} characters`);
-  try {
-    const check = ENVIRONMENT.check(expression);
-    if (!check.valid) throw fail(check.error?.message ?? "not valid");
-    if (check.type !== "bool" && check.type !== "dyn") throw fail(`gives ${check.type}; a condition gives bool`);
-    return ENVIRONMENT.parse(expression);
-  } catch (error) {
-    throw error instanceof AppError ? error : fail(messageOf(error));
-  }
 }
 
 /** JSON numbers as CEL sees them: whole numbers are int, so `args.count + 1` works; others are double. */

@@ -1,9 +1,9 @@
 // Predicates over a finished run, in CEL: `output.contains("paid") && cost < 0.5`.
-import { Environment } from "@marcbachmann/cel-js";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { Json } from "../kit/json.ts";
+import { celEnvironment, compileExpression } from "./cel.ts";
 
-const ENVIRONMENT = new Environment({ homogeneousAggregateLiterals: false, enableOptionalTypes: true })
+const ENVIRONMENT = celEnvironment()
   .registerVariable("output", "dyn")
   .registerVariable("state", "string")
   .registerVariable("cost", "double")
@@ -24,21 +24,13 @@ export interface FinishedRun {
 
 /** Compiles a predicate. Throws EXPRESSION_INVALID. */
 export function runPredicate(expression: string): (run: FinishedRun) => boolean {
-  const fail = (message: string) =>
-    new AppError("EXPRESSION_INVALID", `${JSON.stringify(expression)}: ${message}`, { details: { expression } });
-  let compiled: (context: Record<string, unknown>) => unknown;
-  try {
-    const check = ENVIRONMENT.check(expression);
-    if (!check.valid) throw fail(check.error?.message ?? "not valid");
-    compiled = ENVIRONMENT.parse(expression);
-  } catch (error) {
-    throw error instanceof AppError ? error : fail(messageOf(error));
-  }
+  const compiled = compileExpression(ENVIRONMENT, expression);
   return (run) => {
     try {
       return compiled({ ...run, tokens: BigInt(run.tokens), steps: BigInt(run.steps) }) === true;
     } catch (error) {
-      throw fail(messageOf(error));
+      const message = `${JSON.stringify(expression)}: ${messageOf(error)}`;
+      throw new AppError("EXPRESSION_INVALID", message, { details: { expression } });
     }
   };
 }

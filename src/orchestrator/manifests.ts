@@ -19,7 +19,8 @@ import type { Json } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { policyRules, usd, workflowNodes } from "../core/catalog.ts";
-import { compileCondition, Policy } from "../core/policy.ts";
+import { compileCondition } from "../core/condition.ts";
+import { Policy } from "../core/policy.ts";
 import { hasRemoteReference } from "../core/schema.ts";
 import { references } from "../core/template.ts";
 
