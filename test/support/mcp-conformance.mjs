@@ -1,0 +1,52 @@
+// An MCP server over stdio with the tools that the protocol's own conformance suite calls.
+import { Server } from "@modelcontextprotocol/sdk/server/index.js";
+import { StdioServerTransport } from "@modelcontextprotocol/sdk/server/stdio.js";
+import { CallToolRequestSchema, ListToolsRequestSchema } from "@modelcontextprotocol/sdk/types.js";
+
+/** One red point, as PNG. */
+const IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg==";
+/** A WAV file without a sound. */
+const AUDIO = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAAB9AAACABAAZGF0YQIAAAA=";
+const text = (said) => ({ type: "text", text: said });
+const image = { type: "image", data: IMAGE, mimeType: "image/png" };
+const resource = {
+  uri: "test://embedded-resource",
+  mimeType: "text/plain",
+  text: "This is an embedded resource content.",
+};
+const ANSWERS = {
+  test_simple_text: { content: [text("This is a simple text response for testing.")] },
+  test_image_content: { content: [image] },
+  test_audio_content: { content: [{ type: "audio", data: AUDIO, mimeType: "audio/wav" }] },
+  test_embedded_resource: { content: [{ type: "resource", resource }] },
+  test_multiple_content_types: {
+    content: [
+      text("Multiple content types test:"),
+      image,
+      {
+        type: "resource",
+        resource: { uri: "test://mixed", mimeType: "application/json", text: '{"test":"data","value":123}' },
+      },
+    ],
+  },
+  test_error_handling: { content: [text("This tool intentionally returns an error for testing")], isError: true },
+  json_schema_2020_12_tool: { content: [text("ok")] },
+};
+const SCHEMA = {
+  $schema: "https://json-schema.org/draft/2020-12/schema",
+  type: "object",
+  $defs: { address: { type: "object", properties: { street: { type: "string" }, city: { type: "string" } } } },
+  properties: { name: { type: "string" }, address: { $ref: "#/$defs/address" } },
+  additionalProperties: false,
+};
+
+const server = new Server({ name: "conformance", version: "1" }, { capabilities: { tools: {} } });
+server.setRequestHandler(ListToolsRequestSchema, () => ({
+  tools: Object.keys(ANSWERS).map((name) => ({
+    name,
+    description: `What the suite calls ${name}.`,
+    inputSchema: name.startsWith("json_schema") ? SCHEMA : { type: "object", properties: {} },
+  })),
+}));
+server.setRequestHandler(CallToolRequestSchema, ({ params }) => ANSWERS[params.name]);
+await server.connect(new StdioServerTransport());
