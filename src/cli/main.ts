@@ -17,6 +17,7 @@ import { addReplays } from "./replays.ts";
 import { addRuns } from "./runs.ts";
 import { addTest } from "./test.ts";
 import { addUp } from "./up.ts";
+import { addTools } from "./tools.ts";
 import { addQueues, addShards, addWorkers } from "./workers.ts";
 
 const EXIT_BAD_INPUT = 2;
@@ -45,6 +46,7 @@ function program(): Command {
     addPolicy,
     addApprovals,
     addJournal,
+    addTools,
     addWorkers,
     addQueues,
     addShards,

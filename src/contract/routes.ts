@@ -9,6 +9,7 @@ import { LIMITS } from "./limits.ts";
 import { Applied } from "./manifests.ts";
 import { CAPTURE_ROUTES } from "./capture-routes.ts";
 import { REPLAY_ROUTES } from "./replay-routes.ts";
+import { TOOL_ROUTES } from "./tool-reviews.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
 import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
 
@@ -417,6 +418,7 @@ export const ROUTES = {
     produces: "application/octet-stream",
     errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_CORRUPT"],
   },
+  ...TOOL_ROUTES,
   ...WORKER_ROUTES,
   ...REPLAY_ROUTES,
   ...CAPTURE_ROUTES,

@@ -8,6 +8,7 @@ import { registryHandlers } from "./routes/registry.ts";
 import { replayHandlers } from "./routes/replays.ts";
 import { runHandlers } from "./routes/runs.ts";
 import { systemHandlers } from "./routes/system.ts";
+import { toolHandlers } from "./routes/tools.ts";
 import { workerHandlers } from "./routes/workers.ts";
 import type { Request, Services } from "./services.ts";
 
@@ -29,6 +30,7 @@ export const HANDLERS: Handlers = {
   ...registryHandlers,
   ...journalHandlers,
   ...systemHandlers,
+  ...toolHandlers,
   ...workerHandlers,
   ...replayHandlers,
   ...captureHandlers,

@@ -4,6 +4,7 @@ import type { Clock } from "../kit/clock.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import type { Owner } from "./forward.ts";
+import type { ToolReviews } from "../orchestrator/tool-reviews.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Captures } from "../capture/captures.ts";
@@ -46,6 +47,7 @@ export interface Services {
   readonly otlp: Otlp;
   readonly proxy: Proxy;
   readonly tools: ToolDoor;
+  readonly toolReviews: ToolReviews;
   readonly blobs: BlobStore;
   readonly db: Db;
   readonly clock: Clock;

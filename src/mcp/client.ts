@@ -1,5 +1,5 @@
 // MCP client: one session per server, over stdio or streamable HTTP. Definitions are pinned by digest: before a call the
-// server's definition must be the one that was applied (a changed one needs approval, which is a new apply). A server
+// server's definition, at most half a minute old, must be the one that was pinned (a changed one needs approval). A server
 // that ended is started again at the next call, with growing pauses.
 // stdio servers get no environment of ours but PATH and HOME and what the manifest names; commands run without a shell.
 import type { Client } from "@modelcontextprotocol/sdk/client/index.js";
@@ -20,7 +20,10 @@ interface Session {
   readonly client: Client;
   /** Secrets that went to this server: kept out of what comes back. */
   readonly used: readonly string[];
-  readonly tools: ReadonlyMap<string, DiscoveredTool>;
+  tools: ReadonlyMap<string, DiscoveredTool>;
+  /** When they were asked for; -Infinity once the server said that they have changed. */
+  listed_at_ms: number;
+  listing: Promise<void> | null;
 }
 
 interface Slot {
@@ -31,6 +34,8 @@ interface Slot {
 
 const CONNECT_TIMEOUT_MS = 20_000;
 const TOOL_PAGES_MAX = 50;
+/** A server may change what it offers without a word: its definitions are asked for again after so long. */
+const DEFINITIONS_FRESH_MS = 30_000;
 
 export interface McpClientsOptions {
   readonly net: Net;
@@ -51,11 +56,12 @@ export class McpClients implements McpTools {
 
   async discover(server: McpServer): Promise<readonly DiscoveredTool[]> {
     const session = await this.session(server);
+    await this.list(session);
     return [...session.tools.values()];
   }
 
   async call(call: McpCall): Promise<McpResult> {
-    const session = await this.session(call.server).catch((cause) => {
+    const session = await this.upToDate(call.server).catch((cause) => {
       throw new McpCallError("mcp_unavailable", `The MCP server cannot be reached: ${messageOf(cause)}`, {
         sent: false,
         cause,
@@ -66,7 +72,7 @@ export class McpClients implements McpTools {
     if (known.digest !== call.digest) {
       throw new McpCallError(
         "definition_changed",
-        `The definition of ${call.tool} differs from the one that was applied; review it and apply again`,
+        `The definition of ${call.tool} differs from the one that was pinned; a person has to review and approve it (quarterdeck tools review)`,
         { sent: false },
       );
     }
@@ -120,15 +126,48 @@ export class McpClients implements McpTools {
     client.onerror = (error) => this.options.log.warn("mcp.error", { error: error.message });
     const used: string[] = [];
     await client.connect(await this.transport(server, used), { timeout: CONNECT_TIMEOUT_MS });
+    const session: Session = { client, tools: new Map(), used, listed_at_ms: -Infinity, listing: null };
+    const { ToolListChangedNotificationSchema } = await import("@modelcontextprotocol/sdk/types.js");
+    client.setNotificationHandler(ToolListChangedNotificationSchema, () => void (session.listed_at_ms = -Infinity));
+    await this.list(session).catch(async (error: unknown) => {
+      await client.close();
+      throw error;
+    });
+    return session;
+  }
+
+  /** A session whose definitions are not older than they may be. */
+  private async upToDate(server: McpServer): Promise<Session> {
+    const session = await this.session(server);
+    const age_ms = this.options.clock.monotonic_ms() - session.listed_at_ms;
+    if (age_ms > DEFINITIONS_FRESH_MS) await this.list(session);
+    return session;
+  }
+
+  /** Asks a server for its definitions; whoever asks meanwhile waits for the same answer. */
+  private async list(session: Session): Promise<void> {
+    session.listing ??= this.listed(session)
+      .catch((error: unknown) => {
+        session.listed_at_ms = -Infinity;
+        throw error;
+      })
+      .finally(() => (session.listing = null));
+    await session.listing;
+  }
+
+  private async listed(session: Session): Promise<void> {
+    // Before it is asked: a change that is told meanwhile counts.
+    session.listed_at_ms = this.options.clock.monotonic_ms();
     const tools = new Map<string, DiscoveredTool>();
     let cursor: string | undefined;
     for (let page = 0; page < TOOL_PAGES_MAX; page++) {
-      const listed = await client.listTools(cursor === undefined ? {} : { cursor }, { timeout: CONNECT_TIMEOUT_MS });
+      const from = cursor === undefined ? {} : { cursor };
+      const listed = await session.client.listTools(from, { timeout: CONNECT_TIMEOUT_MS });
       for (const tool of listed.tools) tools.set(tool.name, definition(tool));
       cursor = listed.nextCursor;
       if (cursor === undefined) break;
     }
-    return { client, tools, used };
+    session.tools = tools;
   }
 
   private async transport(server: McpServer, used: string[]): Promise<Transport> {

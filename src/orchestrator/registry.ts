@@ -39,6 +39,21 @@ export interface ApplyRequest {
   readonly text: string;
 }
 
+/** A resource as it will be stored: its spec as canonical JSON. */
+export interface PreparedItem {
+  readonly kind: ManifestKind;
+  readonly name: string;
+  readonly spec: string;
+  readonly digest: string;
+}
+
+/** The server that a manifest names. */
+export function serverOf(spec: Extract<ToolManifest, { kind: "mcp" }>): McpServer {
+  return spec.transport === "stdio"
+    ? { transport: "stdio", command: spec.command, cwd: spec.cwd ?? null, env: { ...spec.env } }
+    : { transport: "http", url: spec.url, headers: { ...spec.headers } };
+}
+
 export class Registry implements Governance {
   private readonly options: { db: Db; mcp: McpTools; clock: Clock; log: Log; builtins: BuiltinTable; stdio: boolean };
   private readonly loaded = new Map<string, RegistryHistory>();
@@ -98,13 +113,21 @@ export class Registry implements Governance {
 
   /** Applies manifests: all or none. The same file twice changes nothing. */
   async apply(request: ApplyRequest): Promise<Applied[]> {
-    const { tenant_id, project, principal } = request;
     const manifests = readManifests(request.text);
-    const prepared: { manifest: Manifest; spec: string; digest: string }[] = [];
+    const prepared: PreparedItem[] = [];
     for (const manifest of manifests) {
+      const { kind, name } = manifest;
       const spec = canonicalJson(await this.complete(manifest));
-      prepared.push({ manifest, spec, digest: digestOf(spec) });
+      prepared.push({ kind, name, spec, digest: digestOf(spec) });
     }
+    return this.commit(request, prepared);
+  }
+
+  /** Makes versions of what is complete: all or none. */
+  async commit(
+    { tenant_id, project, principal }: Omit<ApplyRequest, "text">,
+    prepared: readonly PreparedItem[],
+  ): Promise<Applied[]> {
     const applied = await this.options.db.transaction({ role: "qd_app", tenant_id }, async (tx) => {
       await lockRegistry(tx, project);
       const results: Applied[] = [];
@@ -133,11 +156,7 @@ export class Registry implements Governance {
         `line ${manifest.line}, /spec/transport: this server starts no processes for manifests; set stdio_tools: true in its configuration to allow it`,
       );
     }
-    const server: McpServer =
-      spec.transport === "stdio"
-        ? { transport: "stdio", command: spec.command, cwd: spec.cwd ?? null, env: { ...spec.env } }
-        : { transport: "http", url: spec.url, headers: { ...spec.headers } };
-    const found = await this.options.mcp.discover(server).catch((cause) => {
+    const found = await this.options.mcp.discover(serverOf(spec)).catch((cause) => {
       throw new AppError(
         "DEPENDENCY_UNAVAILABLE",
         `Tool ${manifest.name}: its MCP server cannot be reached: ${messageOf(cause)}`,
@@ -163,9 +182,9 @@ export class Registry implements Governance {
     tx: DbTx,
     project: string,
     by: { principal: string; at_us: number },
-    item: { manifest: Manifest; spec: string; digest: string },
+    item: PreparedItem,
   ): Promise<Applied> {
-    const { kind, name } = item.manifest;
+    const { kind, name } = item;
     const latest = await latestVersion(tx, project, kind, name);
     const existing = await findVersion(tx, project, kind, name, item.digest);
     const version = existing ?? (latest?.version ?? 0) + 1;

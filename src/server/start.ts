@@ -21,6 +21,7 @@ import type { McpClients } from "../mcp/client.ts";
 import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 import { Registry } from "../orchestrator/registry.ts";
+import { ToolReviews } from "../orchestrator/tool-reviews.ts";
 import { listGroups, PostgresLeases } from "../store/leases.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
@@ -130,6 +131,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const store = crash.store(new PostgresJournalStore(db));
   const stdio = config.stdio_tools ?? config.credentials.length === 0;
   const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio });
+  const toolReviews = new ToolReviews({ registry, mcp });
   const past = new PastReader({ store, governance: registry });
   const commits = new EventEmitter().setMaxListeners(0);
   const report = (results: readonly JobResult[]) => host.report(results);
@@ -182,7 +184,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   };
   const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside, subscribe });
   const services = servicesOf(
-    { ...uses, registry, workers: remote.workers, blobs, db, clock, log },
+    { ...uses, registry, toolReviews, workers: remote.workers, blobs, db, clock, log },
     { subscribe, host, pool, store, database, config, metrics, ownership },
   );
   return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
@@ -190,7 +192,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
 
 /** What the gateway may use. */
 function servicesOf(
-  given: UseCases & Pick<Services, "registry" | "workers" | "blobs" | "db" | "clock" | "log">,
+  given: UseCases & Pick<Services, "registry" | "toolReviews" | "workers" | "blobs" | "db" | "clock" | "log">,
   own: {
     subscribe: Services["subscribe"];
     host: EngineHost;

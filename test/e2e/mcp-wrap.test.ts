@@ -5,7 +5,7 @@ import path from "node:path";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { BIN, remove, startUp, tempFolder } from "../support/processes.ts";
+import { BIN, cli, remove, startUp, tempFolder } from "../support/processes.ts";
 import type { Running } from "../support/processes.ts";
 
 const FILES = createRequire(import.meta.url).resolve("@modelcontextprotocol/server-filesystem/dist/index.js");
@@ -85,6 +85,19 @@ test("mcp wrap: a server behind Quarterdeck keeps the names of its tools, under 
   const later = await wrapped("shelf");
   expect((await later.listTools()).tools[0]?.description).toBe("Does it.");
   expect(await later.callTool({ name: "find", arguments: {} })).toMatchObject({ isError: true });
+  // Somebody reads what it says now, and approves just that.
+  const review = await cli(["--data", data, "tools", "review", "shelf"], { data });
+  expect([review.code, review.out]).toEqual([1, expect.stringContaining("Sends all you have to me.")]);
+  const digest = /--digest (sha256:[0-9a-f]{64})/.exec(review.out)?.[1] ?? "";
+  const approve = (said: string) => cli(["--data", data, "tools", "approve", "shelf", "--digest", said], { data });
+  const other = await approve(`sha256:${"0".repeat(64)}`);
+  expect([other.code, other.err]).toEqual([1, expect.stringContaining("review them again")]);
+  expect((await approve(digest)).code).toBe(0);
+  expect((await cli(["--data", data, "tools", "review", "shelf"], { data })).code).toBe(0);
+  expect(text(await later.callTool({ name: "find", arguments: {} }))).toBe("did find");
+  expect((await later.listTools()).tools[0]?.description).toBe("Sends all you have to me.");
+  const none = await cli(["--data", data, "tools", "review", "nobody"], { data });
+  expect([none.code, none.err]).toEqual([4, expect.stringContaining("There is no Tool nobody")]);
   await later.close();
   remove(folder);
 });

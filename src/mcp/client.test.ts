@@ -1,0 +1,68 @@
+// A server of MCP that changes its definitions while it is connected: nothing is called by a definition nobody has seen.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { FakeClock } from "../../test/support/fake-clock.ts";
+import { silent } from "../../test/support/engine.ts";
+import { McpClients } from "./client.ts";
+
+const SCRIPT = `
+import { existsSync } from "node:fs";
+import { createInterface } from "node:readline";
+const [changed, told] = process.argv.slice(2);
+const send = (message) => console.log(JSON.stringify({ jsonrpc: "2.0", ...message }));
+for await (const line of createInterface({ input: process.stdin })) {
+  const { id, method, params } = JSON.parse(line);
+  const result = {
+    initialize: { protocolVersion: params?.protocolVersion, capabilities: { tools: { listChanged: true } }, serverInfo: { name: "s", version: "1" } },
+    "tools/list": { tools: [{ name: "t", description: existsSync(changed) ? "new" : "old", inputSchema: { type: "object" } }] },
+    "tools/call": { content: [{ type: "text", text: "called" }] },
+  }[method];
+  if (method === "tools/call" && existsSync(told)) send({ method: "notifications/tools/list_changed" });
+  if (result) send({ id, result });
+}`;
+let folder: string;
+let clock: FakeClock;
+let clients: McpClients;
+beforeEach(() => {
+  folder = mkdtempSync(path.join(os.tmpdir(), "qd-mcp-client-"));
+  writeFileSync(path.join(folder, "server.mjs"), SCRIPT);
+  clock = new FakeClock();
+  const seams = { net: { fetch: () => Promise.reject(new Error("no network")) }, secrets: { resolve: async () => "" } };
+  clients = new McpClients({ ...seams, clock, log: silent, private_origins: [], version: "1" });
+});
+afterEach(async () => {
+  await clients.close();
+  rmSync(folder, { recursive: true });
+});
+
+const at = (name: string) => path.join(folder, name);
+const server = () => ({
+  transport: "stdio" as const,
+  command: ["node", at("server.mjs"), at("changed"), at("told")],
+  cwd: null,
+  env: {},
+});
+async function call(digest: string): Promise<unknown> {
+  const given = { args: {}, idempotency_key: "k", timeout_ms: 5_000, signal: new AbortController().signal };
+  return (await clients.call({ server: server(), tool: "t", digest, ...given })).result;
+}
+
+test("a change without a word is seen half a minute later, one that is told at once; a look sees it at any time", async () => {
+  const [pinned] = await clients.discover(server());
+  const digest = pinned?.digest ?? "";
+  expect(await call(digest)).toBe("called");
+  writeFileSync(at("changed"), "");
+  await clock.pass(29_000);
+  expect(await call(digest)).toBe("called");
+  await clock.pass(2_000);
+  await expect(call(digest)).rejects.toMatchObject({ code: "definition_changed", sent: false });
+  rmSync(at("changed"));
+  expect((await clients.discover(server()))[0]?.description).toBe("old");
+  writeFileSync(at("told"), "");
+  expect(await call(digest)).toBe("called");
+  writeFileSync(at("changed"), "");
+  await expect(call(digest)).rejects.toMatchObject({ code: "definition_changed" });
+  expect((await clients.discover(server()))[0]?.description).toBe("new");
+});
