@@ -91,8 +91,6 @@ export const LIMITS = {
   node_lease_ms: 5_000,
   /** A statement of a serving connection that is not answered for so long has lost its connection. */
   database_answer_ms: 20_000,
-  /** How long a node that starts waits for a Redis that does not answer yet. */
-  redis_start_ms: 10_000,
   /** How long a request waits for an owner while the runs change hands. */
   forward_wait_ms: 10_000,
   worker_heartbeat_ms: 1_000,

@@ -40,6 +40,8 @@ export interface Queue {
   /** The tickets have reached their worker, or are void. */
   confirm(deliveries: readonly Delivery[]): Promise<void>;
   depth(): Promise<readonly LaneDepth[]>;
+  /** Why tickets cannot be pushed or taken just now; null while they can. */
+  readonly problem: string | null;
   close(): Promise<void>;
 }
 

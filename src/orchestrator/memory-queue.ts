@@ -15,6 +15,7 @@ interface Lane {
 const CUT_AFTER = 1_000;
 
 export class MemoryQueue implements Queue {
+  readonly problem = null;
   /** In the order in which they are to be served within their priority. */
   private lanes: Lane[] = [];
   private readonly byKey = new Map<string, Lane>();

@@ -2,7 +2,6 @@
 import type { Clock } from "../kit/clock.ts";
 import { RedisQueue } from "../adapters/redis/queue.ts";
 import { systemRandom } from "../adapters/system/system.ts";
-import { messageOf } from "../contract/errors.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db, Log } from "../contract/ports.ts";
@@ -17,6 +16,7 @@ import type { Metrics } from "./metrics.ts";
 
 export interface Remote {
   readonly dispatcher: Dispatcher;
+  readonly queue: Queue;
   readonly workers: Workers;
   /** Reads the credentials; before requests are served. */
   open(): Promise<void>;
@@ -24,29 +24,19 @@ export interface Remote {
 }
 
 const REFRESH_MS = 2_000;
-const REDIS_AGAIN_MS = 500;
+/** A Redis that is there answers within this; for one that is not, nothing waits. */
+const REDIS_OPEN_MS = 1_000;
 
-/** Opens the queue. A Redis that is away for a moment, as when it restarts too, is waited for; then DEPENDENCY_UNAVAILABLE. */
+/** Opens the queue. A Redis that does not answer is connected when it does: until then jobs are handed out without it. */
 async function queueOf(config: Config, clock: Clock, log: Log): Promise<{ queue: Queue; driver: string }> {
   const { redis_url: url } = config;
   if (url === null) return { queue: new MemoryQueue(), driver: "in-process" };
   const consumer = newId("node", { clock, random: systemRandom });
-  const end = clock.monotonic_ms() + LIMITS.redis_start_ms;
-  let told = "";
-  for (;;) {
-    const prefix = `quarterdeck:${config.queue_name}`;
-    const queue = new RedisQueue({ url, prefix, consumer, reclaim_ms: LIMITS.worker_lease_ms });
-    try {
-      await queue.open();
-      return { queue, driver: "redis" };
-    } catch (error) {
-      if (clock.monotonic_ms() + REDIS_AGAIN_MS > end) throw error;
-      const why = messageOf(error);
-      if (why !== told) log.warn("redis.waited_for", { error: why, wait_ms_max: LIMITS.redis_start_ms });
-      told = why;
-      await clock.sleep(REDIS_AGAIN_MS);
-    }
-  }
+  const prefix = `quarterdeck:${config.queue_name}`;
+  const queue = new RedisQueue({ url, prefix, consumer, reclaim_ms: LIMITS.worker_lease_ms });
+  const isUp = await queue.open(REDIS_OPEN_MS);
+  if (!isUp) log.warn("redis.away", { error: queue.problem ?? "it is slow", effect: "jobs are handed out without it" });
+  return { queue, driver: "redis" };
 }
 
 export async function openRemote(given: {
@@ -78,6 +68,7 @@ export async function openRemote(given: {
   let stopRefresh: () => void = () => undefined;
   return {
     dispatcher,
+    queue,
     workers,
     open: async () => {
       await workers.refresh();

@@ -185,7 +185,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside, subscribe });
   const services = servicesOf(
     { ...uses, registry, toolReviews, workers: remote.workers, blobs, db, clock, log },
-    { subscribe, host, pool, store, database, config, metrics, ownership },
+    { subscribe, host, pool, store, database, config, metrics, ownership, remote },
   );
   return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
 }
@@ -202,6 +202,7 @@ function servicesOf(
     config: Config;
     metrics: Metrics;
     ownership: Ownership | null;
+    remote: Remote;
   },
 ): Services {
   const { clock, db } = given;
@@ -231,9 +232,11 @@ function servicesOf(
     status: (caller) => statusOf(caller, { db, clock, host, pool, config, embedded: database.embedded }),
     ready: async () => {
       const { head } = await store.groupHead(GROUP);
+      // Without its queue a node serves all the same: jobs are handed out in the order in which they came.
+      const checks = { journal: `head ${head}`, queue: own.remote.queue.problem ?? "ok" };
       if (ownership && !host.isReady && ownership.otherUrl !== null)
-        return { journal: `head ${head}`, engine: `stands by for ${ownership.otherUrl}` };
-      return { journal: `head ${head}`, engine: `${host.current().openRuns} open runs` };
+        return { ...checks, engine: `stands by for ${ownership.otherUrl}` };
+      return { ...checks, engine: `${host.current().openRuns} open runs` };
     },
   };
 }

@@ -9,7 +9,7 @@ const url = inject("redis_url") ?? "";
 let n = 0;
 const open = async (over: { prefix?: string; reclaim_ms?: number; consumer?: string; url?: string } = {}) => {
   const queue = new RedisQueue({ url, prefix: `test:${(n += 1)}`, consumer: "a", reclaim_ms: 60_000, ...over });
-  await queue.open();
+  await queue.open(10_000);
   return queue;
 };
 const ticket = (run_id: string): Ticket => ({
@@ -74,7 +74,12 @@ describe.skipIf(url === "")("over Redis", () => {
     if (again.url !== undefined) await again.stop();
   });
 
-  test("an address where nothing listens is refused at the start", async () => {
-    await expect(open({ url: "redis://127.0.0.1:1" })).rejects.toMatchObject({ code: "DEPENDENCY_UNAVAILABLE" });
+  test("where nothing listens every call throws, and the reason is there to be shown", async () => {
+    const queue = new RedisQueue({ url: "redis://127.0.0.1:1", prefix: "none", consumer: "a", reclaim_ms: 60_000 });
+    expect(await queue.open(10_000)).toBe(false);
+    expect(queue.problem).toBe("Redis at 127.0.0.1:1 does not answer: connect ECONNREFUSED 127.0.0.1:1");
+    await expect(queue.push([ticket("a")])).rejects.toMatchObject({ code: "DEPENDENCY_UNAVAILABLE" });
+    await expect(queue.take([], 1)).rejects.toMatchObject({ code: "DEPENDENCY_UNAVAILABLE" });
+    await queue.close();
   });
 });

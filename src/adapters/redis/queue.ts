@@ -20,6 +20,8 @@ export interface RedisQueueOptions {
 
 const GROUP = "workers";
 const COMMAND_TIMEOUT_MS = 2_000;
+/** What Redis says to a login that it does not know, or that may not do this. */
+const REFUSED = /WRONGPASS|NOAUTH|NOPERM|AUTH failed/i;
 
 interface Lane {
   readonly key: string;
@@ -57,19 +59,37 @@ export class RedisQueue implements Queue {
   }
 
   /**
-   * Connects and learns the lanes that are there. Throws DEPENDENCY_UNAVAILABLE, and then nothing tries on: a client that
-   * goes on connecting would keep a process alive that has failed to start.
+   * Connects, and learns the lanes that are there. False when Redis does not answer in time: it is tried on until it does, or
+   * the queue is closed, and until then each call throws. Throws CONFIG_INVALID for what no waiting mends.
    */
-  async open(): Promise<void> {
-    try {
-      await this.guard(async () => {
-        await this.redis.connect();
-        for (const name of await this.redis.smembers(this.key("lanes"))) await this.lane(name);
-      });
-    } catch (error) {
+  async open(wait_ms: number): Promise<boolean> {
+    this.redis.on("ready", () => void this.learn().catch(() => undefined));
+    const connected = this.redis.connect().then(
+      () => true,
+      () => false,
+    );
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<boolean>((resolve) => (timer = setTimeout(() => resolve(false), wait_ms)));
+    const isUp = await Promise.race([connected, late]);
+    clearTimeout(timer);
+    if (isUp) await this.learn();
+    if (this.fault !== null && REFUSED.test(this.fault)) {
       this.redis.disconnect();
-      throw error;
+      throw new AppError("CONFIG_INVALID", `Redis at ${this.host} refuses the login of REDIS_URL: ${this.fault}`);
     }
+    return isUp;
+  }
+
+  private learn(): Promise<void> {
+    return this.guard(async () => {
+      for (const name of await this.redis.smembers(this.key("lanes"))) if (!this.lanes.has(name)) await this.lane(name);
+    });
+  }
+
+  /** Null while Redis answers. */
+  get problem(): string | null {
+    if (this.redis.status === "ready" && this.fault === null) return null;
+    return `Redis at ${this.host} does not answer: ${this.fault ?? this.redis.status}`;
   }
 
   private key(name: string): string {
