@@ -56,9 +56,11 @@ describe.skipIf(inject("redis_url") === null)("a control node that starts", () =
     const port = await freePort();
     const url = `redis://127.0.0.1:${port}`;
     const node = await up(url);
+    const early = await node.client.startRun({ workflow: "w" });
     const worker = await startWorker(workers, { control: node.url, token: await mint(node, "hand") });
     expect(node.log()).toContain("redis.away");
     expect(await queueOf(node)).toContain(`Redis at 127.0.0.1:${port} does not answer: connect ECONNREFUSED`);
+    await until("an end", async () => (await node.client.getRun(early.run_id)).state === "succeeded");
     await finished(node, 3);
     await start(port);
     await until("Redis is used", async () => (await queueOf(node)) === "ok");

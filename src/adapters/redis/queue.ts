@@ -143,6 +143,8 @@ export class RedisQueue implements Queue {
 
   async take(labels: readonly string[], max: number): Promise<Delivery[]> {
     return this.guard(async () => {
+      // Nothing to ask for: whether it is empty or away makes a difference to who waits.
+      if (this.lanes.size === 0) await this.redis.ping();
       const taken: Delivery[] = await this.reclaim(labels, max);
       for (let priority = 9; priority >= 0 && taken.length < max; priority--) {
         const fit = [...this.lanes.values()].filter((lane) => lane.priority === priority && serves(labels, lane.needs));
