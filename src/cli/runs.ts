@@ -1,19 +1,36 @@
 // `run` and `runs ...`: start, follow, read and steer runs.
 import type { Command } from "commander";
 import { AppError } from "../contract/errors.ts";
+import type { Progress } from "../contract/progress.ts";
 import type { Run, StartRun } from "../contract/runs.ts";
 import { parseUsd } from "../kit/money.ts";
 import type { Client } from "../sdk/client.ts";
 import { readText } from "./apply.ts";
 import { clientOf, globalsOf, show } from "./context.ts";
 import type { Globals } from "./context.ts";
-import { eventLine, print, runLines, stateText, table } from "./output.ts";
+import { dim, eventLine, print, runLines, safe, stateText, table } from "./output.ts";
 
-/** Prints events until the run ends; with --json one event a line. Returns the run as it ended. */
-export async function follow(client: Client, run_id: string, globals: Globals): Promise<Run> {
-  for await (const event of client.watch(run_id)) {
+/**
+ * Prints events until the run ends; with --json one event a line. With `tokens`, what running calls say is printed as it
+ * comes. Returns the run as it ended.
+ */
+export async function follow(client: Client, run_id: string, globals: Globals, tokens = false): Promise<Run> {
+  let step = 0;
+  const end = () => {
+    if (step > 0) process.stdout.write("\n");
+    step = 0;
+  };
+  const say = (said: Progress) => {
+    if (globals.json) return print(JSON.stringify(said));
+    if (said.step !== step || said.kind === "note") end();
+    process.stdout.write(step === 0 ? `      ${dim(safe(said.text))}` : dim(safe(said.text)));
+    step = said.step;
+  };
+  for await (const event of client.watch(run_id, 0, tokens ? say : undefined)) {
     const line = globals.json ? JSON.stringify(event) : eventLine(event);
-    if (line !== null) print(line);
+    if (line === null) continue;
+    end();
+    print(line);
   }
   return client.getRun(run_id);
 }
@@ -31,6 +48,7 @@ interface RunOptions {
   deadlineMs?: number;
   key?: string;
   detach?: boolean;
+  tokens?: boolean;
 }
 
 /** Text that is a JSON object or array is taken as JSON, anything else as text. */
@@ -89,12 +107,13 @@ function addRun(root: Command): void {
     .option("--deadline-ms <ms>", "end the run after this time", Number)
     .option("--key <key>", "Idempotency-Key: the same key starts one run")
     .option("--detach", "do not follow")
+    .option("--tokens", "also print what its calls say while they run")
     .action(async (name: string, options: RunOptions, command: Command) => {
       const globals = globalsOf(command);
       const client = clientOf(globals);
       const run = await client.startRun(await requestOf(name, await kindOf(client, name, options)), options.key);
       if (options.detach) return show(globals, run, (value) => print(runLines(value)));
-      const ended = await follow(client, run.run_id, globals);
+      const ended = await follow(client, run.run_id, globals, options.tokens === true);
       if (!globals.json) print(runLines(ended));
       if (ended.state !== "succeeded") process.exitCode = 1;
     });
@@ -146,9 +165,10 @@ export function addRuns(root: Command): void {
   runs
     .command("watch <run>")
     .description("follow a run until it ends")
-    .action(async (id: string, _options, command: Command) => {
+    .option("--tokens", "also what its calls say while they run")
+    .action(async (id: string, { tokens }: { tokens?: boolean }, command: Command) => {
       const globals = globalsOf(command);
-      const run = await follow(clientOf(globals), id, globals);
+      const run = await follow(clientOf(globals), id, globals, tokens === true);
       if (!globals.json) print(runLines(run));
     });
   runs

@@ -97,4 +97,6 @@ export const LIMITS = {
   /** Jobs handed out, and results taken, in one request. */
   worker_batch_max: 256,
   worker_wait_ms_max: 20_000,
+  /** Of what one call says in one go while it runs; the rest is in its outcome. */
+  progress_chars_max: 16_384,
 } as const;

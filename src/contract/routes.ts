@@ -144,8 +144,12 @@ export const ROUTES = {
     path: "/runs/:id/stream",
     permission: "runs:read",
     summary:
-      "Events of a run as they are committed (server-sent events). The id of an event is its seq; Last-Event-ID resumes.",
+      "Events of a run as they are committed (server-sent events). The id of an event is its seq; Last-Event-ID resumes. With `progress=true` what running calls say comes too (`event: progress`, without an id): tokens, and notes of tools.",
     params: IdParam,
+    query: Type.Object(
+      { progress: Type.Optional(Type.Union([Type.Literal("true"), Type.Literal("false")])) },
+      { additionalProperties: false },
+    ),
     status: 200,
     response: Text,
     produces: "text/event-stream",

@@ -30,6 +30,8 @@ export interface McpCall {
   readonly idempotency_key: string;
   readonly timeout_ms: number;
   readonly signal: AbortSignal;
+  /** Told how the call goes on, where its server says so. */
+  readonly onProgress?: (note: string) => void;
 }
 
 export interface McpResult {

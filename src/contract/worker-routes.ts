@@ -10,6 +10,8 @@ import {
   LeaseRequest,
   MintedWorker,
   MintWorker,
+  ProgressAnswer,
+  ProgressRequest,
   QueueView,
   ResultsAnswer,
   ResultsRequest,
@@ -108,6 +110,17 @@ export const WORKER_ROUTES = {
     status: 200,
     response: ResultsAnswer,
     waits: true,
+    errors: [...COMMON_ERRORS, "FENCED", "SHUTTING_DOWN"],
+  },
+  tellProgress: {
+    method: "POST",
+    path: "/worker/progress",
+    permission: "workers:execute",
+    summary:
+      "What running calls say, for whoever watches. Nothing of it is recorded, and what comes too late is dropped.",
+    body: ProgressRequest,
+    status: 200,
+    response: ProgressAnswer,
     errors: [...COMMON_ERRORS, "FENCED", "SHUTTING_DOWN"],
   },
   putJobArtifact: {

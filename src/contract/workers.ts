@@ -5,6 +5,8 @@ import { Type, type Static } from "typebox";
 import { Name } from "./ids.ts";
 import type { Job, JobResult } from "./jobs.ts";
 import { LIMITS } from "./limits.ts";
+import { Progress } from "./progress.ts";
+import type { JobProgress } from "./progress.ts";
 
 /** Tells a worker's token from an operator's at a glance, and to scanners that look for leaked ones. */
 export const WORKER_TOKEN_PREFIX = "qdw_";
@@ -164,6 +166,21 @@ export interface ResultsRequest {
   readonly max: number;
   readonly results: readonly LeasedResult[];
 }
+
+export const ProgressRequest = Type.Object(
+  {
+    instance: Type.String({ minLength: 1, maxLength: 64 }),
+    items: Type.Array(Type.Object({ ...Progress.properties, tenant_id: Type.String({ maxLength: 64 }) }, closed), {
+      maxItems: LIMITS.worker_batch_max,
+    }),
+  },
+  closed,
+);
+export interface ProgressRequest {
+  readonly instance: string;
+  readonly items: readonly JobProgress[];
+}
+export const ProgressAnswer = Type.Object({ taken: Type.Integer() });
 
 export const MintWorker = Type.Object({ name: Name, labels: Type.Optional(Labels) }, closed);
 export const MintedWorker = Type.Object({

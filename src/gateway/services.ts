@@ -11,6 +11,7 @@ import type { Captures } from "../capture/captures.ts";
 import type { Ingest } from "../capture/ingest.ts";
 import type { Otlp } from "../capture/otlp/otlp.ts";
 import type { Proxy } from "../capture/proxy.ts";
+import type { Progress } from "../contract/progress.ts";
 import type { ToolDoor } from "../contract/tools.ts";
 import type { Backtests } from "../replay/backtests.ts";
 import type { Diffs } from "../replay/diffs.ts";
@@ -58,6 +59,8 @@ export interface Services {
   requestId(): string;
   /** Calls the listener after every commit of a run; returns the unsubscription. */
   subscribe(run_id: string, listener: (commit: Commit) => void): () => void;
+  /** Calls the listener with what running calls of a run say; returns the unsubscription. */
+  subscribeProgress(run_id: string, listener: (said: Progress) => void): () => void;
   status(caller: Caller): Promise<JsonObject>;
   ready(): Promise<Record<string, string>>;
   /** Who answers what concerns runs, where several control nodes share a database. */

@@ -31,6 +31,13 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
   let open = true;
   let wake: () => void = () => undefined;
   const unsubscribe = services.subscribe(run_id, () => wake());
+  // Nobody waits for a reader that is slow: what is said meanwhile is not told to it.
+  const unwatch =
+    request.query["progress"] === "true"
+      ? services.subscribeProgress(run_id, (said) => {
+          if (open && !out.writableNeedDrain) out.write(`event: progress\ndata: ${JSON.stringify(said)}\n\n`);
+        })
+      : () => undefined;
   req.raw.on("close", () => {
     open = false;
     wake();
@@ -56,6 +63,7 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
     if (open) out.write(": keep-alive\n\n");
   }
   unsubscribe();
+  unwatch();
   clients -= 1;
   out.end();
 };

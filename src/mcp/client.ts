@@ -80,7 +80,12 @@ export class McpClients implements McpTools {
       const result = await session.client.callTool(
         { name: call.tool, arguments: call.args, _meta: { "quarterdeck/idempotency-key": call.idempotency_key } },
         undefined,
-        { timeout: call.timeout_ms, signal: call.signal, resetTimeoutOnProgress: false },
+        {
+          timeout: call.timeout_ms,
+          signal: call.signal,
+          resetTimeoutOnProgress: false,
+          onprogress: (said) => call.onProgress?.(scrubText(noteOf(said), session.used)),
+        },
       );
       const { is_error, result: value } = resultOf(result);
       return { is_error, result: scrub(value, session.used) };
@@ -237,6 +242,19 @@ function resultOf(raw: unknown): McpResult {
     return { is_error, result: content.map((block) => String((block as JsonObject)["text"])).join("\n") };
   }
   return { is_error, result: content ?? null };
+}
+
+function noteOf({
+  message,
+  progress,
+  total,
+}: {
+  message?: string | undefined;
+  progress: number;
+  total?: number | undefined;
+}) {
+  const count = total === undefined ? String(progress) : `${progress} of ${total}`;
+  return message === undefined ? count : `${message} (${count})`;
 }
 
 function callError(cause: unknown, used: readonly string[]): McpCallError {

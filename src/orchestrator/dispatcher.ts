@@ -334,6 +334,13 @@ export class Dispatcher implements JobQueue {
     });
   }
 
+  /** True while this worker has the job: what it says of it counts. */
+  isWith(worker: WorkerId, ref: Pick<Ticket, "run_id" | "step" | "attempt" | "tenant_id">): boolean {
+    const held = this.held.get(ticketKey(ref));
+    if (!held?.worker || held.ticket.tenant_id !== ref.tenant_id) return false;
+    return sameWorker(held.worker, worker);
+  }
+
   /** Takes results; a verdict for each, once they are committed. Throws when they cannot be committed now. */
   report(worker: WorkerId, results: readonly LeasedResult[]): Promise<Verdict[]> {
     return Promise.all(results.map((result) => this.settle(worker, result)));

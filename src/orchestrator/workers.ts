@@ -5,6 +5,7 @@ import { secretsEqual, sha256Hex } from "../kit/hash.ts";
 import type { Random } from "../kit/random.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Db } from "../contract/ports.ts";
+import type { JobProgress } from "../contract/progress.ts";
 import type { Queue } from "../contract/queue.ts";
 import { serves } from "../contract/queue.ts";
 import { WORKER_TOKEN_PREFIX } from "../contract/workers.ts";
@@ -14,6 +15,7 @@ import type {
   LeasedJob,
   LeaseRequest,
   MintedWorker,
+  ProgressRequest,
   QueueView,
   ResultsAnswer,
   ResultsRequest,
@@ -44,6 +46,8 @@ export interface WorkersOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly engine: () => Engine;
+  /** What running jobs say, for whoever watches their runs. */
+  readonly onProgress: (said: readonly JobProgress[]) => void;
 }
 
 const TOKEN_BYTES = 32;
@@ -166,6 +170,14 @@ export class Workers {
     if (instance.draining) this.options.dispatcher.dismiss(worker);
     const stop = this.options.dispatcher.heartbeat(worker, request.running);
     return { stop, drain: instance.draining };
+  }
+
+  /** Passes on what its jobs say. */
+  progress(name: string, request: ProgressRequest): { taken: number } {
+    const worker = { name, instance: request.instance };
+    const said = request.items.filter((item) => this.options.dispatcher.isWith(worker, item));
+    this.options.onProgress(said);
+    return { taken: said.length };
   }
 
   async report(name: string, request: ResultsRequest, gone: AbortSignal | null): Promise<ResultsAnswer> {

@@ -2,6 +2,7 @@
 import { AppError, ERRORS } from "../contract/errors.ts";
 import type { ErrorCode, FieldError } from "../contract/errors.ts";
 import type { Event } from "../contract/events.ts";
+import type { Progress } from "../contract/progress.ts";
 import { API_PREFIX } from "../contract/paths.ts";
 import type { Approval, Explanation, Run, StartRun } from "../contract/runs.ts";
 import { isObject } from "../kit/json.ts";
@@ -101,23 +102,25 @@ export class Client {
     return this.json("/registry/apply", { method: "POST", raw: { type: "application/yaml", bytes: yaml } });
   }
 
-  /** Events as they are committed, from after a seq until the run ends. Reconnects where it left off. */
-  async *watch(run_id: string, after_seq = 0): AsyncIterable<Event> {
-    const response = await this.fetch(`/runs/${encodeURIComponent(run_id)}/stream`, {
-      headers: { "last-event-id": String(after_seq) },
-    });
+  /**
+   * Events as they are committed, from after a seq until the run ends. With `onProgress`, what running calls say comes
+   * between them: tokens of models, notes of tools.
+   */
+  async *watch(run_id: string, after_seq = 0, onProgress?: (said: Progress) => void): AsyncIterable<Event> {
+    const path = `/runs/${encodeURIComponent(run_id)}/stream${onProgress ? "?progress=true" : ""}`;
+    const response = await this.fetch(path, { headers: { "last-event-id": String(after_seq) } });
     if (!response.body) return;
     let buffer = "";
     const decoder = new TextDecoder();
     for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
       buffer += decoder.decode(chunk, { stream: true });
       for (let end = buffer.indexOf("\n\n"); end >= 0; end = buffer.indexOf("\n\n")) {
-        const data = buffer
-          .slice(0, end)
-          .split("\n")
-          .find((line) => line.startsWith("data: "));
+        const lines = buffer.slice(0, end).split("\n");
+        const data = lines.find((line) => line.startsWith("data: "))?.slice("data: ".length);
         buffer = buffer.slice(end + 2);
-        if (data) yield JSON.parse(data.slice("data: ".length)) as Event;
+        if (data === undefined) continue;
+        if (lines.includes("event: progress")) onProgress?.(JSON.parse(data) as Progress);
+        else yield JSON.parse(data) as Event;
       }
     }
   }

@@ -8,6 +8,7 @@ import type {
   HeartbeatRequest,
   LeasedJob,
   LeaseRequest,
+  ProgressRequest,
   ResultsAnswer,
   ResultsRequest,
 } from "../contract/workers.ts";
@@ -43,6 +44,10 @@ export class WorkerClient {
 
   report(body: ResultsRequest): Promise<ResultsAnswer> {
     return this.post("/worker/results", body);
+  }
+
+  progress(body: ProgressRequest): Promise<unknown> {
+    return this.post("/worker/progress", body);
   }
 
   async putArtifact(tenant_id: string, bytes: Uint8Array): Promise<string> {

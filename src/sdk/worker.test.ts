@@ -33,6 +33,7 @@ function world() {
           }),
         ),
       heartbeat: () => Promise.resolve({ stop: [], drain: false }),
+      progress: () => Promise.resolve(null),
     },
     instance: "w",
     labels: [],

@@ -5,6 +5,7 @@ import { messageOf, isAppError } from "../contract/errors.ts";
 import type { Job, JobResult } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
+import type { JobProgress } from "../contract/progress.ts";
 import { ticketKey } from "../contract/queue.ts";
 import type { LeasedJob, LeasedResult, LeaseRef } from "../contract/workers.ts";
 import { fullJitter } from "../kit/backoff.ts";
@@ -19,7 +20,7 @@ export interface JobRunner {
 }
 
 export interface RemoteWorkerOptions {
-  readonly client: Pick<WorkerClient, "lease" | "heartbeat" | "report">;
+  readonly client: Pick<WorkerClient, "lease" | "heartbeat" | "report" | "progress">;
   /** Names this process. */
   readonly instance: string;
   readonly labels: readonly string[];
@@ -51,6 +52,8 @@ export class RemoteWorker {
   private readonly atHand = new Map<string, LeaseRef>();
   private outbox: LeasedResult[] = [];
   private reporting = false;
+  private untold: JobProgress[] = [];
+  private telling = false;
   /** Jobs that the requests in flight may bring, beyond the room that a report makes itself. */
   private readonly asked = { lease: 0, report: 0 };
   private stopping = false;
@@ -117,6 +120,23 @@ export class RemoteWorker {
     this.reporting = true;
     // What finishes in the same turn goes together; what finishes while a report is on its way goes with the next one.
     this.options.clock.soon(() => void this.report());
+  }
+
+  /** What the runner's calls say. It is told once; what cannot be told in time is dropped. */
+  says(said: readonly JobProgress[]): void {
+    this.untold = [...this.untold, ...said].slice(-LIMITS.worker_batch_max);
+    if (!this.telling) void this.tell();
+  }
+
+  private async tell(): Promise<void> {
+    const { client, instance } = this.options;
+    this.telling = true;
+    while (this.untold.length > 0 && !this.ended) {
+      const items = this.untold;
+      this.untold = [];
+      await client.progress({ instance, items }).catch(() => undefined);
+    }
+    this.telling = false;
   }
 
   /** Reports until nothing is left; one request at a time, which also brings the jobs that follow. */

@@ -5,6 +5,7 @@ import { systemRandom } from "../adapters/system/system.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db, Log } from "../contract/ports.ts";
+import type { JobProgress } from "../contract/progress.ts";
 import type { Queue } from "../contract/queue.ts";
 import { Dispatcher } from "../orchestrator/dispatcher.ts";
 import { MemoryQueue } from "../orchestrator/memory-queue.ts";
@@ -49,8 +50,9 @@ export async function openRemote(given: {
   host: () => EngineHost;
   /** False when another node may own the runs by now. */
   owns: () => boolean;
+  onProgress: (said: readonly JobProgress[]) => void;
 }): Promise<Remote> {
-  const { config, db, clock, log, metrics, host } = given;
+  const { config, db, clock, log, metrics, host, onProgress } = given;
   const { queue, driver } = await queueOf(config, clock, log);
   const engine = () => host().current();
   const dispatcher = new Dispatcher({
@@ -63,7 +65,7 @@ export async function openRemote(given: {
     owns: given.owns,
     onLeased: (waited_ms) => metrics.waited(waited_ms),
   });
-  const workers = new Workers({ dispatcher, queue, driver, db, clock, random: systemRandom, engine });
+  const workers = new Workers({ dispatcher, queue, driver, db, clock, random: systemRandom, engine, onProgress });
   gauges(metrics, dispatcher, workers, host);
   let stopRefresh: () => void = () => undefined;
   return {

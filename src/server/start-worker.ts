@@ -38,6 +38,7 @@ export async function startWorker(options: { config: Config; token: string; log:
     concurrency_max: config.concurrency,
     execute,
     report: (results) => worker.finished(results),
+    progress: (said) => worker.says(said),
   });
   const worker: RemoteWorker = new RemoteWorker({
     client,

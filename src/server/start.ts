@@ -1,6 +1,5 @@
 // The composition root: builds every part, wires the ports, listens, and takes all down again in the reverse order.
 import { mkdir, rm, writeFile } from "node:fs/promises";
-import { EventEmitter } from "node:events";
 import path from "node:path";
 import type { Clock } from "../kit/clock.ts";
 import { FileBlobStore } from "../adapters/files/blob-store.ts";
@@ -9,7 +8,6 @@ import { systemClock, systemRandom } from "../adapters/system/system.ts";
 import { messageOf } from "../contract/errors.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
-import type { JobResult } from "../contract/jobs.ts";
 import type { NodeAddress } from "../contract/journal.ts";
 import type { Db, Log } from "../contract/ports.ts";
 import { Gateway } from "../gateway/gateway.ts";
@@ -45,6 +43,7 @@ import { DEFAULT_TENANT } from "./tenant.ts";
 import { useCases } from "./use-cases.ts";
 import type { UseCases } from "./use-cases.ts";
 import { VERSION } from "./version.ts";
+import { Watchers } from "./watchers.ts";
 
 const GROUP = 0;
 
@@ -133,32 +132,36 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio });
   const toolReviews = new ToolReviews({ registry, mcp });
   const past = new PastReader({ store, governance: registry });
-  const commits = new EventEmitter().setMaxListeners(0);
-  const report = (results: readonly JobResult[]) => host.report(results);
-  const { concurrency } = config;
-  const pool = new WorkerPool({ clock, log, concurrency_max: concurrency, execute: crash.execute(execute), report });
+  const watchers = new Watchers();
+  const onProgress = watchers.progress.bind(watchers);
+  const pool = new WorkerPool({
+    clock,
+    log,
+    concurrency_max: config.concurrency,
+    execute: crash.execute(execute),
+    report: (results) => host.report(results),
+    progress: onProgress,
+  });
   const metrics = new Metrics({ role: config.role });
   const node = newId("node", { clock, random: systemRandom });
   const owns = () => ownership === null || ownership.isOwner;
-  const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, host: () => host, owns });
+  const hostOf = () => host;
+  const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, host: hostOf, owns, onProgress });
   const { private_origins, approval_webhook: webhook } = config;
   const onCommit = (commit: Commit) => {
-    commits.emit(commit.run_id, commit);
+    watchers.committed(commit);
     options.onCommit?.(commit);
     announceApprovals(commit, { net, log, webhook, private_origins });
   };
+  const seams = { store, clock, random: systemRandom, governance: registry, tenantKey, log };
   const engineOptions = {
-    store,
-    clock,
-    random: systemRandom,
-    governance: registry,
+    ...seams,
+    group: GROUP,
+    owner: node,
+    onCommit,
     past: past.state.bind(past),
     queue: routeJobs(config.role === "all" ? pool : null, remote.dispatcher),
-    tenantKey,
     onFlush: (rows: number, ms: number) => metrics.committed(rows, ms),
-    log,
-    group: GROUP,
-    onCommit,
   };
   const host = new EngineHost({
     clock,
@@ -166,7 +169,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
     create: (onLost, lease) => {
       // Jobs of the engine before are not ours any more: the new one finds their intents in the journal.
       remote.dispatcher.reset();
-      return new Engine({ ...engineOptions, owner: node, onLost, ...(lease ? { lease } : {}) });
+      return new Engine({ ...engineOptions, onLost, ...(lease ? { lease } : {}) });
     },
     reviveDatabase: async () => database.embedded?.revive(),
     onFenced: () => options.onFenced?.(),
@@ -178,14 +181,10 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
   const outside = { net, secrets, log, private_origins, redact: config.redact, fields: config.fields };
-  const subscribe: Services["subscribe"] = (run_id, listener) => {
-    commits.on(run_id, listener);
-    return () => commits.off(run_id, listener);
-  };
-  const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside, subscribe });
+  const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside, watchers });
   const services = servicesOf(
     { ...uses, registry, toolReviews, workers: remote.workers, blobs, db, clock, log },
-    { subscribe, host, pool, store, database, config, metrics, ownership, remote },
+    { watchers, host, pool, store, database, config, metrics, ownership, remote },
   );
   return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
 }
@@ -194,7 +193,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
 function servicesOf(
   given: UseCases & Pick<Services, "registry" | "toolReviews" | "workers" | "blobs" | "db" | "clock" | "log">,
   own: {
-    subscribe: Services["subscribe"];
+    watchers: Watchers;
     host: EngineHost;
     pool: WorkerPool;
     store: PostgresJournalStore;
@@ -206,14 +205,15 @@ function servicesOf(
   },
 ): Services {
   const { clock, db } = given;
-  const { subscribe, host, pool, store, database, config, metrics, ownership } = own;
+  const { watchers, host, pool, store, database, config, metrics, ownership } = own;
   return {
     ...given,
     version: VERSION,
     tenant_id: DEFAULT_TENANT,
     project: config.project,
     requestId: () => newId("event", { clock, random: systemRandom }).replace("evt_", "req_"),
-    subscribe,
+    subscribe: watchers.subscribe.bind(watchers),
+    subscribeProgress: watchers.subscribeProgress.bind(watchers),
     owner: () => ({
       isSelf: ownership === null || (host.isReady && ownership.isOwner),
       url: ownership?.otherUrl ?? null,

@@ -27,6 +27,7 @@ import { LocalJournalService } from "./journal-service.ts";
 import type { Outside } from "./outside.ts";
 import type { Remote } from "./remote.ts";
 import { DEFAULT_TENANT } from "./tenant.ts";
+import type { Watchers } from "./watchers.ts";
 
 const GROUP = 0;
 
@@ -54,9 +55,9 @@ export function useCases(given: {
     tenantKey: (tenant_id: string) => Uint8Array;
   };
   outside: OutsideUse;
-  subscribe: Services["subscribe"];
+  watchers: Watchers;
 }): UseCases {
-  const { registry, store, db, past, remote, clock, host, keeping, outside } = given;
+  const { registry, store, db, past, remote, clock, host, keeping, outside, watchers } = given;
   const { blobs } = keeping;
   const redactor = redactorOf(outside, keeping.tenantKey);
   const owner = () => host.current();
@@ -92,8 +93,7 @@ export function useCases(given: {
     past,
     list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
   });
-  const { subscribe } = given;
-  const foreign = foreignUses({ registry, store, db, owner, find, redactor, seams, outside, subscribe, ...keeping });
+  const foreign = foreignUses({ registry, store, db, owner, find, redactor, seams, outside, watchers, ...keeping });
   const journal = new LocalJournalService({
     ...keeping,
     redactor,
@@ -123,7 +123,7 @@ function foreignUses(given: {
   redactor: Redactor;
   seams: { clock: Clock; random: typeof systemRandom };
   outside: OutsideUse;
-  subscribe: Services["subscribe"];
+  watchers: Watchers;
   blobs: BlobStore;
   tenantKey: (tenant_id: string) => Uint8Array;
 }): Pick<UseCases, "captures" | "ingest" | "otlp" | "proxy" | "tools"> {
@@ -137,7 +137,7 @@ function foreignUses(given: {
   const preparing = { captures, redactor, blobs, tenantKey, owner };
   const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
   const otlp = new Otlp({ ...preparing, external, ...seams });
-  const subscribe: Subscribe = (run_id, listener) => given.subscribe(run_id, ({ drafts }) => listener(drafts));
+  const subscribe: Subscribe = (run_id, listener) => given.watchers.subscribe(run_id, ({ drafts }) => listener(drafts));
   const proxy = new Proxy({ ...door, redactor, ...outside, subscribe });
   const tools = new ToolCalls({ ...door, store, subscribe });
   return { captures, ingest, otlp, proxy, tools };

@@ -57,7 +57,7 @@ function toolOutcome(job: ToolJob, context: JobContext, deps: ExecuteDeps): Prom
     case "http":
       return executeHttp(job, deps, context.signal);
     case "mcp":
-      return executeMcp(job, deps.mcp, context.signal);
+      return executeMcp(job, deps.mcp, context);
   }
 }
 
@@ -95,7 +95,7 @@ async function runModel(
   if (!slot) slots.set(key, (slot = new Semaphore(route.concurrency_max)));
   const release = await slot.acquire();
   try {
-    const outcome = await executeLiveModel(await withArtifacts(job, deps.blobs), deps, context.signal);
+    const outcome = await executeLiveModel(await withArtifacts(job, deps.blobs), deps, context);
     if (outcome.ok && outcome.kind === "model" && Buffer.byteLength(outcome.content ?? "") > LIMITS.inline_bytes_max) {
       const text = outcome.content ?? "";
       return { ...outcome, content: preview(text), content_ref: await stored(job.tenant_id, text, deps.blobs) };

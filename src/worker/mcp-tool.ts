@@ -3,8 +3,9 @@ import type { JobOutcome, ToolJob } from "../contract/jobs.ts";
 import { McpCallError } from "../contract/tools.ts";
 import type { McpServer, McpTools } from "../contract/tools.ts";
 import { JobError } from "./pool.ts";
+import type { JobContext } from "./pool.ts";
 
-export async function executeMcp(job: ToolJob, tools: McpTools, signal: AbortSignal): Promise<JobOutcome> {
+export async function executeMcp(job: ToolJob, tools: McpTools, context: JobContext): Promise<JobOutcome> {
   const { tool, args, idempotency_key } = job;
   try {
     const { result, is_error } = await tools.call({
@@ -14,7 +15,8 @@ export async function executeMcp(job: ToolJob, tools: McpTools, signal: AbortSig
       args,
       idempotency_key,
       timeout_ms: tool.timeout_ms,
-      signal,
+      signal: context.signal,
+      onProgress: (note) => context.say("note", note),
     });
     return is_error ? { ok: true, kind: "tool", result, is_error } : { ok: true, kind: "tool", result };
   } catch (error) {

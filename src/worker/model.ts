@@ -20,6 +20,7 @@ import type {
 } from "../contract/jobs.ts";
 import { scrubText } from "../kit/scrub.ts";
 import { JobError } from "./pool.ts";
+import type { JobContext } from "./pool.ts";
 
 export interface ModelDeps {
   readonly net: Net;
@@ -150,7 +151,8 @@ interface Streamed {
   cut_off: boolean;
 }
 
-async function stream(job: ModelJob, deps: ModelDeps, signal: AbortSignal): Promise<Streamed> {
+async function stream(job: ModelJob, deps: ModelDeps, context: JobContext): Promise<Streamed> {
+  const { signal } = context;
   const { streamText } = await import("ai");
   const cut = new AbortController();
   const names = new Map(job.tools.map((definition) => [wireName(definition.name), definition.name]));
@@ -179,7 +181,10 @@ async function stream(job: ModelJob, deps: ModelDeps, signal: AbortSignal): Prom
   for await (const part of result.fullStream) {
     if (part.type === "error") throw part.error;
     if (part.type === "abort") throw new DOMException("aborted", signal.aborted ? "AbortError" : "TimeoutError");
-    if (part.type === "text-delta") out.content += part.text;
+    if (part.type === "text-delta") {
+      out.content += part.text;
+      context.say("tokens", part.text);
+    }
     if (part.type === "text-delta" || part.type === "tool-input-delta" || part.type === "reasoning-delta") {
       deltas += 1;
       bytes += Buffer.byteLength(part.type === "tool-input-delta" ? part.delta : part.text);
@@ -258,9 +263,9 @@ export function modelFailure(error: unknown): JobFailure {
   return { class: "transient", code: "provider_unreachable", message };
 }
 
-export async function executeLiveModel(job: ModelJob, deps: ModelDeps, signal: AbortSignal): Promise<JobOutcome> {
+export async function executeLiveModel(job: ModelJob, deps: ModelDeps, context: JobContext): Promise<JobOutcome> {
   try {
-    const out = await stream(job, deps, signal);
+    const out = await stream(job, deps, context);
     return {
       ok: true,
       kind: "model",

@@ -7,12 +7,23 @@ import { CanonicalFormError, canonicalJson } from "../kit/jcs.ts";
 import { limitsOf } from "../contract/jobs.ts";
 import type { Job, JobFailure, JobOutcome, JobQueue, JobResult } from "../contract/jobs.ts";
 import { messageOf } from "../contract/errors.ts";
+import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
+import type { JobProgress, Progress } from "../contract/progress.ts";
 
-/** Lets an executor hear that its run was stopped. The signal is made when first asked for: most jobs never ask. */
+/**
+ * Lets an executor hear that its run was stopped, and say how its call goes on. The signal is made when first asked for: most
+ * jobs never ask.
+ */
 export class JobContext {
   private controller: AbortController | null = null;
   private aborted = false;
+  /** Tells whoever watches the run; lost when nobody does. */
+  readonly say: (kind: Progress["kind"], text: string) => void;
+
+  constructor(say: JobContext["say"] = () => undefined) {
+    this.say = say;
+  }
 
   get signal(): AbortSignal {
     this.controller ??= new AbortController();
@@ -46,7 +57,12 @@ export interface PoolOptions {
   readonly concurrency_max: number;
   readonly execute: Execute;
   readonly report: (results: readonly JobResult[]) => void;
+  /** What running calls say, gathered for a moment. */
+  readonly progress?: (said: readonly JobProgress[]) => void;
 }
+
+/** Tokens come faster than anybody reads. */
+const GATHER_MS = 50;
 
 export class WorkerPool implements JobQueue {
   private readonly options: PoolOptions;
@@ -58,6 +74,7 @@ export class WorkerPool implements JobQueue {
   private done: JobResult[] = [];
   private reporting = false;
   private stopped = false;
+  private said = new Map<string, JobProgress>();
 
   constructor(options: PoolOptions) {
     this.options = options;
@@ -120,7 +137,7 @@ export class WorkerPool implements JobQueue {
   }
 
   private async run(job: Job, limits: readonly KeyLimit[]): Promise<void> {
-    const context = new JobContext();
+    const context = new JobContext((kind, text) => this.say(job, kind, text));
     let ofRun = this.aborts.get(job.run_id);
     if (!ofRun) this.aborts.set(job.run_id, (ofRun = new Set()));
     ofRun.add(context);
@@ -139,6 +156,23 @@ export class WorkerPool implements JobQueue {
     this.pump();
   }
 
+  private say({ tenant_id, run_id, step, attempt }: Job, kind: Progress["kind"], text: string): void {
+    if (!this.options.progress || text === "") return;
+    if (this.said.size === 0) this.options.clock.timer(GATHER_MS, () => this.tell());
+    const key = `${run_id}/${step}/${attempt}/${kind}`;
+    const before = this.said.get(key)?.text ?? "";
+    // A note replaces the one before it; tokens follow each other.
+    const all = kind === "tokens" ? before + text : text;
+    this.said.set(key, { tenant_id, run_id, step, attempt, kind, text: all.slice(0, LIMITS.progress_chars_max) });
+  }
+
+  private tell(): void {
+    if (this.said.size === 0) return;
+    const said = [...this.said.values()];
+    this.said = new Map();
+    this.options.progress?.(said);
+  }
+
   private failureOf(error: unknown, job: Job): JobFailure {
     if (error instanceof JobError) return error.failure;
     this.options.log.error("worker.executor_failed", { run_id: job.run_id, step: job.step, error: messageOf(error) });
@@ -147,6 +181,8 @@ export class WorkerPool implements JobQueue {
 
   private finish(job: Job, duration_ms: number, outcome: JobOutcome): void {
     const { tenant_id, run_id, step, attempt, kind } = job;
+    // What it said comes before what came of it.
+    this.tell();
     this.done.push({ tenant_id, run_id, step, attempt, kind, duration_ms, outcome });
     if (this.reporting) return;
     this.reporting = true;

@@ -6,6 +6,7 @@ import { EgressNet } from "../../src/adapters/net/net.ts";
 import { systemClock } from "../../src/adapters/system/system.ts";
 import type { JobOutcome, ModelJob, ModelRoute } from "../../src/contract/jobs.ts";
 import { executeLiveModel } from "../../src/worker/model.ts";
+import { JobContext } from "../../src/worker/pool.ts";
 import { JobError } from "../../src/worker/pool.ts";
 import { startModelServer } from "../support/model-server.ts";
 import type { ModelServer, Recorded } from "../support/model-server.ts";
@@ -66,7 +67,7 @@ const run = (over: ModelJob, recorded: Recorded): Promise<JobOutcome> => {
     private_origins: [server.url],
     blobs: null as never,
   };
-  return executeLiveModel(over, deps, new AbortController().signal);
+  return executeLiveModel(over, deps, new JobContext());
 };
 
 describe.skipIf(!present)("recorded provider streams", () => {

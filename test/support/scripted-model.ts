@@ -15,6 +15,8 @@ export interface ChatAnswer {
   content?: string;
   call?: { name: string; args: object };
   status?: number;
+  /** Between the words of a stream. */
+  pause_ms?: number;
 }
 
 export interface ScriptedModel {
@@ -77,7 +79,7 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
   const server = createServer((req, res) => {
     let text = "";
     req.on("data", (chunk: Buffer) => (text += chunk.toString()));
-    req.on("end", () => {
+    const answered = async () => {
       const request = JSON.parse(text) as ChatRequest;
       request.messages ??= [{ role: "user", content: request["input"] }];
       requests.push(request);
@@ -103,7 +105,10 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
           `data: ${JSON.stringify({ ...common, object: "chat.completion.chunk", choices: usage ? [] : [{ index: 0, delta, finish_reason: end }], usage })}\n\n`,
         );
       chunk({ role: "assistant", content: "" });
-      for (const word of (answer.content ?? "").split(/(?<= )/)) if (word !== "") chunk({ content: word });
+      for (const word of (answer.content ?? "").split(/(?<= )/)) {
+        if (word !== "") chunk({ content: word });
+        if (answer.pause_ms) await new Promise((resolve) => setTimeout(resolve, answer.pause_ms));
+      }
       const { call } = answer;
       if (call) {
         chunk({
@@ -115,7 +120,8 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
       chunk({}, finish_reason);
       chunk({}, null, USAGE);
       res.end("data: [DONE]\n\n");
-    });
+    };
+    req.on("end", () => void answered());
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;

@@ -1,6 +1,6 @@
 import { decodeId } from "../../kit/ids.ts";
 import { AppError } from "../../contract/errors.ts";
-import type { HeartbeatRequest, LeaseRequest, ResultsRequest } from "../../contract/workers.ts";
+import type { HeartbeatRequest, LeaseRequest, ProgressRequest, ResultsRequest } from "../../contract/workers.ts";
 import type { Handlers } from "../handlers.ts";
 
 /** Which tenant a worker's artifact belongs to: the job says so, and it must be an id. */
@@ -27,6 +27,8 @@ export const workerHandlers = {
     services.workers.heartbeat(request.caller.principal, request.body as unknown as HeartbeatRequest),
   reportResults: ({ services, request }) =>
     services.workers.report(request.caller.principal, request.body as unknown as ResultsRequest, request.gone),
+  tellProgress: async ({ services, request }) =>
+    services.workers.progress(request.caller.principal, request.body as unknown as ProgressRequest),
   putJobArtifact: async ({ services, request }) => {
     const digest = await services.blobs.put(tenantOf(request.params), request.raw);
     return { digest, size: request.raw.length };
