@@ -109,6 +109,24 @@ export class UnknownCommitError extends Error {
   override readonly name = "UnknownCommitError";
 }
 
+/**
+ * What this program writes and understands. Raised with each change of events or of their meaning that an older program would
+ * misread: two versions may share a database, but what a newer one has written is never taken over by an older one.
+ * 1: until model calls could wait for approval (`model.proposed`). 2: with it.
+ */
+export const JOURNAL_LEVEL = 2;
+
+/** A newer program has written here: `level` is what it writes. */
+export class NewerJournalError extends Error {
+  override readonly name = "NewerJournalError";
+
+  constructor(level: number) {
+    super(
+      `the journal was written by a newer version of the program (level ${level}; this one understands ${JOURNAL_LEVEL}); install that one`,
+    );
+  }
+}
+
 /** A node as others see it. */
 export interface NodeAddress {
   readonly node: string;
@@ -117,7 +135,7 @@ export interface NodeAddress {
 
 /** Who owns a group, by the database's clock alone. A lease that ran out is anybody's; each claim raises the epoch. */
 export interface GroupLeases {
-  /** Null when another node holds the lease. */
+  /** Null when another node holds the lease. Throws NewerJournalError. */
   claim(group: number, by: NodeAddress, ttl_ms: number): Promise<GroupLease | null>;
   /** False when the group is not ours any more. */
   renew(lease: Pick<GroupLease, "group" | "shard_epoch">, ttl_ms: number): Promise<boolean>;
@@ -128,7 +146,10 @@ export interface GroupLeases {
 }
 
 export interface JournalStore {
-  /** Raises the group's epoch and returns the lease. Whoever held the group before is fenced from here on. */
+  /**
+   * Raises the group's epoch and returns the lease. Whoever held the group before is fenced from here on. Throws
+   * NewerJournalError.
+   */
   acquireGroup(group: number, owner: string): Promise<GroupLease>;
   /** Commits a flush at offsets head+1 ... head+rows. Throws FencedError or UnknownCommitError. */
   flush(lease: GroupLease, flush: Flush): Promise<FlushResult>;

@@ -4,6 +4,7 @@ import { migrate } from "../adapters/postgres/setup.ts";
 import { FileWitness, loadSigner } from "../adapters/files/keys.ts";
 import { systemClock, systemRandom } from "../adapters/system/system.ts";
 import { newId } from "../contract/ids.ts";
+import { JOURNAL_LEVEL } from "../contract/journal.ts";
 import { DbError } from "../contract/ports.ts";
 import { testDatabase } from "../../test/support/postgres.ts";
 import type { TestDatabase } from "../../test/support/postgres.ts";
@@ -170,6 +171,19 @@ describe("the journal in Postgres", () => {
   test("migrating again, or twice at once, changes nothing", async () => {
     const done = await Promise.all([migrate(database.owner, "quarterdeck"), migrate(database.owner, "quarterdeck")]);
     expect(done).toEqual([[], []]);
+  });
+
+  test("a group that a newer program has written is not acquired by this one", async () => {
+    const own = await testDatabase();
+    const fresh = new PostgresJournalStore(own.db);
+    const level = (value: number) =>
+      withClient(own.owner, (tx) => tx.query({ text: "update qd.groups set journal_level = $1", values: [value] }));
+    await level(JOURNAL_LEVEL + 1);
+    await expect(fresh.acquireGroup(0, "me")).rejects.toThrow(`level ${JOURNAL_LEVEL + 1}; this one`);
+    await level(JOURNAL_LEVEL - 1);
+    expect((await fresh.acquireGroup(0, "me")).shard_epoch).toBe(1);
+    await fresh.close();
+    await own.close();
   });
 
   test("a connection that was cut is an unknown commit, and the writer finds out which", async () => {

@@ -2,7 +2,7 @@
 // budgets. The fence is `update groups ... where shard_epoch = e and head = old`: no row there, nothing is written.
 import { decodeId, encodeId, uuidBytes, uuidText } from "../kit/ids.ts";
 import { present } from "../kit/assert.ts";
-import { FencedError, UnknownCommitError } from "../contract/journal.ts";
+import { FencedError, JOURNAL_LEVEL, NewerJournalError, UnknownCommitError } from "../contract/journal.ts";
 import type {
   ApprovalRow,
   BudgetUse,
@@ -143,10 +143,18 @@ export class PostgresJournalStore implements JournalStore {
   async acquireGroup(group: number, owner: string): Promise<GroupLease> {
     return this.db.transaction({ role: "qd_system" }, async (tx) => {
       const { rows } = await tx.query<{ shard_epoch: number; head: number }>({
-        text: "update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, acquired_at = clock_timestamp() where grp = $1 returning shard_epoch, head",
-        values: [group, owner],
+        text: `update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, acquired_at = clock_timestamp(), journal_level = $3
+          where grp = $1 and journal_level <= $3 returning shard_epoch, head`,
+        values: [group, owner, JOURNAL_LEVEL],
       });
-      const row = present(rows[0], "the group exists");
+      const [row] = rows;
+      if (!row) {
+        const found = await tx.query<{ journal_level: number }>({
+          text: "select journal_level from qd.groups where grp = $1",
+          values: [group],
+        });
+        throw new NewerJournalError(present(found.rows[0], "the group exists").journal_level);
+      }
       return { group, shard_epoch: row.shard_epoch, head: row.head };
     });
   }

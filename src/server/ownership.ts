@@ -4,6 +4,7 @@
 // journal is safe without that (a commit of a former owner is fenced); it keeps jobs from being handed out in vain.
 import type { Clock, Timer } from "../kit/clock.ts";
 import { messageOf } from "../contract/errors.ts";
+import { NewerJournalError } from "../contract/journal.ts";
 import type { GroupLease, GroupLeases, NodeAddress } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
@@ -30,6 +31,8 @@ export class Ownership {
   private valid_until_ms = 0;
   private other: NodeAddress | null = null;
   private stopped = false;
+  /** Why this node may not own the runs, while it may not. */
+  private outdated: string | null = null;
   private loop: Promise<void> = Promise.resolve();
 
   constructor(options: OwnershipOptions) {
@@ -44,6 +47,11 @@ export class Ownership {
   /** Where the owner answers, as last seen; null when there is none or it is this node. */
   get otherUrl(): string | null {
     return this.lease ? null : (this.other?.url ?? null);
+  }
+
+  /** Why this node can never own the runs as they are: a newer program has written them; null while it can. */
+  get problem(): string | null {
+    return this.lease ? null : this.outdated;
   }
 
   /** Looks once, then goes on looking until it is stopped. */
@@ -121,14 +129,24 @@ export class Ownership {
     if (this.lease === lease) this.lost();
   }
 
+  /** Runs that a newer program has written are not for this one; told once. Throws everything else. */
+  private newer(error: unknown): null {
+    if (!(error instanceof NewerJournalError)) throw error;
+    if (this.outdated === null) this.options.log.error("lease.not_for_us", { error: error.message });
+    this.outdated = error.message;
+    return null;
+  }
+
   private async claim(): Promise<void> {
     const { leases, group, self, clock, log, onClaimed } = this.options;
     const asked = clock.monotonic_ms();
-    const lease = await leases.claim(group, self(), LIMITS.node_lease_ms);
+    const lease = await leases.claim(group, self(), LIMITS.node_lease_ms).catch((error: unknown) => this.newer(error));
     if (!lease) {
       this.other = await leases.holder(group);
+      if (this.other) this.outdated = null;
       return;
     }
+    this.outdated = null;
     this.lease = lease;
     this.valid_until_ms = asked + LIMITS.node_lease_ms;
     // Recovery of many runs may outlast the lease: it is renewed meanwhile.

@@ -5,9 +5,10 @@ import type { Clock } from "../kit/clock.ts";
 import { FileBlobStore } from "../adapters/files/blob-store.ts";
 import { FileWitness, loadSigner, loadTenantKeys } from "../adapters/files/keys.ts";
 import { systemClock, systemRandom } from "../adapters/system/system.ts";
-import { messageOf } from "../contract/errors.ts";
+import { AppError, messageOf } from "../contract/errors.ts";
 import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { NewerJournalError } from "../contract/journal.ts";
 import type { NodeAddress } from "../contract/journal.ts";
 import type { Db, Log } from "../contract/ports.ts";
 import { Gateway } from "../gateway/gateway.ts";
@@ -234,6 +235,7 @@ function servicesOf(
       const { head } = await store.groupHead(GROUP);
       // Without its queue a node serves all the same: jobs are handed out in the order in which they came.
       const checks = { journal: `head ${head}`, queue: own.remote.queue.problem ?? "ok" };
+      if (ownership?.problem) throw new AppError("DATABASE_UNAVAILABLE", ownership.problem);
       if (ownership && !host.isReady && ownership.otherUrl !== null)
         return { ...checks, engine: `stands by for ${ownership.otherUrl}` };
       return { ...checks, engine: `${host.current().openRuns} open runs` };
@@ -323,6 +325,6 @@ export async function startServer(options: StartOptions): Promise<Server> {
     return { url, services, recovered, stands_by_for, first_start, ready_ms, close };
   } catch (error) {
     await close();
-    throw error;
+    throw error instanceof NewerJournalError ? new AppError("CONFIG_INVALID", error.message, { cause: error }) : error;
   }
 }

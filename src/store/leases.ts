@@ -1,4 +1,5 @@
 // SQL of the leases of shard groups. All times are the database's own, so no node's clock matters.
+import { JOURNAL_LEVEL, NewerJournalError } from "../contract/journal.ts";
 import type { GroupLease, GroupLeases, NodeAddress } from "../contract/journal.ts";
 import type { Db, DbTx } from "../contract/ports.ts";
 
@@ -15,12 +16,20 @@ export class PostgresLeases implements GroupLeases {
     return this.db.transaction({ role: "qd_system" }, async (tx) => {
       const { rows } = await tx.query<{ shard_epoch: number; head: number }>({
         text: `update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, owner_url = $3, acquired_at = clock_timestamp(),
-            lease_until = clock_timestamp() + $4 * interval '1 millisecond'
-          where grp = $1 and (lease_until <= clock_timestamp() or owner = $2) returning shard_epoch, head`,
-        values: [group, by.node, by.url, ttl_ms],
+            lease_until = clock_timestamp() + $4 * interval '1 millisecond', journal_level = $5
+          where grp = $1 and (lease_until <= clock_timestamp() or owner = $2) and journal_level <= $5
+          returning shard_epoch, head`,
+        values: [group, by.node, by.url, ttl_ms, JOURNAL_LEVEL],
       });
       const [row] = rows;
-      return row ? { group, shard_epoch: row.shard_epoch, head: row.head } : null;
+      if (row) return { group, shard_epoch: row.shard_epoch, head: row.head };
+      const found = await tx.query<{ journal_level: number }>({
+        text: "select journal_level from qd.groups where grp = $1 and lease_until <= clock_timestamp()",
+        values: [group],
+      });
+      const level = found.rows[0]?.journal_level ?? 0;
+      if (level > JOURNAL_LEVEL) throw new NewerJournalError(level);
+      return null;
     });
   }
 

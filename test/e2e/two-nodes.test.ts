@@ -4,6 +4,7 @@ import { startEmbeddedPostgres } from "../../src/adapters/embedded-postgres/supe
 import type { EmbeddedPostgres } from "../../src/adapters/embedded-postgres/supervisor.ts";
 import { withClient } from "../../src/adapters/postgres/db.ts";
 import { systemClock } from "../../src/adapters/system/system.ts";
+import { JOURNAL_LEVEL } from "../../src/contract/journal.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import type { Run } from "../../src/contract/runs.ts";
 import { cli, remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
@@ -189,4 +190,25 @@ test("the database restarts at once: one of them goes on, and no run is lost", a
   );
   for (const run of runs) await ended(standby, run);
   expect(await verify(standby)).toMatchObject({ ok: true });
+});
+
+test("what a newer program has written is not taken over by this one, which says so and passes requests on", async () => {
+  const admin = { socket_dir: postgres.socket_dir, user: "postgres", database: `nodes${databases}` };
+  const level = (value: number) =>
+    withClient(admin, (tx) => tx.query({ text: "update qd.groups set journal_level = $1", values: [value] }));
+  const ready = async () => {
+    const answer = await fetch(`${standby.url}/readyz`);
+    return [answer.status, await answer.text()] as const;
+  };
+  await level(JOURNAL_LEVEL + 1);
+  expect(await ready()).toEqual([200, expect.stringContaining(`stands by for ${owner.url}`)]);
+  await owner.stop();
+  await until("it says so", async () => (await ready())[0] === 503);
+  expect((await ready())[1]).toContain(`level ${JOURNAL_LEVEL + 1}; this one understands ${JOURNAL_LEVEL}`);
+  expect((await fetch(`${standby.url}/healthz`)).status).toBe(200);
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  expect(standby.log().match(/lease.not_for_us/g)).toHaveLength(1);
+  await level(JOURNAL_LEVEL);
+  await until("it goes on", async () => (await ready())[0] === 200);
+  await ended(standby, await standby.client.startRun({ workflow: "quick" }));
 });

@@ -107,6 +107,6 @@ async function history(seed: number): Promise<void> {
   expect(await world.staged.groups()).toEqual([]);
 }
 
-test(`${SEEDS} seeded histories`, async () => {
+test(`${SEEDS} seeded histories`, { timeout: Math.max(600_000, SEEDS * 200) }, async () => {
   for (let seed = 1; seed <= SEEDS; seed++) await history(seed);
 });

@@ -9,7 +9,8 @@ const seeds =
     ? Array.from({ length: Number(process.env["QD_SIM_SEEDS"] ?? 300) }, (_, i) => i + 1)
     : [Number(only)];
 
-test(`${seeds.length} seeded histories hold every invariant`, async () => {
+const timeout = Math.max(600_000, seeds.length * 100);
+test(`${seeds.length} seeded histories hold every invariant`, { timeout }, async () => {
   const seen = new Map<string, number>();
   const failures: string[] = [];
   for (const seed of seeds) {
