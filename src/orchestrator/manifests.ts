@@ -5,6 +5,7 @@ import type { Document } from "yaml";
 import { Compile } from "typebox/compile";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
+import { faults } from "../contract/faults.ts";
 import { NAME_PATTERN } from "../contract/paths.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { MANIFEST_KINDS, MANIFEST_SPECS } from "../contract/manifests.ts";
@@ -90,15 +91,8 @@ class Reader {
   private spec(document: Document, kind: ManifestKind, name: string, spec: unknown): Manifest[] {
     const validator = validators[kind];
     if (!validator.Check(spec)) {
-      const errors = validator.Errors(spec).filter((e) => !["boolean", "anyOf", "const"].includes(e.keyword));
-      const shown = (errors.length > 0 ? errors : validator.Errors(spec)).slice(0, 5);
-      for (const error of shown) {
-        const path = error.instancePath.split("/").slice(1);
-        const params = error.params as Record<string, unknown>;
-        const names = params["additionalProperties"] ?? params["requiredProperties"];
-        const message = Array.isArray(names) ? `${error.message}: ${names.join(", ")}` : error.message;
-        this.fault(document, ["spec", ...path], message);
-      }
+      for (const { pointer, message } of faults(validator, spec, ""))
+        this.fault(document, ["spec", ...pointer.split("/").slice(1)], message);
       return [];
     }
     try {

@@ -7,6 +7,7 @@ import { Compile } from "typebox/compile";
 import { parse } from "yaml";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
+import { faults } from "../contract/faults.ts";
 import { Label } from "../contract/workers.ts";
 import { REDACTION_LEVELS } from "../contract/redaction.ts";
 import type { RedactionLevel } from "../contract/redaction.ts";
@@ -165,17 +166,7 @@ export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.Proc
     Object.entries(flags).filter(([key, value]) => value !== undefined && key !== "config"),
   );
   const merged = { ...DEFAULTS, ...fromFile(flags["config"] as string | undefined), ...fromEnv(env), ...given };
-  const errors: FieldError[] = [];
-  if (!validator.Check(merged)) {
-    for (const error of validator.Errors(merged)) {
-      if (error.keyword === "boolean" || error.keyword === "anyOf") continue;
-      const params = error.params as Record<string, unknown>;
-      const names = Array.isArray(params["additionalProperties"])
-        ? `: ${params["additionalProperties"].join(", ")}`
-        : "";
-      errors.push({ pointer: error.instancePath, message: `${error.message}${names}` });
-    }
-  }
+  const errors: FieldError[] = faults(validator, merged, "");
   const config = merged;
   if (errors.length === 0 && config.role === "worker" && config.control_url === null)
     errors.push({
