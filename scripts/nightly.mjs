@@ -32,5 +32,6 @@ for (let made = 0, seed = first; made < FAULTS; made += ROUND, seed += 10) {
 round("200 kills of one process", ["--project", "chaos", "kill"], { QD_CHAOS_KILLS: "200" });
 round(`${HISTORIES} histories`, ["--project", "sim"], {
   QD_SIM_SEEDS: String(HISTORIES),
+  QD_SIM_CLUSTER_SEEDS: String(HISTORIES / 10),
   QD_SIM_INGEST_SEEDS: String(HISTORIES / 10),
 });

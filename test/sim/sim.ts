@@ -10,6 +10,7 @@ import { isAppError } from "../../src/contract/errors.ts";
 import type { Job, JobOutcome, JobQueue, JobResult } from "../../src/contract/jobs.ts";
 import { MemoryJournalStore } from "../../src/journal/memory-store.ts";
 import type { FlushFault } from "../../src/journal/memory-store.ts";
+import type { Dispatcher } from "../../src/orchestrator/dispatcher.ts";
 import { Engine } from "../../src/orchestrator/engine.ts";
 import type { Commit } from "../../src/orchestrator/engine.ts";
 import { Policy } from "../../src/core/policy.ts";
@@ -98,6 +99,8 @@ export interface Plant {
   readonly clock?: (clock: SimClock, random: Prng) => void;
   readonly results?: (results: readonly JobResult[], random: Prng) => readonly JobResult[];
   readonly engine?: (engine: Engine) => void;
+  /** Of the simulation of several nodes alone. */
+  readonly dispatcher?: (dispatcher: Dispatcher) => void;
 }
 
 /** What the outside world saw: a count of effects by logical step. */
@@ -121,7 +124,7 @@ export class Sim {
   engine!: Engine;
   faults = true;
   private generation = 0;
-  private readonly plant: Plant;
+  protected readonly plant: Plant;
 
   constructor(seed: number, plant: Plant = {}) {
     this.random = new Prng(seed);
@@ -187,7 +190,7 @@ export class Sim {
     }
   }
 
-  private committed(commit: Commit): void {
+  protected committed(commit: Commit): void {
     for (const use of this.store.budgets.values()) {
       if (use.reserved_micro_usd + use.spent_micro_usd > 60_000)
         this.budgetPeaks.push(`${commit.run_id} at ${commit.last_seq}`);
@@ -222,7 +225,7 @@ export class Sim {
     }
   }
 
-  private outcome(job: Job): JobOutcome {
+  protected outcome(job: Job): JobOutcome {
     if (job.kind === "model") return this.modelOutcome(job);
     const { name } = job.tool;
     if (name === "forbidden") this.effects.denied.push(`${job.run_id}/${job.step}`);
@@ -366,7 +369,7 @@ export class Sim {
     }
   }
 
-  private async tick(): Promise<boolean> {
+  protected async tick(): Promise<boolean> {
     const moved = this.clock.step();
     await new Promise((resolve) => setImmediate(resolve));
     return moved;
