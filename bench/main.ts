@@ -13,6 +13,7 @@ import { ingestFigures } from "./ingest.ts";
 import { proxyFigures } from "./proxy.ts";
 import { replayFigures } from "./replay.ts";
 import { w4 } from "./w4.ts";
+import { waiting } from "./waiting.ts";
 import { openCluster } from "./w6.ts";
 
 interface Subject {
@@ -172,13 +173,14 @@ async function main(): Promise<void> {
   else if (workload === "W4") rows.push(await w4());
   else if (workload === "W6") rows.push(...(await besides(w1, await openCluster())));
   else if (workload === "REPLAY") rows.push(...(await replayFigures(passes)));
+  else if (workload === "WAITING") rows.push(await waiting());
   else if (workload === "DISPATCH") rows.push(...(await dispatchFigures()));
   else if (workload === "CAPTURE") rows.push(...(await captureFigures()));
   else if (workload === "INGEST") rows.push(...(await ingestFigures()));
   else if (workload === "PROXY") rows.push(...(await proxyFigures()));
   else if (!work)
     throw new Error(
-      `there is no workload ${workload}; there are W1 to W6, policy, replay, proxy, ingest, capture and dispatch`,
+      `there is no workload ${workload}; there are W1 to W6, policy, replay, proxy, ingest, capture, dispatch and waiting`,
     );
   else rows.push(...(await besides(work, { name: "quarterdeck", ...(await openOurs()) })));
   const machine = `${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, node ${process.version}`;

@@ -83,6 +83,8 @@ export const LIMITS = {
   /** Runs whose place of reading is kept, so that the next page costs only itself. */
   readers_kept_max: 2_000,
   open_runs_max: 100_000,
+  /** A run that has waited for so long is read again when somebody, or its time, comes. */
+  park_after_ms: 5_000,
   /** Jobs that wait for a remote worker; beyond it no run is started. */
   queue_depth_max: 100_000,
   /** A worker that is not heard of for so long has lost its jobs. */

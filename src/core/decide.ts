@@ -128,6 +128,15 @@ function onApproval(decision: Decision, command: Extract<Command, { type: "appro
   const step = [...run.steps.values()].find((candidate) => candidate.approval?.n === command.number);
   const approval = step?.approval;
   if (run.paused) throw new AppError("CONFLICT", `Run ${run.run_id} is paused; resume it first`);
+  // A call that is approved now would be made after everybody was told that no more are.
+  if (run.stopping)
+    throw new AppError(
+      "RUN_TERMINAL",
+      `Run ${run.run_id} is ending (${run.stopping.to}); nothing of it is approved any more`,
+      {
+        details: { run_id: run.run_id, state: run.state },
+      },
+    );
   if (!step || !approval) {
     throw new AppError("APPROVAL_RESOLVED", `This approval of run ${run.run_id} is not open any more`);
   }
@@ -143,8 +152,8 @@ function onApproval(decision: Decision, command: Extract<Command, { type: "appro
       `${by} has approved this already; ${approval.approvals_min} people are needed`,
     );
   }
-  // The timer may be late; the clock decides, not who comes first.
-  if (approval.expires_us <= decision.ctx.now_us) return expire(decision, step);
+  // The timer may be late; the clock decides, not who comes first. All that is due is done, as the timer would have.
+  if (approval.expires_us <= decision.ctx.now_us) return onTick(decision);
   const granted = command.decision === "approved" && approval.approved_by.length + 1 >= approval.approvals_min;
   const final = granted || command.decision === "rejected";
   resolveApproval(decision, step, { by, decision: command.decision, final, note: command.note }, command.actor);

@@ -111,6 +111,7 @@ function perTenant(checkpoints: readonly Checkpoint[]): Map<string, Checkpoint[]
 async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[]): Promise<string[]> {
   const known = new Map(checkpoints.map((c) => [`${c.tenant_id}/${c.n}`, c]));
   const faults: string[] = [];
+  let lines = 0;
   for (const line of await witness.lines()) {
     let seen: unknown;
     try {
@@ -120,6 +121,7 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
       continue;
     }
     if (!isObject(seen)) continue;
+    lines += 1;
     const found = known.get(`${String(seen["tenant_id"])}/${String(seen["n"])}`);
     if (!found)
       faults.push(
@@ -129,6 +131,11 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
       faults.push(`checkpoint ${found.n} of ${found.tenant_id} is not the one the witness saw`);
     }
   }
+  // The last one may have been on its way when the process died.
+  if (lines === 0 && checkpoints.length > 1)
+    faults.push(
+      `the witness has none of ${checkpoints.length} checkpoints: it was lost, emptied or is another one; nothing outside the database tells whether they were changed`,
+    );
   return faults;
 }
 

@@ -1,3 +1,4 @@
+import { renameSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { withClient } from "../adapters/postgres/db.ts";
 import { migrate } from "../adapters/postgres/setup.ts";
@@ -147,6 +148,12 @@ describe("the journal in Postgres", () => {
     const run_id = await write([2, 2]);
     const { checkpointer, verify } = await auditor();
     expect(await checkpointer.tick()).toBe(1);
+    expect((await verify()).faults).toEqual([]);
+    await write([1]);
+    expect(await checkpointer.tick()).toBe(1);
+    renameSync(`${folder}/witness.jsonl`, `${folder}/elsewhere`);
+    expect((await verify()).faults.join()).toMatch(/the witness has none of \d+ checkpoints/);
+    renameSync(`${folder}/elsewhere`, `${folder}/witness.jsonl`);
     expect((await verify()).faults).toEqual([]);
     const [row] = await store.readRun(null, run_id, 1, 1);
     const body = row?.body.toString("hex");

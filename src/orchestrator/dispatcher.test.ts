@@ -44,9 +44,11 @@ class UnreliableQueue extends MemoryQueue {
   }
 }
 
-function setUp(deliver: (result: JobResult) => Promise<void> = async () => undefined) {
-  const clock = new FakeClock();
-  const queue = new UnreliableQueue();
+function setUp(
+  deliver: (result: JobResult) => Promise<void> = async () => undefined,
+  given: { queue?: UnreliableQueue; clock?: FakeClock; owns?: () => boolean } = {},
+) {
+  const { clock = new FakeClock(), queue = new UnreliableQueue(), owns = () => true } = given;
   const delivered: JobResult[] = [];
   const dispatcher = new Dispatcher({
     queue,
@@ -58,6 +60,7 @@ function setUp(deliver: (result: JobResult) => Promise<void> = async () => undef
       delivered.push(result);
     },
     epoch: () => 1,
+    owns,
   });
   dispatcher.start();
   const turn = () => new Promise((resolve) => setImmediate(resolve));
@@ -189,6 +192,22 @@ test("tickets that nobody can serve do not hide that others were lost", async ()
   queue.mode = "well";
   await clock.pass(5_000);
   expect(await lease(alice)).toHaveLength(1);
+});
+
+test("what a former owner still has does not hide from the owner that the queue has lost its tickets", async () => {
+  let owns = true;
+  const former = setUp(undefined, { owns: () => owns });
+  const { queue, clock } = former;
+  queue.mode = "loses";
+  former.dispatcher.dispatch([job(1, { run_id: "old" }), job(2, { run_id: "old" })], 5);
+  await clock.pass(500);
+  owns = false;
+  const owner = setUp(undefined, { queue, clock });
+  owner.dispatcher.dispatch([job(1, { run_id: "new" })], 5);
+  await clock.pass(10);
+  queue.mode = "well";
+  await clock.pass(8_000);
+  expect((await owner.lease(alice)).map((given) => given.job.run_id)).toEqual(["new"]);
 });
 
 test("what is given back after a take-over does not take the new lease of the same attempt away", async () => {

@@ -446,6 +446,8 @@ export class Dispatcher implements JobQueue {
 
   /** Ends leases that ran out and pushes tickets that the queue has lost. */
   async tick(): Promise<void> {
+    // Tickets of a former owner lead nowhere, and in the queue they hide that those of the owner are gone.
+    if (this.options.owns?.() === false) return;
     const now = this.options.clock.monotonic_ms();
     const waiting = new Map<string, number>();
     const old: Ticket[] = [];

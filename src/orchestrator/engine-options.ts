@@ -37,6 +37,8 @@ export interface EngineOptions {
   readonly owner: string;
   /** The group's lease, where it was claimed before; else the group is taken from whoever had it. */
   readonly lease?: GroupLease;
+  /** How long a run waits before only its id is kept; LIMITS.park_after_ms unless a test says otherwise. */
+  readonly park_after_ms?: number;
   readonly onCommit?: (commit: Commit) => void;
   readonly onFlush?: (rows: number, ms: number) => void;
   /** The group is lost (fenced, or no database): this engine is finished. */

@@ -134,6 +134,28 @@ describe("an agent", () => {
     expect(h.store.runs.get(id)?.cost_micro_usd).toBe(90_005);
   });
 
+  test("that is ending takes no approvals: nothing is called after everybody was told that nothing will be", async () => {
+    const rules: PolicyRule[] = [...ALLOW, { id: "ask", effect: "require_approval", match: { tools: ["t.a"] } }];
+    let release: () => void = () => undefined;
+    const slow = new Promise<JobOutcome>((resolve) => (release = () => resolve(result("late"))));
+    const h = await open(
+      { agent: agent() },
+      (job) => (job.kind === "model" ? says(null, [calls("t.a", "{}", "x"), calls("t.b", "{}", "y")]) : slow),
+      rules,
+    );
+    const run_id = freshRun();
+    const command = { type: "start" as const, data: startData("agent", "bot") };
+    await h.engine.start({ tenant_id: TENANT, run_id, command });
+    await expect.poll(() => h.jobs.length).toBe(2);
+    const grace = { id: "grace", kind: "human_reviewer" as const };
+    await h.engine.command(TENANT, run_id, { type: "cancel", reason: "", actor: grace });
+    const approval = { type: "approve" as const, number: 1, decision: "approved" as const, note: "", actor: grace };
+    await expect(h.engine.command(TENANT, run_id, approval)).rejects.toMatchObject({ code: "RUN_TERMINAL" });
+    release();
+    await expect.poll(() => h.store.runs.get(run_id)?.state).toBe("cancelled");
+    expect(h.jobs.map((job) => (job.kind === "tool" ? job.tool.name : "model"))).toEqual(["model", "t.b"]);
+  });
+
   describe("a model call that needs approval", () => {
     const ASK: PolicyRule[] = [...ALLOW, { id: "ask", effect: "require_approval", match: { kinds: ["model"] } }];
     const grace = { id: "grace", kind: "human_reviewer" as const };

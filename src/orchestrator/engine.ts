@@ -25,6 +25,7 @@ import type { Actor, EngineOptions, Pending } from "./engine-options.ts";
 import { jobOf } from "./jobs.ts";
 import { Ledger } from "./ledger.ts";
 import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
+import { canPark, ParkedRuns } from "./parked-runs.ts";
 import { RunLoader } from "./run-loader.ts";
 
 export type { Commit, EngineOptions, Governance } from "./engine-options.ts";
@@ -41,6 +42,7 @@ export class Engine {
   private readonly actors = new Map<string, Actor>();
   private readonly options: EngineOptions;
   private readonly loader: RunLoader;
+  private readonly parked: ParkedRuns;
   private writerOrNull: GroupWriter | null = null;
   private ledgerOrNull: Ledger | null = null;
   private closed: Error | null = null;
@@ -48,6 +50,13 @@ export class Engine {
   constructor(options: EngineOptions) {
     this.options = options;
     this.loader = new RunLoader(options);
+    this.parked = new ParkedRuns({
+      ...options,
+      actors: this.actors,
+      load: (run_id) => this.loader.load(run_id),
+      forget: (actor) => this.ledger.forget(actor.run.run_id),
+      unparked: (actor) => this.arm(this.keep(actor)),
+    });
   }
 
   get writer(): GroupWriter {
@@ -59,7 +68,7 @@ export class Engine {
   }
 
   get openRuns(): number {
-    return this.actors.size;
+    return this.actors.size + this.parked.size;
   }
 
   /** Takes the group, reads every open run back from the journal and goes on with each. Returns how many. */
@@ -83,20 +92,23 @@ export class Engine {
     const recovered: Actor[] = [];
     for (let after: string | null = null; ;) {
       const ids: string[] = await store.openRuns(group, after, RECOVERY_PAGE);
-      recovered.push(...(await this.loader.loadMany(ids)).map((actor) => this.keep(actor)));
+      for (const actor of await this.loader.loadMany(ids)) {
+        if (canPark(actor.run)) this.parked.add(actor.run);
+        else recovered.push(this.keep(actor));
+      }
       if (ids.length < RECOVERY_PAGE) break;
       after = ids.at(-1) ?? null;
     }
     for (const actor of recovered) this.ledger.restore(actor.run);
     for (const actor of recovered)
       this.submit(actor, { type: "recover" }).catch((error) => this.complain(actor, error));
-    return recovered.length;
+    return this.openRuns;
   }
 
   /** Stops taking commands and waits for what is staged. Runs stay as they are, for the next owner. */
   async close(): Promise<void> {
     this.closed ??= new AppError("SHUTTING_DOWN", "The server is stopping");
-    for (const actor of this.actors.values()) actor.timer?.cancel();
+    this.stopTimers();
     await this.writerOrNull?.drained();
   }
 
@@ -107,29 +119,23 @@ export class Engine {
     command: Extract<Command, { type: "start" }>;
     past?: RunState;
   }): Promise<RunSummary> {
-    if (this.actors.size >= LIMITS.open_runs_max)
-      throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
-    if (this.actors.has(run.run_id)) throw new AppError("RUN_EXISTS", `Run ${run.run_id} exists`);
+    this.checkRoom();
+    if (this.actors.has(run.run_id) || this.parked.tenantOf(run.run_id) !== undefined)
+      throw new AppError("RUN_EXISTS", `Run ${run.run_id} exists`);
     const actor = this.keep(this.loader.fresh(run.tenant_id, run.run_id, run.past));
     return this.submit(actor, run.command);
   }
 
   /** A command for an open run. */
   async command(tenant_id: string, run_id: string, command: Command): Promise<RunSummary> {
-    const actor = this.actors.get(run_id);
-    if (!actor || actor.run.tenant_id !== tenant_id) {
-      throw new AppError("RUN_TERMINAL", `Run ${run_id} has ended`, { details: { run_id } });
-    }
-    return this.submit(actor, command);
+    return this.at(tenant_id, run_id, (actor) => this.submit(actor, command));
   }
 
   /** A command for an open run; returns what was committed with it. */
   async decided(tenant_id: string, run_id: string, command: Command): Promise<readonly EventDraft[]> {
-    const actor = this.actors.get(run_id);
-    if (!actor || actor.run.tenant_id !== tenant_id)
-      throw new AppError("RUN_TERMINAL", `Run ${run_id} has ended`, { details: { run_id } });
     let drafts: readonly EventDraft[] = [];
-    await this.submit(actor, command, (committed) => (drafts = committed));
+    const told = (committed: readonly EventDraft[]) => (drafts = committed);
+    await this.at(tenant_id, run_id, (actor) => this.submit(actor, command, told));
     return drafts;
   }
 
@@ -139,11 +145,11 @@ export class Engine {
    * just now, so there is nothing to look for.
    */
   async ingest(tenant_id: string, run_id: string, command: IngestCommand, isNew = false): Promise<Told> {
+    if (!this.actors.has(run_id)) await this.parked.take(run_id);
     let actor = this.actors.get(run_id);
     if (!actor) {
       const fresh = isNew || (await this.options.store.readRun(null, run_id, 1, 1)).length === 0;
-      if (fresh && this.actors.size >= LIMITS.open_runs_max)
-        throw new AppError("OVERLOADED", `There are ${this.actors.size} open runs`);
+      if (fresh) this.checkRoom();
       actor = this.keep(fresh ? this.loader.fresh(tenant_id, run_id) : await this.loader.load(run_id));
     }
     const { run } = actor;
@@ -167,7 +173,7 @@ export class Engine {
   }
 
   has(tenant_id: string, run_id: string): boolean {
-    return this.actors.get(run_id)?.run.tenant_id === tenant_id;
+    return (this.actors.get(run_id)?.run.tenant_id ?? this.parked.tenantOf(run_id)) === tenant_id;
   }
 
   /**
@@ -248,6 +254,24 @@ export class Engine {
   /** Folded states of all open runs, for reports. Not to be changed. */
   get states(): Readonly<RunState>[] {
     return [...this.actors.values()].map((actor) => actor.run);
+  }
+
+  /** Uses an open run, at hand or parked. Nothing happens between finding and using it: it could be parked meanwhile. */
+  private async at<T>(tenant_id: string, run_id: string, use: (actor: Actor) => Promise<T>): Promise<T> {
+    if (!this.actors.has(run_id)) await this.parked.take(run_id);
+    const actor = this.actors.get(run_id);
+    if (actor?.run.tenant_id === tenant_id) return use(actor);
+    throw new AppError("RUN_TERMINAL", `Run ${run_id} has ended`, { details: { run_id } });
+  }
+
+  private checkRoom(): void {
+    if (this.openRuns < LIMITS.open_runs_max) return;
+    throw new AppError("OVERLOADED", `There are ${this.openRuns} open runs`);
+  }
+
+  private stopTimers(): void {
+    this.parked.stop();
+    for (const actor of this.actors.values()) actor.timer?.cancel();
   }
 
   private keep(actor: Actor): Actor {
@@ -365,6 +389,7 @@ export class Engine {
     });
     if (isTerminal(run.state)) this.ended(actor);
     else this.arm(actor);
+    if (run.state === "waiting") this.parked.soon();
     if (actor.queue.length > 0) this.turn(actor);
   }
 
@@ -459,10 +484,8 @@ export class Engine {
       error instanceof AppError
         ? error
         : new AppError("FENCED", "This process does not own the runs any more", { cause: error });
-    for (const actor of this.actors.values()) {
-      actor.timer?.cancel();
-      for (const pending of actor.queue.splice(0)) pending.reject(this.closed);
-    }
+    this.stopTimers();
+    for (const actor of this.actors.values()) for (const pending of actor.queue.splice(0)) pending.reject(this.closed);
     this.options.onLost?.(error);
   }
 }

@@ -26,6 +26,7 @@ import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
 import { routeJobs } from "../orchestrator/dispatcher.ts";
+import type { Dispatcher } from "../orchestrator/dispatcher.ts";
 import { announceApprovals } from "./announce.ts";
 import { crashSetting } from "./config.ts";
 import type { Config } from "./config.ts";
@@ -103,8 +104,9 @@ function ownershipOf(given: {
   registry: Registry;
   checkpointer: Checkpointer;
   host: EngineHost;
+  dispatcher: Pick<Dispatcher, "reset">;
 }): Ownership {
-  const { db, clock, log, address, registry, checkpointer, host } = given;
+  const { db, clock, log, address, registry, checkpointer, host, dispatcher } = given;
   return new Ownership({
     leases: new PostgresLeases(db),
     group: GROUP,
@@ -118,7 +120,10 @@ function ownershipOf(given: {
       const recovered = await host.open(lease);
       log.info("runs.taken_over", { open_runs: recovered, shard_epoch: lease.shard_epoch });
     },
-    onLost: () => void host.drop(),
+    onLost: () => {
+      dispatcher.reset();
+      void host.drop();
+    },
   });
 }
 
@@ -179,7 +184,9 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   });
   const address = { node, url: "" };
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
-  const ownership = database.embedded ? null : ownershipOf({ db, clock, log, address, registry, checkpointer, host });
+  const { dispatcher } = remote;
+  const owning = { db, clock, log, address, registry, checkpointer, host, dispatcher };
+  const ownership = database.embedded ? null : ownershipOf(owning);
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
   const outside = { net, secrets, log, private_origins, redact: config.redact, fields: config.fields };
   const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside, watchers });

@@ -202,7 +202,10 @@ class SimNode {
         await this.host.open(lease);
         this.sim.tookOver(this.host.current());
       },
-      onLost: () => void this.host.drop(),
+      onLost: () => {
+        this.dispatcher.reset();
+        void this.host.drop();
+      },
     });
   }
 
@@ -233,6 +236,7 @@ class SimNode {
       log: silent,
       group: 0,
       owner: this.name,
+      park_after_ms: 200,
       onCommit: (commit) => sim.told(commit),
       onLost,
       ...(lease ? { lease } : {}),

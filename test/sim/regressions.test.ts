@@ -8,6 +8,8 @@ const SEEDS: Record<number, string> = {
   248: "the same, by another way",
   721: "an approval that came after its expiry, before the timer, was taken",
   782: "a budget's warning was written after the end of the run",
+  1188: "an approval that came after its expiry, before the timer, expired alone; a replay expired all that were due",
+  1396: "the same, with other calls",
 };
 
 test.each(Object.entries(SEEDS))("seed %s: %s", async (seed) => {

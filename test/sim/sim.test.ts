@@ -34,6 +34,7 @@ test(`${seeds.length} seeded histories hold every invariant`, { timeout }, async
     "human.approval_resolved",
     "run.cancelled",
     "a model call was approved",
+    "a parked run came back",
   ]) {
     expect(seen.get(what) ?? 0, what).toBeGreaterThan(0);
   }

@@ -13,6 +13,7 @@ import type { FlushFault } from "../../src/journal/memory-store.ts";
 import type { Dispatcher } from "../../src/orchestrator/dispatcher.ts";
 import { Engine } from "../../src/orchestrator/engine.ts";
 import type { Commit } from "../../src/orchestrator/engine.ts";
+import type { ParkedRuns } from "../../src/orchestrator/parked-runs.ts";
 import { Policy } from "../../src/core/policy.ts";
 import { simCatalog, SIM_POLICY } from "./world.ts";
 
@@ -176,12 +177,19 @@ export class Sim {
       log: { info: () => undefined, warn: () => undefined, error: () => undefined },
       group: 0,
       owner: `node-${mine}`,
+      park_after_ms: 200,
       onCommit: (commit) => this.committed(commit),
       onLost: () => {
         if (mine === this.generation) void this.open();
       },
     });
     this.plant.engine?.(engine);
+    const { parked } = engine as unknown as { parked: ParkedRuns };
+    const take = parked.take.bind(parked);
+    parked.take = (run_id) => {
+      if (parked.tenantOf(run_id) !== undefined) this.saw("a parked run came back");
+      return take(run_id);
+    };
     this.engine = engine;
     try {
       await engine.open();

@@ -28,6 +28,7 @@ export async function openEngine(options: {
   store?: MemoryJournalStore;
   onCommit?: (commit: Commit) => void;
   log?: Log;
+  park_after_ms?: number;
 }): Promise<Harness> {
   const store = options.store ?? new MemoryJournalStore();
   const commits: Commit[] = [];
@@ -41,6 +42,7 @@ export async function openEngine(options: {
     log: options.log ?? silent,
     group: 0,
     owner: "test",
+    ...(options.park_after_ms === undefined ? {} : { park_after_ms: options.park_after_ms }),
     onCommit: (commit) => {
       commits.push(commit);
       options.onCommit?.(commit);

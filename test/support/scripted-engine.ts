@@ -143,6 +143,7 @@ export async function open(
   world: World,
   script: Script,
   rules = ALLOW,
+  extra: { park_after_ms?: number } = {},
 ): Promise<Harness & { events(id: string): StoredEvent[]; jobs: Job[]; report: (r: JobResult[]) => void }> {
   const jobs: Job[] = [];
   let report: (results: JobResult[]) => void = () => undefined;
@@ -165,6 +166,7 @@ export async function open(
     catalog: catalogOf(world),
     policy: rules.length === 0 ? null : policyOf(rules),
     queue,
+    ...extra,
   });
   const events = (id: string) =>
     harness.store.rows.filter((row) => row.run_id === id).flatMap((row) => decodeBody(row.body));
