@@ -88,7 +88,11 @@ export function eventLine(event: Event): string | null {
     case "tool.completed":
       return mark("←", `${dim(short(data["result"], 100))}${cost}`);
     case "tool.denied":
-      return mark("✕", `${red("denied")} ${short(data["message"], 100)}`);
+    case "model.denied":
+      return mark(
+        "✕",
+        `${red("denied")} ${short(data["message"] ?? `${String(data["model"])}: ${String(data["reason"])}`, 100)}`,
+      );
     case "tool.failed":
     case "model.failed":
       return mark("!", `${red("failed")} ${short(data["code"], 40)}: ${short(data["message"], 100)}`);

@@ -61,7 +61,7 @@ export function backtestRun(
       const was = event.data["decision"] as Effect;
       const call = decidedCall(run, events, event, catalog);
       const verdict = draft.decide(call);
-      const now = call.kind === "model" && verdict.effect === "require_approval" ? "deny" : verdict.effect;
+      const now = verdict.effect;
       if (was === "require_approval") before += 1;
       if (now === "require_approval") after += 1;
       if (now === "deny") denied.add(step);
