@@ -118,13 +118,11 @@ export class Captures {
       const run = await this.options.find(caller, given.run_id);
       if (!run) throw new AppError("NOT_FOUND", `There is no run ${given.run_id}`);
       if (isTerminal(run.state)) throw new AppError("RUN_TERMINAL", `Run ${given.run_id} is ${run.state}`);
-      // A replay whose recording is not at hand (this process started anew) must not become a live run.
-      if (run.kind !== "captured" && !this.replays.has(given.run_id)) {
-        throw new AppError(
-          "REPLAY_REFUSED",
-          `Run ${given.run_id} (${run.kind}) takes no calls here; if it was being replayed, the server has restarted: start the replay again`,
-          { details: { reason: "artifact_missing" } },
-        );
+      // A replay must not become a live run, also when this process has not begun it.
+      if (run.kind !== "captured" && !(await this.takesUp(caller, run))) {
+        throw new AppError("REPLAY_REFUSED", `Run ${given.run_id} (${run.kind}) takes no calls of a process`, {
+          details: { reason: "override_not_applicable" },
+        });
       }
       return given.run_id;
     }
@@ -151,6 +149,26 @@ export class Captures {
     if (this.sessions.size >= SESSIONS_MAX) this.sessions.clear();
     this.sessions.set(key, run_id);
     return run_id;
+  }
+
+  /** Goes on with the replay of a process that another server process began: its journal says which calls were answered. */
+  private takesUp(caller: CaptureCaller, { run_id, kind, source_run_id }: RunSummary): Promise<boolean> {
+    return this.serial.run(`replay/${run_id}`, async () => {
+      if (this.replays.has(run_id)) return true;
+      if (kind !== "replay" || source_run_id === null) return false;
+      const rows = await readWholeRun(this.options.store, caller.tenant_id, run_id);
+      const events = rows.flatMap((row) => decodeBody(row.body));
+      if ((events[0]?.data["target"] as JsonObject | undefined)?.["kind"] !== "captured") return false;
+      const { replay } = await this.recording(caller, source_run_id);
+      const bySeq = new Map(replay.calls.map((call) => [call.seq, call]));
+      for (const { type, data } of events) {
+        const source = (data["determinism"] as JsonObject | undefined)?.["source"];
+        const call = type.endsWith(".requested") && isObject(source) ? bySeq.get(Number(source["seq"])) : undefined;
+        if (call) replay.used.set(call.signature, (replay.used.get(call.signature) ?? 0) + 1);
+      }
+      this.replays.set(run_id, replay);
+      return true;
+    });
   }
 
   isReplay(run_id: string): boolean {
@@ -292,6 +310,7 @@ export class Captures {
     const run = await this.options.find(caller, run_id);
     if (!run) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
     if (isTerminal(run.state)) return run;
+    if (run.kind === "replay") await this.takesUp(caller, run);
     const replay = this.replays.get(run_id);
     const made = [...(replay?.used.values() ?? [])].reduce((sum, n) => sum + n, 0);
     const state: TerminalState = exit_code === 0 ? "succeeded" : "failed";

@@ -346,6 +346,23 @@ describe("the LLM proxy", () => {
     expect(readFileSync(file, "utf8")).not.toContain(LEAKED.slice(0, 20));
   });
 
+  test("a replay of a process goes on when the server was killed in its middle", async () => {
+    const json = <T>(path: string, body: object) => server.client.json<T>(path, { method: "POST", body });
+    const { run_id } = await json<Run>("/captures", { agent: "two" });
+    const route = (id: string) => `/proxy/runs/${id}/openai/v1/chat/completions`;
+    const said = [];
+    for (const text of ["first", "second"]) said.push(await (await chat(ask(text), {}, route(run_id))).text());
+    await json(`/captures/${run_id}/end`, { exit_code: 0 });
+    const again = await json<Run>("/captures", { replay_of: run_id });
+    expect(await (await chat(ask("first"), {}, route(again.run_id))).text()).toBe(said[0]);
+    const before = model.requests.length;
+    await server.kill();
+    server = await startUp(data, { QUARTERDECK_PRIVATE_ORIGINS: model.url, QD_SECRET_PROVIDER: KEY });
+    expect(await (await chat(ask("second"), {}, route(again.run_id))).text()).toBe(said[1]);
+    expect(await json<Run>(`/captures/${again.run_id}/end`, { exit_code: 0 })).toMatchObject({ state: "succeeded" });
+    expect(model.requests.length).toBe(before);
+  });
+
   test("all of it verifies, and an open captured run goes on after the process was killed", async () => {
     expect((await chat(ask("x"), { "quarterdeck-agent": "survivor" })).status).toBe(200);
     await server.kill();
