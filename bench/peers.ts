@@ -13,6 +13,7 @@ const PEERS: Record<string, Record<string, string>> = {
     "@restatedev/restate-sdk-clients": "1.17.2",
   },
   bullmq: { bullmq: "6.7.0", ioredis: "6.0.0" },
+  portkey: { "@portkey-ai/gateway": "1.15.2" },
   dbos: { "@dbos-inc/dbos-sdk": "5.3.0", pg: "8.23.1" },
 };
 
@@ -20,7 +21,10 @@ const PEERS: Record<string, Record<string, string>> = {
 const BENCH = path.join(process.cwd(), "bench");
 const FOLDER = path.join(BENCH, "peers");
 
-function install(name: string, packages: Record<string, string>): string {
+/** The folder of a peer, with its packages in it. */
+export function installPeer(name: string): string {
+  const packages = PEERS[name];
+  if (!packages) throw new Error(`there is no peer ${name}; there are ${Object.keys(PEERS).join(", ")}`);
   const folder = path.join(FOLDER, name);
   if (existsSync(path.join(folder, "node_modules"))) return folder;
   mkdirSync(folder, { recursive: true });
@@ -40,9 +44,7 @@ function install(name: string, packages: Record<string, string>): string {
 export async function openPeer(
   name: string,
 ): Promise<{ name: string; run(workload: string): Promise<void>; cpu(): number; close(): Promise<void> }> {
-  const packages = PEERS[name];
-  if (!packages) throw new Error(`there is no peer ${name}; there are ${Object.keys(PEERS).join(", ")}`);
-  const folder = install(name, packages);
+  const folder = installPeer(name);
   const script = path.join(BENCH, `peer-${name}.mjs`);
   const child: ChildProcess = spawn(process.execPath, [script, folder], { stdio: ["pipe", "pipe", "inherit"] });
   const waiting = new Map<string, { resolve: () => void; reject: (error: Error) => void }>();

@@ -1,67 +1,21 @@
-// PROXY: what the LLM proxy adds to a call, with policy, reservation and journal on: one connection, and 32.
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+// PROXY: what the LLM proxy adds to a call, with policy, reservation and journal on: one connection, and 32. Provider, proxy and
+// client are processes of their own. Beside it the gateway of @portkey-ai, which passes calls on and does none of that.
+import { spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
+import { createInterface } from "node:readline";
+import path from "node:path";
 import { Agent, request } from "undici";
-import { systemClock } from "../src/adapters/system/system.ts";
-import { loadConfig } from "../src/server/config.ts";
-import { createLog } from "../src/server/log.ts";
-import { startServer } from "../src/server/start.ts";
-import { remove, tempFolder } from "../test/support/processes.ts";
+import { freePort } from "../scripts/services.mjs";
+import { remove, startUp, tempFolder, until } from "../test/support/processes.ts";
 import { concurrently, cpuOfTree, percentile } from "./harness.ts";
+import { installPeer } from "./peers.ts";
 
-const CHUNKS = 50;
 const CALLS = 2_000;
-type Row = Record<string, number | string>;
-
-const USAGE = { prompt_tokens: 20, completion_tokens: 10, total_tokens: 30 };
-const WHOLE = JSON.stringify({
-  id: "x",
-  object: "chat.completion",
-  model: "m-1",
-  choices: [{ index: 0, message: { role: "assistant", content: "word ".repeat(CHUNKS) }, finish_reason: "stop" }],
-  usage: USAGE,
-});
-const part = (choices: object[], usage: object | null) =>
-  `data: ${JSON.stringify({ id: "x", object: "chat.completion.chunk", model: "m-1", choices, usage })}\n\n`;
-const STREAM = [
-  ...Array.from({ length: CHUNKS }, () => part([{ index: 0, delta: { content: "word " }, finish_reason: null }], null)),
-  part([{ index: 0, delta: {}, finish_reason: "stop" }], null),
-  part([], USAGE),
-  "data: [DONE]\n\n",
-];
-
-/** A provider that answers at once. */
-async function startProvider(): Promise<{ url: string; close(): void }> {
-  const server = createServer((req, res) => {
-    let text = "";
-    req.on("data", (chunk: Buffer) => (text += chunk.toString()));
-    req.on("end", () => {
-      if (!text.includes('"stream":true')) {
-        res.writeHead(200, { "content-type": "application/json" });
-        return void res.end(WHOLE);
-      }
-      res.writeHead(200, { "content-type": "text/event-stream" });
-      for (const chunk of STREAM) res.write(chunk);
-      res.end();
-    });
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  return { url: `http://127.0.0.1:${port}`, close: () => server.closeAllConnections() };
-}
-
-export async function proxyFigures(): Promise<Row[]> {
-  const data = tempFolder("qd-bench-proxy");
-  const provider = await startProvider();
-  const log = createLog(systemClock, (line) => process.stderr.write(`${line}\n`));
-  const config = loadConfig({ data, port: 0, private_origins: [provider.url] }, {});
-  const server = await startServer({ config, log });
-  const { services } = server;
-  const caller = { tenant_id: services.tenant_id, project: services.project, principal: "bench" };
-  const text = `
+const PROVIDER = path.join(process.cwd(), "bench/provider.mjs");
+const MANIFEST = (provider: string) => `
 kind: Model
 metadata: { name: m }
-spec: { provider: openai-compatible, model: m-1, base_url: "${provider.url}", prices: [{ from: "2020-01-01", input_usd_per_mtok: 1, output_usd_per_mtok: 2 }] }
+spec: { provider: openai-compatible, model: m-1, base_url: "${provider}", prices: [{ from: "2020-01-01", input_usd_per_mtok: 1, output_usd_per_mtok: 2 }] }
 ---
 kind: Policy
 metadata: { name: main }
@@ -71,54 +25,112 @@ kind: Budget
 metadata: { name: all }
 spec: { scope: project, period: month, limit_usd: "9000000" }
 `;
-  await services.registry.apply({ ...caller, text });
-  const agent = new Agent({ connections: 64 });
-  const ask = async (url: string, stream: boolean): Promise<void> => {
-    const body = JSON.stringify({
-      model: "m-1",
-      messages: [{ role: "user", content: "hello" }],
-      max_tokens: 100,
-      stream,
-    });
-    const headers = { "content-type": "application/json", authorization: "Bearer x" };
-    const answer = await request(url, { method: "POST", headers, body, dispatcher: agent });
-    const said = await answer.body.text();
-    if (answer.statusCode !== 200) throw new Error(`${answer.statusCode}: ${said}`);
+type Row = Record<string, number | string>;
+
+/** Where calls are sent, and whose CPU they cost. */
+interface Subject {
+  readonly name: string;
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly pid: number;
+  close(): Promise<void>;
+}
+
+function ended(child: ChildProcess): Promise<void> {
+  const gone = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  child.kill("SIGTERM");
+  return gone;
+}
+
+async function startProvider(): Promise<{ url: string; close(): Promise<void> }> {
+  const child = spawn(process.execPath, [PROVIDER], { stdio: ["ignore", "pipe", "inherit"] });
+  for await (const url of createInterface({ input: child.stdout })) return { url, close: () => ended(child) };
+  throw new Error("the provider did not start");
+}
+
+async function ours(provider: string): Promise<Subject> {
+  const data = tempFolder("qd-bench-proxy");
+  const server = await startUp(data, { QUARTERDECK_PRIVATE_ORIGINS: provider });
+  await server.client.apply(MANIFEST(provider));
+  return {
+    name: "quarterdeck",
+    url: `${server.url}/proxy/openai/v1/chat/completions`,
+    headers: {},
+    pid: server.child.pid ?? 0,
+    close: async () => {
+      await server.stop();
+      remove(data);
+    },
   };
-  const direct = `${provider.url}/chat/completions`;
-  const proxied = `${server.url}/proxy/openai/v1/chat/completions`;
-  const rows: Row[] = [];
-  for (const stream of [false, true]) {
-    const p50 = async (url: string): Promise<number> => {
-      const times: number[] = [];
-      for (let i = 0; i < CALLS; i++) {
-        const begun = performance.now();
-        await ask(url, stream);
-        if (i > CALLS / 4) times.push(performance.now() - begun);
-      }
-      return percentile(times, 0.5);
-    };
-    const [alone, through] = [await p50(direct), await p50(proxied)];
-    rows.push({
-      what: stream ? `stream of ${CHUNKS} chunks, one connection` : "JSON, one connection",
-      direct_p50_ms: Number(alone.toFixed(3)),
-      proxied_p50_ms: Number(through.toFixed(3)),
-      added_p50_ms: Number((through - alone).toFixed(3)),
-    });
-  }
-  const cpu = cpuOfTree(process.pid);
-  const begun = performance.now();
-  await concurrently(CALLS * 2, 32, () => ask(proxied, false));
-  const seconds = (performance.now() - begun) / 1000;
-  rows.push({
-    what: "JSON, 32 connections",
-    calls_per_s: Math.round((CALLS * 2) / seconds),
-    // Client and provider are in this process too.
-    cpu_ms_per_call: Number((((cpuOfTree(process.pid) - cpu) * 1000) / (CALLS * 2)).toFixed(3)),
+}
+
+async function portkey(provider: string): Promise<Subject> {
+  const folder = installPeer("portkey");
+  const script = path.join(folder, "node_modules/@portkey-ai/gateway/build/start-server.js");
+  const port = await freePort();
+  const child = spawn(process.execPath, [script, `--port=${port}`, "--headless"], {
+    stdio: ["ignore", "ignore", "inherit"],
   });
+  await until("the peer answers", () => fetch(`http://127.0.0.1:${port}/`).catch(() => null));
+  return {
+    name: "@portkey-ai/gateway",
+    url: `http://127.0.0.1:${port}/v1/chat/completions`,
+    headers: { "x-portkey-provider": "openai", "x-portkey-custom-host": provider },
+    pid: child.pid ?? 0,
+    close: () => ended(child),
+  };
+}
+
+const agent = new Agent({ connections: 64 });
+
+async function ask({ url, headers }: Pick<Subject, "url" | "headers">, stream: boolean): Promise<void> {
+  const messages = [{ role: "user", content: "hello" }];
+  const answer = await request(url, {
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: "Bearer x", ...headers },
+    body: JSON.stringify({ model: "m-1", messages, max_tokens: 100, stream }),
+    dispatcher: agent,
+  });
+  const said = await answer.body.text();
+  if (answer.statusCode !== 200 || !said.includes("word ")) throw new Error(`${answer.statusCode}: ${said}`);
+}
+
+async function p50(at: Pick<Subject, "url" | "headers">, stream: boolean): Promise<number> {
+  const times: number[] = [];
+  for (let i = 0; i < CALLS; i++) {
+    const begun = performance.now();
+    await ask(at, stream);
+    if (i > CALLS / 4) times.push(performance.now() - begun);
+  }
+  return percentile(times, 0.5);
+}
+
+async function figuresOf(subject: Subject, direct: Pick<Subject, "url" | "headers">): Promise<Row> {
+  const row: Row = { name: subject.name };
+  for (const stream of [false, true]) {
+    const [alone, through] = [await p50(direct, stream), await p50(subject, stream)];
+    const what = stream ? "stream" : "json";
+    row[`direct_${what}_p50_ms`] = Number(alone.toFixed(3));
+    row[`added_${what}_p50_ms`] = Number((through - alone).toFixed(3));
+  }
+  const cpu = cpuOfTree(subject.pid);
+  const begun = performance.now();
+  await concurrently(CALLS * 2, 32, () => ask(subject, false));
+  row["calls_per_s_32"] = Math.round((CALLS * 2) / ((performance.now() - begun) / 1000));
+  row["cpu_ms_per_call"] = Number((((cpuOfTree(subject.pid) - cpu) * 1000) / (CALLS * 2)).toFixed(3));
+  return row;
+}
+
+export async function proxyFigures(): Promise<Row[]> {
+  const provider = await startProvider();
+  const direct = { url: `${provider.url}/chat/completions`, headers: {} };
+  const rows: Row[] = [];
+  for (const start of [ours, portkey]) {
+    const subject = await start(provider.url);
+    rows.push(await figuresOf(subject, direct));
+    await subject.close();
+  }
   await agent.close();
-  await server.close();
-  provider.close();
-  remove(data);
+  await provider.close();
   return rows;
 }

@@ -19,6 +19,8 @@ interface VerifyResult {
   ok: boolean;
   /** Of a file: the key whose checkpoints vouch for its appends. */
   proven?: { key_id: string; appends: number } | null;
+  /** Of a file: artifacts that events name, and that were not there when it was made. */
+  missing?: number;
 }
 
 function addVerify(root: Command): void {
@@ -48,6 +50,7 @@ function addVerify(root: Command): void {
           print(
             `  ${value.proven.appends} of ${value.appends} appends lead to checkpoints signed by ${value.proven.key_id}`,
           );
+        if (value.missing) print(`  ${value.missing} artifacts were not there when it was made`);
         for (const fault of value.faults) print(`  ${fault}`);
       });
       if (!result.ok) process.exitCode = 1;
@@ -72,6 +75,7 @@ function verifyFile(text: string, key: string | undefined): VerifyResult {
     faults,
     ok: faults.length === 0,
     proven,
+    missing: count(bundle, "missing"),
   };
 }
 

@@ -97,6 +97,13 @@ export const ERRORS = {
     "The run cannot be replayed or forked like this",
     "The message and `details.reason` say why; the source is unchanged.",
   ),
+  ARTIFACT_MISSING: row(
+    409,
+    1,
+    false,
+    "An artifact that an event names is not here",
+    "Upload what `details.missing` names (POST /artifacts), or leave artifacts out (`--profile minimal`).",
+  ),
   ARTIFACT_CORRUPT: row(500, 1, false, "An artifact does not have its digest", "Restore the file from a backup."),
   INTERNAL_ERROR: row(500, 1, true, "Something failed inside", "Report the request id; the log has the cause."),
   DATABASE_UNAVAILABLE: row(

@@ -365,7 +365,7 @@ export const ROUTES = {
     status: 200,
     response: Text,
     produces: "application/x-ndjson",
-    errors: [...COMMON_ERRORS, "NOT_FOUND"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_MISSING"],
   },
   importJournal: {
     method: "POST",

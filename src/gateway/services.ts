@@ -30,6 +30,8 @@ export interface ImportedRun {
 
 export interface JournalService {
   verify(caller: Caller, run_id: string | null): Promise<Verified>;
+  /** Throws ARTIFACT_MISSING for a run that cannot be exported whole. */
+  checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void>;
   export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string>;
   import(caller: Caller, text: string): Promise<{ runs: number; events: number; artifacts: number; skipped: number }>;
   importRuns(caller: Caller, format: string, text: string): Promise<readonly ImportedRun[]>;

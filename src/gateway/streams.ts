@@ -72,6 +72,8 @@ const exportJournal: StreamHandler = async (services, request, { reply }) => {
   const run_id = request.query["run_id"];
   if (typeof run_id === "string") await services.runs.get(request.caller, run_id);
   const profile = request.query["profile"] === "minimal" ? "minimal" : "full";
+  // Once the first line is sent nothing can be refused any more.
+  if (typeof run_id === "string") await services.journal.checkExport(request.caller, run_id, profile);
   const lines = services.journal.export(request.caller, typeof run_id === "string" ? run_id : null, profile);
   await reply.type("application/x-ndjson").send(Readable.from(lines));
 };

@@ -14,6 +14,7 @@ import type { ManifestKind } from "../contract/manifests.ts";
 import type { BlobStore } from "../contract/ports.ts";
 import { EXACT } from "../contract/replay.ts";
 import type { Lineage, ReplaySession, StartFork, StartReplay } from "../contract/replay.ts";
+import { artifactsOf } from "../core/artifacts.ts";
 import { chainStart, decodeBody, encodeAppend } from "../core/chain.ts";
 import type { Governance } from "../core/governance.ts";
 import { redecide } from "../core/redecide.ts";
@@ -290,21 +291,6 @@ function derived(
     { type: "replay.mismatched", data: detail },
     { type: "run.failed", data: { code: "decision_mismatch", message: `Step ${step}: ${message}` } },
   ];
-}
-
-/** Digests of artifacts that events refer to. */
-function artifactsOf(events: readonly StoredEvent[]): Set<string> {
-  const found = new Set<string>();
-  const walk = (value: Json | undefined): void => {
-    if (typeof value !== "object" || value === null) return;
-    for (const [key, item] of Object.entries(value)) {
-      const digest = key.endsWith("_ref") ? (item as JsonObject | null)?.["digest"] : item;
-      if ((key === "artifact" || key.endsWith("_ref")) && typeof digest === "string") found.add(digest);
-      walk(item);
-    }
-  };
-  for (const event of events) walk(event.data);
-  return found;
 }
 
 function refuseOpenCalls(past: RunState, run_id: string): void {

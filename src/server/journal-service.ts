@@ -4,6 +4,8 @@ import { AppError } from "../contract/errors.ts";
 import type { AppendRow, ApprovalRow, BudgetUse, CommittedRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
+import { artifactsOf } from "../core/artifacts.ts";
+import { decodeBody } from "../core/chain.ts";
 import { importRecorded } from "../capture/import.ts";
 import type { Redactor } from "../capture/redact.ts";
 import type { ImportSeams } from "../capture/import.ts";
@@ -53,6 +55,19 @@ export class LocalJournalService implements JournalService {
     return verifyAll(this.options);
   }
 
+  async checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void> {
+    if (profile !== "full") return;
+    const missing: string[] = [];
+    for await (const run of this.runs(caller, run_id)) {
+      const rows = await readWholeRun(this.options.store, caller.tenant_id, run.run_id);
+      for (const digest of artifactsOf(rows.flatMap((row) => decodeBody(row.body))))
+        if (!(await this.options.blobs.has(caller.tenant_id, digest))) missing.push(digest);
+    }
+    if (missing.length === 0) return;
+    const message = `Run ${run_id} names ${missing.length} artifacts that are not here: ${missing.slice(0, 3).join(", ")}`;
+    throw new AppError("ARTIFACT_MISSING", message, { details: { run_id, missing: missing.slice(0, 100) } });
+  }
+
   export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string> {
     return sealed(this.lines(caller, run_id, profile));
   }
@@ -75,10 +90,12 @@ export class LocalJournalService implements JournalService {
     // What is proven must be covered by a checkpoint.
     if (run_id !== null) await this.options.checkpointer.tick();
     const digests = new Set<string>();
+    const named = new Set<string>();
     const proven: CommittedRow[] = [];
     for await (const run of this.runs(caller, run_id)) {
       for (const row of await readWholeRun(store, caller.tenant_id, run.run_id)) {
         for (const digest of row.body.toString("utf8").matchAll(/sha256:[0-9a-f]{64}/g)) digests.add(digest[0]);
+        for (const digest of artifactsOf(decodeBody(row.body))) named.add(digest);
         if (run_id !== null) proven.push(row);
         yield rowLine(row);
       }
@@ -90,7 +107,10 @@ export class LocalJournalService implements JournalService {
     }
     for (const digest of profile === "full" ? [...digests].sort() : []) {
       // Digests of definitions and policies look like those of artifacts; only what is stored is one.
-      if (!(await this.options.blobs.has(caller.tenant_id, digest))) continue;
+      if (!(await this.options.blobs.has(caller.tenant_id, digest))) {
+        if (named.has(digest)) yield { type: "missing", digest };
+        continue;
+      }
       const bytes = await this.options.blobs.get(caller.tenant_id, digest);
       yield { type: "artifact", digest, bytes: bytes.toString("base64") };
     }

@@ -68,6 +68,42 @@ describe("the ingest API", () => {
     expect((await cli(["--data", data, "verify", run_id])).code).toBe(0);
   });
 
+  test("a run that names an artifact nobody has uploaded is not exported as if it were whole", async () => {
+    const text = `what was said at length, ${freshRun()}`;
+    const digest = `sha256:${sha256Hex(text)}`;
+    const run_id = freshRun();
+    await send(run_id, [
+      started,
+      { sequence_no: 2, type: "model.requested", step_id: "m", data: { model: "x", note: { artifact: "report.pdf" } } },
+      {
+        sequence_no: 3,
+        type: "model.completed",
+        step_id: "m",
+        data: { content: "what was said", content_ref: { digest, bytes: text.length } },
+      },
+      { sequence_no: 4, type: "run.succeeded", data: {} },
+    ]);
+    const file = path.join(data, "whole.jsonl");
+    const refused = await cli(["--data", data, "export", run_id, "-o", file]);
+    expect([refused.code, refused.err]).toEqual([
+      1,
+      expect.stringContaining(`ARTIFACT_MISSING: Run ${run_id} names 1`),
+    ]);
+    expect(refused.err).toContain(digest);
+    expect((await cli(["--data", data, "export", run_id, "--profile", "minimal", "-o", file])).code).toBe(0);
+    // In a backup of everything it is named, so that nobody takes it for whole.
+    const all = path.join(data, "all.jsonl");
+    expect((await cli(["--data", data, "export", "--all", "-o", all])).code).toBe(0);
+    const seen = await cli(["verify", "--file", all]);
+    expect([seen.code, seen.out]).toEqual([0, expect.stringContaining("1 artifacts were not there")]);
+    await fetch(`${server.url}/api/v1/artifacts`, {
+      method: "POST",
+      headers: { "content-type": "application/octet-stream" },
+      body: text,
+    });
+    expect((await cli(["--data", data, "export", run_id, "-o", file])).code).toBe(0);
+  });
+
   test("finalize names what is missing", async () => {
     const run_id = freshRun();
     await send(run_id, [started, note(3)]);
