@@ -2,10 +2,11 @@
 // client are processes of their own. Beside it the gateway of @portkey-ai, which passes calls on and does none of that.
 import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
+import { createServer } from "node:net";
+import type { AddressInfo } from "node:net";
 import { createInterface } from "node:readline";
 import path from "node:path";
 import { Agent, request } from "undici";
-import { freePort } from "../scripts/services.mjs";
 import { remove, startUp, tempFolder, until } from "../test/support/processes.ts";
 import { concurrently, cpuOfTree, percentile } from "./harness.ts";
 import { installPeer } from "./peers.ts";
@@ -33,6 +34,8 @@ interface Subject {
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly pid: number;
+  /** The peer answers 500 to this provider's stream, which OpenAI's own client reads. */
+  readonly streams: boolean;
   close(): Promise<void>;
 }
 
@@ -57,11 +60,22 @@ async function ours(provider: string): Promise<Subject> {
     url: `${server.url}/proxy/openai/v1/chat/completions`,
     headers: {},
     pid: server.child.pid ?? 0,
+    streams: true,
     close: async () => {
       await server.stop();
       remove(data);
     },
   };
+}
+
+function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  return new Promise((resolve) =>
+    server.once("listening", () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    }),
+  );
 }
 
 async function portkey(provider: string): Promise<Subject> {
@@ -77,6 +91,7 @@ async function portkey(provider: string): Promise<Subject> {
     url: `http://127.0.0.1:${port}/v1/chat/completions`,
     headers: { "x-portkey-provider": "openai", "x-portkey-custom-host": provider },
     pid: child.pid ?? 0,
+    streams: false,
     close: () => ended(child),
   };
 }
@@ -107,7 +122,7 @@ async function p50(at: Pick<Subject, "url" | "headers">, stream: boolean): Promi
 
 async function figuresOf(subject: Subject, direct: Pick<Subject, "url" | "headers">): Promise<Row> {
   const row: Row = { name: subject.name };
-  for (const stream of [false, true]) {
+  for (const stream of subject.streams ? [false, true] : [false]) {
     const [alone, through] = [await p50(direct, stream), await p50(subject, stream)];
     const what = stream ? "stream" : "json";
     row[`direct_${what}_p50_ms`] = Number(alone.toFixed(3));
@@ -125,12 +140,16 @@ export async function proxyFigures(): Promise<Row[]> {
   const provider = await startProvider();
   const direct = { url: `${provider.url}/chat/completions`, headers: {} };
   const rows: Row[] = [];
-  for (const start of [ours, portkey]) {
-    const subject = await start(provider.url);
-    rows.push(await figuresOf(subject, direct));
-    await subject.close();
+  try {
+    for (const start of [ours, portkey]) {
+      const subject = await start(provider.url);
+      await figuresOf(subject, direct)
+        .then((row) => rows.push(row))
+        .finally(() => subject.close());
+    }
+  } finally {
+    await agent.destroy();
+    await provider.close();
   }
-  await agent.close();
-  await provider.close();
   return rows;
 }
