@@ -143,9 +143,11 @@ export async function proxyFigures(): Promise<Row[]> {
   try {
     for (const start of [ours, portkey]) {
       const subject = await start(provider.url);
-      await figuresOf(subject, direct)
-        .then((row) => rows.push(row))
-        .finally(() => subject.close());
+      try {
+        rows.push(await figuresOf(subject, direct));
+      } finally {
+        await subject.close();
+      }
     }
   } finally {
     await agent.destroy();
