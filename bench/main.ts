@@ -1,4 +1,4 @@
-// quarterdeck bench W1|W2|W3|W4|W5|W6|policy|replay|proxy|ingest|capture|dispatch [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
+// quarterdeck bench W1|W2|W3|W4|W5|W6|W7|policy|replay|proxy|ingest|capture|dispatch [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
 // One pass is discarded, then the median of the others; peers run the same workload in the same session, alternating with
 // nothing: each alone on the machine. See bench/README.md.
 import { parseArgs } from "node:util";
@@ -15,6 +15,7 @@ import { replayFigures } from "./replay.ts";
 import { w4 } from "./w4.ts";
 import { waiting } from "./waiting.ts";
 import { openCluster } from "./w6.ts";
+import { openNodes } from "./w7.ts";
 
 interface Subject {
   readonly name: string;
@@ -31,6 +32,8 @@ const { values, positionals } = parseArgs({
     runs: { type: "string", default: "500" },
     events: { type: "string", default: "10000000" },
     json: { type: "boolean", default: false },
+    nodes: { type: "string", default: "2" },
+    groups: { type: "string", default: "8" },
   },
 });
 const workload = (positionals[0] ?? "W1").toUpperCase();
@@ -172,6 +175,8 @@ async function main(): Promise<void> {
   if (workload === "POLICY") rows.push(policyFigures());
   else if (workload === "W4") rows.push(await w4());
   else if (workload === "W6") rows.push(...(await besides(w1, await openCluster())));
+  else if (workload === "W7")
+    rows.push(...(await besides(w1, await openNodes({ nodes: Number(values.nodes), groups: Number(values.groups) }))));
   else if (workload === "REPLAY") rows.push(...(await replayFigures(passes)));
   else if (workload === "WAITING") rows.push(await waiting());
   else if (workload === "DISPATCH") rows.push(...(await dispatchFigures()));
@@ -180,7 +185,7 @@ async function main(): Promise<void> {
   else if (workload === "PROXY") rows.push(...(await proxyFigures()));
   else if (!work)
     throw new Error(
-      `there is no workload ${workload}; there are W1 to W6, policy, replay, proxy, ingest, capture, dispatch and waiting`,
+      `there is no workload ${workload}; there are W1 to W7, policy, replay, proxy, ingest, capture, dispatch and waiting`,
     );
   else rows.push(...(await besides(work, { name: "quarterdeck", ...(await openOurs()) })));
   const machine = `${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, node ${process.version}`;

@@ -11,7 +11,7 @@ import { startWorker } from "../test/support/workers.ts";
 import { cpuOfTree, STEPS } from "./harness.ts";
 
 const WORKERS = 2;
-const MANIFESTS = `
+export const MANIFESTS = `
 kind: Tool
 metadata: { name: bench.noop }
 spec: { kind: builtin, builtin: noop, cost_usd: "0.0001" }
@@ -32,7 +32,7 @@ metadata: { name: bench }
 spec: { scope: project, period: month, limit_usd: "9000000" }
 `;
 
-async function startRedis(): Promise<{ url: string; stop(): Promise<void> }> {
+export async function startRedis(): Promise<{ url: string; stop(): Promise<void> }> {
   const port = 20_000 + Math.floor(Math.random() * 20_000);
   const args = ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
   const child = spawn("redis-server", args, { stdio: ["ignore", "pipe", "inherit"], cwd: "/tmp" });

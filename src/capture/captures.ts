@@ -53,6 +53,8 @@ export interface CapturesOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly blobs: Pick<BlobStore, "get">;
+  /** An id for a run that is to begin in this process; one that its source has a name for is placed by that. */
+  readonly newRunId: (external_id?: string) => string;
   readonly find: (caller: CaptureCaller, run_id: string) => Promise<RunSummary | null>;
   /** For each of these names, the newest run that its source calls so, where there is one. */
   readonly external: (caller: CaptureCaller, external_ids: readonly string[]) => Promise<readonly RunSummary[]>;
@@ -68,6 +70,14 @@ interface Replay {
 }
 
 const SESSIONS_MAX = 10_000;
+
+/** What a session of calls without a run is known by. */
+export function sessionName(
+  principal: string,
+  given: { agent?: string | undefined; session?: string | undefined },
+): string {
+  return `session:${principal}/${given.agent ?? ""}/${given.session ?? ""}`;
+}
 
 export class Captures {
   private readonly options: CapturesOptions;
@@ -94,7 +104,7 @@ export class Captures {
   /** Starts a captured run, or one that answers a process from another one's recording. */
   async start(caller: CaptureCaller, request: StartCapture, external_id?: string): Promise<RunSummary> {
     const replay = request.replay_of === undefined ? null : await this.recording(caller, request.replay_of);
-    const run_id = newId("run", this.options);
+    const run_id = this.options.newRunId(external_id);
     const agent = request.agent ?? "captured";
     const data: JsonObject = {
       env: request.env ?? replay?.source.env ?? "dev",
@@ -127,7 +137,7 @@ export class Captures {
       return given.run_id;
     }
     const { tenant_id, principal } = caller;
-    const session = `session:${principal}/${given.agent ?? ""}/${given.session ?? ""}`;
+    const session = sessionName(principal, given);
     return this.serial.run(`${tenant_id}/${session}`, () => this.sessionRun(caller, given, session));
   }
 
@@ -169,6 +179,12 @@ export class Captures {
       this.replays.set(run_id, replay);
       return true;
     });
+  }
+
+  /** These runs are another node's: what is known of them here does not hold any more. */
+  forget(isGone: (run_id: string) => boolean): void {
+    for (const [key, run_id] of this.sessions) if (isGone(run_id)) this.sessions.delete(key);
+    for (const run_id of this.replays.keys()) if (isGone(run_id)) this.replays.delete(run_id);
   }
 
   isReplay(run_id: string): boolean {

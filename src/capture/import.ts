@@ -6,7 +6,6 @@ import type { Json, JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft, TerminalState } from "../contract/events.ts";
-import { newId } from "../contract/ids.ts";
 import type { AppendRow, RunSummary } from "../contract/journal.ts";
 import { chainStart, encodeAppend } from "../core/chain.ts";
 import { Redactor } from "./redact.ts";
@@ -21,6 +20,8 @@ import { sweAgentRun } from "./swe-agent.ts";
 import { tau2Runs } from "./tau2.ts";
 
 export interface ImportSeams {
+  /** An id for a run that is recorded in this process. */
+  readonly newRunId: () => string;
   readonly clock: Clock;
   readonly random: Random;
 }
@@ -173,7 +174,7 @@ function capture(
   seams: ImportSeams,
   redactor: Redactor,
 ): CapturedRun {
-  const run_id = newId("run", seams);
+  const run_id = seams.newRunId();
   const at_us = seams.clock.now_us();
   const { drafts: found, steps } = eventsOf(run, caller);
   const drafts = found.map((draft) => ({ ...draft, data: redactor.data(draft.data, draft.type) }));

@@ -87,19 +87,23 @@ export class Ingest {
     this.waiting.clear();
   }
 
-  /** Goes on with what was staged before this process owned the runs. */
-  async resume(): Promise<void> {
-    this.close();
-    await this.look();
+  /** Goes on with what was staged before this process owned these runs. */
+  async resume(isOurs: (run_id: string) => boolean): Promise<void> {
+    for (const [key, waiting] of this.waiting) {
+      if (!isOurs(waiting.key.run_id)) continue;
+      waiting.timer.cancel();
+      this.waiting.delete(key);
+    }
+    await this.look(isOurs);
   }
 
   /**
    * Finds what is staged that this process has not heard of: a former owner may still acknowledge events after another one
    * has taken over. Called now and then.
    */
-  async look(): Promise<void> {
+  async look(isOurs: (run_id: string) => boolean): Promise<void> {
     for (const { since_us, count, ...key } of await this.options.staged.groups()) {
-      if (this.waiting.has(keyOf(key))) continue;
+      if (this.waiting.has(keyOf(key)) || !isOurs(key.run_id)) continue;
       this.expect(key, count, since_us);
       await this.serial.run(key.run_id, () => this.release(key, null));
     }

@@ -32,7 +32,8 @@ export interface ToolCallsOptions {
 
 /** A call that was made. Its outcome is kept for whoever asks again. */
 interface Made {
-  readonly outcome: Promise<EventDraft>;
+  /** Null when the run is another node's before there is one. */
+  readonly outcome: Promise<EventDraft | null>;
   /** Why there is none yet, in words for a model. */
   waits: () => string;
 }
@@ -76,7 +77,8 @@ export class ToolCalls implements ToolDoor {
     this.left.delete(key);
     const outcome = await before(made.outcome, clock, given);
     if (outcome) return this.answer(tenant_id, outcome);
-    this.leave(key, made);
+    // One of a run that has moved is taken up where it is now.
+    if (this.known.has(run_id)) this.leave(key, made);
     return {
       is_error: true,
       result: `${made.waits()} Make the same call again to get its outcome; it is not made twice.`,
@@ -95,6 +97,12 @@ export class ToolCalls implements ToolDoor {
     this.known.set(run_id, read);
     read.catch(() => this.known.delete(run_id));
     return read;
+  }
+
+  /** These runs are another node's: whoever asks again is answered there. */
+  forget(isGone: (run_id: string) => boolean): void {
+    for (const run_id of this.known.keys()) if (isGone(run_id)) this.known.delete(run_id);
+    for (const key of this.left.keys()) if (isGone(key.split("\n")[0] ?? "")) this.left.delete(key);
   }
 
   private leave(key: string, made: Made): void {
@@ -137,16 +145,17 @@ export class ToolCalls implements ToolDoor {
   ): { made: Made; stop: () => void } {
     let waits = waited;
     let step = 0;
-    let settle: (draft: EventDraft) => void = () => undefined;
-    const outcome = new Promise<EventDraft>((resolve) => (settle = resolve));
-    const stop = this.options.subscribe(run_id, (drafts) => {
+    let settle: (draft: EventDraft | null) => void = () => undefined;
+    const outcome = new Promise<EventDraft | null>((resolve) => (settle = resolve));
+    const take = (drafts: readonly EventDraft[]) => {
       for (const draft of drafts) {
         if (isOurs(draft)) step = draft.step ?? 0;
         const known = step > 0 && draft.step === step;
         if (known) waits = waitsFor(run_id, draft) ?? waits;
         if (known ? isToolEnd(draft.type) : endsRun(draft.type)) settle(draft);
       }
-    });
+    };
+    const stop = this.options.subscribe(run_id, take, () => settle(null));
     void outcome.finally(stop);
     return { made: { outcome, waits: () => waits }, stop };
   }
@@ -157,7 +166,11 @@ export class ToolCalls implements ToolDoor {
    */
   private async takeUp(tenant_id: string, run_id: string): Promise<void> {
     const seen: EventDraft[] = [];
-    const stop = this.options.subscribe(run_id, (drafts) => void seen.push(...drafts));
+    const stop = this.options.subscribe(
+      run_id,
+      (drafts) => void seen.push(...drafts),
+      () => undefined,
+    );
     try {
       const rows = await readWholeRun(this.options.store, tenant_id, run_id);
       const recorded: EventDraft[] = rows.flatMap((row) => decodeBody(row.body));

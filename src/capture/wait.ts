@@ -3,8 +3,12 @@ import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, RunStateName } from "../contract/events.ts";
 import type { Clock } from "../kit/clock.ts";
 
-/** Tells what is committed for a run, until the returned function is called. */
-export type Subscribe = (run_id: string, listener: (drafts: readonly EventDraft[]) => void) => () => void;
+/** Tells what is committed for a run, and when it is another node's, until the returned function is called. */
+export type Subscribe = (
+  run_id: string,
+  listener: (drafts: readonly EventDraft[]) => void,
+  moved: () => void,
+) => () => void;
 
 /** True for the event that ends a run. */
 export function endsRun(type: string): boolean {
@@ -36,18 +40,24 @@ export class RunWatch {
   readonly close: () => void;
   private readonly seen: EventDraft[] = [];
   private wake: () => void = () => undefined;
+  private moved = false;
 
   constructor(subscribe: Subscribe, run_id: string) {
-    this.close = subscribe(run_id, (drafts) => {
+    const take = (drafts: readonly EventDraft[]) => {
       this.seen.push(...drafts);
+      this.wake();
+    };
+    this.close = subscribe(run_id, take, () => {
+      this.moved = true;
       this.wake();
     });
   }
 
-  /** The first event that fits, which has come or will; what came before it is dropped. */
-  next(fits: (draft: EventDraft) => boolean): Promise<EventDraft> {
+  /** The first event that fits, which has come or will; what came before it is dropped. Null when the run moves first. */
+  next(fits: (draft: EventDraft) => boolean): Promise<EventDraft | null> {
     return new Promise((resolve) => {
       this.wake = () => {
+        if (this.moved) return resolve(null);
         const at = this.seen.findIndex(fits);
         const found = this.seen[at];
         if (!found) return void this.seen.splice(0);

@@ -24,14 +24,23 @@ function compiled(): string {
 export function addBench(root: Command): void {
   root
     .command("bench <workload>")
-    .description("measure W1 to W6, policy, replay or proxy, beside peers when named (needs the repository)")
+    .description("measure W1 to W7, policy, replay or proxy, beside peers when named (needs the repository)")
     .option("--peers <names>", "restate,dbos,bullmq")
     .option("--passes <n>", "measured passes; one more is discarded first", "9")
     .option("--runs <n>", "runs per pass of W1", "500")
     .option("--events <n>", "events in the full journal of W5", "10000000")
+    .option("--nodes <n>", "control nodes of W7", "2")
+    .option("--groups <n>", "shard groups of W7", "8")
     .option("--json", "print JSON")
     .action((workload: string, _options, command: Command) => {
-      const options = command.opts<{ peers?: string; passes: string; runs: string; events: string }>();
+      const options = command.opts<{
+        peers?: string;
+        passes: string;
+        runs: string;
+        events: string;
+        nodes: string;
+        groups: string;
+      }>();
       const json = command.optsWithGlobals<{ json?: boolean }>().json === true;
       const args = [
         compiled(),
@@ -42,6 +51,10 @@ export function addBench(root: Command): void {
         options.runs,
         "--events",
         options.events,
+        "--nodes",
+        options.nodes,
+        "--groups",
+        options.groups,
       ];
       if (options.peers !== undefined) args.push("--peers", options.peers);
       if (json) args.push("--json");

@@ -1,5 +1,6 @@
 // The one table of errors a caller can see. HTTP status, problem documents (RFC 9457), exit codes of the CLI and
 // docs/errors.md all derive from it; a test keeps the document equal to the table.
+import { isObject } from "../kit/json.ts";
 
 /** Exit codes of the CLI: 0 ok, 1 error, 2 bad input, 3 auth, 4 not found, 5 strict replay, 6 dependency or timeout. */
 export interface ErrorRow {
@@ -172,4 +173,21 @@ export function reasonOf(error: unknown): string {
   for (let at = error; at instanceof Error && at.cause !== undefined && reasons.length < 5; at = at.cause)
     reasons.push(messageOf(at.cause));
   return [...new Set(reasons)].join(": ");
+}
+
+/** What a problem document (RFC 9457) of ours says; for anything else that it was no such document. */
+export function problemError(text: string, status: number): AppError {
+  let problem: unknown;
+  try {
+    problem = JSON.parse(text);
+  } catch {
+    problem = null;
+  }
+  if (!isObject(problem) || typeof problem["code"] !== "string" || !(problem["code"] in ERRORS)) {
+    return new AppError("INTERNAL_ERROR", `The server answered ${status} without a problem document`);
+  }
+  return new AppError(problem["code"] as ErrorCode, String(problem["detail"]), {
+    details: isObject(problem["details"]) ? problem["details"] : {},
+    errors: (problem["errors"] ?? []) as FieldError[],
+  });
 }

@@ -1,6 +1,7 @@
 // The contract of the journal: what the in-memory store (simulation, unit tests) and the Postgres store both do, under
 // one suite (journal/store.suite.ts). A store is dumb: it keeps appends and refuses writers that were fenced.
 import type { RunKind, RunStateName } from "./events.ts";
+import type { SliceKey } from "./slices.ts";
 
 /** One append of one run: one row. `body` is its events, canonical JSON, one a line. */
 export interface AppendRow {
@@ -112,9 +113,11 @@ export class UnknownCommitError extends Error {
 /**
  * What this program writes and understands. Raised with each change of events or of their meaning that an older program would
  * misread: two versions may share a database, but what a newer one has written is never taken over by an older one.
- * 1: until model calls could wait for approval (`model.proposed`). 2: with it.
+ * 1: until model calls could wait for approval (`model.proposed`). 2: with it. 3: with several shard groups.
  */
-export const JOURNAL_LEVEL = 2;
+export const JOURNAL_LEVEL = 3;
+/** What it writes where all runs are in one group. */
+export const ONE_GROUP_LEVEL = 2;
 
 /** A newer program has written here: `level` is what it writes. */
 export class NewerJournalError extends Error {
@@ -133,16 +136,51 @@ export interface NodeAddress {
   readonly url: string;
 }
 
-/** Who owns a group, by the database's clock alone. A lease that ran out is anybody's; each claim raises the epoch. */
+/** What a node says of a group that it holds. */
+export interface HeldGroup extends Pick<GroupLease, "group" | "shard_epoch"> {
+  readonly open_runs: number;
+}
+
+/** Who owns a group, as the database has it. */
+export interface GroupPlace extends NodeAddress {
+  readonly group: number;
+  readonly shard_epoch: number;
+  /** How long nobody has owned it; null while somebody does. */
+  readonly free_ms: number | null;
+}
+
+/** What the database says at a beat. */
+export interface Membership {
+  /** Groups whose lease was renewed. */
+  readonly renewed: readonly number[];
+  /** Control nodes that live, the longest running first. */
+  readonly nodes: readonly NodeAddress[];
+  readonly groups: readonly GroupPlace[];
+  /** Of the settings that all nodes keep at hand. */
+  readonly version: number;
+  /** Slices of budgets that groups held here were granted, and others need. */
+  readonly wanted: readonly (SliceKey & { readonly group: number })[];
+}
+
+/** Who owns which group, by the database's clock alone. A lease that ran out is anybody's; each claim raises the epoch. */
 export interface GroupLeases {
+  /**
+   * Says that a node lives and which settings it uses, and renews its leases. A node with `counts: false` is none that a share
+   * of the groups is meant for.
+   */
+  beat(given: {
+    by: NodeAddress;
+    counts: boolean;
+    held: readonly HeldGroup[];
+    seen: number;
+    ttl_ms: number;
+  }): Promise<Membership>;
   /** Null when another node holds the lease. Throws NewerJournalError. */
   claim(group: number, by: NodeAddress, ttl_ms: number): Promise<GroupLease | null>;
-  /** False when the group is not ours any more. */
-  renew(lease: Pick<GroupLease, "group" | "shard_epoch">, ttl_ms: number): Promise<boolean>;
   /** Gives the group up at once. */
   release(lease: Pick<GroupLease, "group" | "shard_epoch">): Promise<void>;
-  /** The holder; null while there is none. */
-  holder(group: number): Promise<NodeAddress | null>;
+  /** The node takes no part any more: the others share what it had. */
+  leave(node: string): Promise<void>;
 }
 
 export interface JournalStore {
@@ -162,5 +200,6 @@ export interface JournalStore {
   readGroup(group: number, after_offset: number, limit_rows: number): Promise<CommittedRow[]>;
   /** Ids of runs that are not terminal, in the order of their creation, after the given one. */
   openRuns(group: number, after_run_id: string | null, limit: number): Promise<string[]>;
-  budgetUse(): Promise<BudgetUse[]>;
+  /** Use of shared budgets by the runs of one group; null: by all runs. */
+  budgetUse(group: number | null): Promise<BudgetUse[]>;
 }

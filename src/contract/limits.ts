@@ -95,6 +95,8 @@ export const LIMITS = {
   database_answer_ms: 20_000,
   /** How long a request waits for an owner while the runs change hands. */
   forward_wait_ms: 10_000,
+  /** How long other nodes have for their part of an answer; without it the answer is what the others know. */
+  gather_wait_ms: 2_000,
   worker_heartbeat_ms: 1_000,
   /** Jobs handed out, and results taken, in one request. */
   worker_batch_max: 256,

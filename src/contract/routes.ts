@@ -8,14 +8,11 @@ import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Applied } from "./manifests.ts";
 import { CAPTURE_ROUTES } from "./capture-routes.ts";
+import { JOURNAL_ROUTES } from "./journal-routes.ts";
 import { REPLAY_ROUTES } from "./replay-routes.ts";
 import { TOOL_ROUTES } from "./tool-reviews.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
 import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
-
-/** `minimal`: the journal and what governed it; `full`: the artifacts too. */
-export const EXPORT_PROFILES = ["minimal", "full"] as const;
-export type ExportProfile = (typeof EXPORT_PROFILES)[number];
 
 /** `public` is for probes alone: they say nothing about anybody's data. */
 export const PERMISSIONS = [
@@ -57,6 +54,8 @@ export interface Route {
   readonly errors: readonly ErrorCode[];
   /** Takes an Idempotency-Key. */
   readonly idempotent?: true;
+  /** Which node answers, where it is not the owner of the run in the path: each for itself, or the one that signs checkpoints. */
+  readonly node?: "each" | "signer";
   /** The answer may take long: the handler is told when the caller has gone. */
   readonly waits?: true;
 }
@@ -72,14 +71,6 @@ const Note = Type.Optional(Type.String({ maxLength: LIMITS.note_chars_max }));
 const NoteBody = Type.Object({ note: Note }, { additionalProperties: false });
 const Text = Type.String();
 const Health = Type.Object({ status: Type.String(), checks: Type.Optional(Type.Record(Type.String(), Type.String())) });
-const VerifyResult = Type.Object({
-  runs: Type.Integer(),
-  events: Type.Integer(),
-  appends: Type.Integer(),
-  checkpoints: Type.Integer(),
-  faults: Type.Array(Type.String()),
-  ok: Type.Boolean(),
-});
 const onRun: readonly ErrorCode[] = [...COMMON_ERRORS, "NOT_FOUND", "RUN_TERMINAL", "SHUTTING_DOWN"];
 
 export const ROUTES = {
@@ -340,65 +331,7 @@ export const ROUTES = {
     response: Type.Object({ kind: Type.String(), name: Type.String(), version: Type.Integer(), env: Type.String() }),
     errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
-  verify: {
-    method: "POST",
-    path: "/journal/verify",
-    permission: "journal:verify",
-    summary: "Verifies the chain of one run, or every chain and checkpoint.",
-    body: Type.Object({ run_id: Type.Optional(Type.String({ maxLength: 64 })) }, { additionalProperties: false }),
-    status: 200,
-    response: VerifyResult,
-    errors: [...COMMON_ERRORS, "NOT_FOUND"],
-  },
-  exportJournal: {
-    method: "GET",
-    path: "/journal/export",
-    permission: "journal:export",
-    summary: "Exports one run, or everything as a backup.",
-    query: Type.Object(
-      {
-        run_id: Type.Optional(Type.String({ maxLength: 64 })),
-        profile: Type.Optional(Type.Union(EXPORT_PROFILES.map((profile) => Type.Literal(profile)))),
-      },
-      { additionalProperties: false },
-    ),
-    status: 200,
-    response: Text,
-    produces: "application/x-ndjson",
-    errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_MISSING"],
-  },
-  importJournal: {
-    method: "POST",
-    path: "/journal/import",
-    permission: "journal:import",
-    summary: "Imports an export file; refused whole when one byte is wrong.",
-    body: Text,
-    accepts: "application/x-ndjson",
-    status: 200,
-    response: Type.Object({
-      runs: Type.Integer(),
-      events: Type.Integer(),
-      artifacts: Type.Integer(),
-      skipped: Type.Integer(),
-    }),
-    errors: [...COMMON_ERRORS, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
-  },
-  importRuns: {
-    method: "POST",
-    path: "/journal/import/:format",
-    permission: "journal:import",
-    summary: "Imports recorded runs of other systems as captured runs; docs/capture.md has the formats.",
-    params: Type.Object({ format: Name }, { additionalProperties: false }),
-    body: Text,
-    accepts: "application/x-ndjson",
-    status: 200,
-    response: Type.Object({
-      runs: Type.Array(
-        Type.Object({ run_id: Type.String(), key: Type.String(), events: Type.Integer(), fidelity: Type.String() }),
-      ),
-    }),
-    errors: [...COMMON_ERRORS, "IMPORT_INVALID", "PAYLOAD_TOO_LARGE"],
-  },
+  ...JOURNAL_ROUTES,
   putArtifact: {
     method: "POST",
     path: "/artifacts",
@@ -431,6 +364,7 @@ export const ROUTES = {
     path: "/metrics",
     permission: "metrics:read",
     summary: "Figures of this process in the Prometheus text format.",
+    node: "each",
     status: 200,
     response: Text,
     produces: "text/plain",
@@ -450,6 +384,7 @@ export const ROUTES = {
     path: "/healthz",
     permission: "public",
     summary: "The process runs.",
+    node: "each",
     status: 200,
     response: Health,
     errors: [],
@@ -459,6 +394,7 @@ export const ROUTES = {
     path: "/readyz",
     permission: "public",
     summary: "Requests will be served: the journal can be written.",
+    node: "each",
     status: 200,
     response: Health,
     errors: ["DATABASE_UNAVAILABLE"],
@@ -468,6 +404,7 @@ export const ROUTES = {
     path: "/openapi.json",
     permission: "public",
     summary: "This description.",
+    node: "each",
     status: 200,
     response: Type.Unknown(),
     errors: [],

@@ -74,7 +74,7 @@ export const WORKER_ROUTES = {
     method: "GET",
     path: "/shards",
     permission: "workers:read",
-    summary: "Which control node owns the runs.",
+    summary: "Which control node owns which group of runs.",
     status: 200,
     response: Type.Object({ items: Type.Array(ShardView) }),
     errors: COMMON_ERRORS,

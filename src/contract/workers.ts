@@ -62,9 +62,20 @@ export const HeartbeatRequest = Type.Object(
 );
 export type HeartbeatRequest = Static<typeof HeartbeatRequest>;
 
+/** Where the owner of a group of runs answers; empty while it has none. */
+export const OwnedGroup = Type.Object({
+  group: Type.Integer(),
+  url: Type.String(),
+  shard_epoch: Type.Integer({ description: "Raised by each take-over: the higher one is right." }),
+});
+export type OwnedGroup = Static<typeof OwnedGroup>;
+
 export const HeartbeatAnswer = Type.Object({
   stop: Type.Array(LeaseRef, { description: "Jobs to stop: their run was stopped, or they are somebody else's now." }),
   drain: Type.Boolean(),
+  groups: Type.Array(OwnedGroup, {
+    description: "Every group of runs, where several control nodes share them out; a worker talks to each owner.",
+  }),
 });
 export type HeartbeatAnswer = Static<typeof HeartbeatAnswer>;
 

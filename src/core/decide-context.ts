@@ -4,6 +4,7 @@ import type { Catalog } from "../contract/catalog.ts";
 import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, TerminalState } from "../contract/events.ts";
 import { fold } from "./fold.ts";
+import type { SliceNeed } from "../contract/slices.ts";
 import type { Bound } from "./budget.ts";
 import type { Policy } from "./policy.ts";
 import type { RunState } from "./run-state.ts";
@@ -14,8 +15,20 @@ export interface SharedRefusal {
   readonly action: "stop" | "deny" | "warn";
 }
 
+/** A call does not fit into what its group was granted of a budget: it can be decided when more was asked for. */
+export class SliceShort extends Error {
+  override readonly name = "SliceShort";
+  readonly need: SliceNeed;
+
+  constructor(need: SliceNeed) {
+    super(`the group needs more of budget ${need.budget}`);
+    this.need = need;
+  }
+}
+
 /** The shared budgets as the owner of the run sees them at this instant. */
 export interface LedgerView {
+  /** Throws SliceShort: nothing can be decided yet, neither that the call is allowed nor that it is refused. */
   check(run: RunState, bound: Bound, now_us: number): SharedRefusal | null;
   /** Takes over what an event changed in the run's totals; returns budgets whose threshold was just passed. */
   moved(run: RunState, before: LedgerMark, now_us: number): readonly { budget: string; threshold: number }[];

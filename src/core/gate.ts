@@ -10,6 +10,7 @@ import { LIMITS } from "../contract/limits.ts";
 import { messageOf } from "../contract/errors.ts";
 import { runLimitPassed } from "./budget.ts";
 import type { Bound } from "./budget.ts";
+import { SliceShort } from "./decide-context.ts";
 import type { Decision, SharedRefusal } from "./decide-context.ts";
 import { matchesAny } from "./pattern.ts";
 import { pathOf, toolRequest } from "./past-calls.ts";
@@ -267,7 +268,8 @@ export function overBudget(decision: Decision, kind: "tool" | "model", bound: Bo
   try {
     const refusal = ctx.ledger.check(run, bound, ctx.now_us);
     return refusal?.action === "warn" ? null : refusal;
-  } catch {
+  } catch (error) {
+    if (error instanceof SliceShort) throw error;
     return { budget: "unavailable", action: "deny" };
   }
 }

@@ -1,4 +1,4 @@
-// A control node that does not own the runs passes requests on to the one that does. While the runs change hands a request
+// A control node that does not own a run passes requests on to the one that does. While the run changes hands a request
 // waits; it is sent again only when it is certain that it had no effect.
 import { request } from "undici";
 import type { Dispatcher } from "undici";
@@ -6,16 +6,19 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { errnoOf } from "../kit/errno.ts";
 import { isObject } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
-import { AppError, messageOf } from "../contract/errors.ts";
+import { AppError, isAppError, messageOf, problemError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
+import type { Place } from "./placement.ts";
 
-/** Who answers requests: this node, another one, or nobody just now (null). */
+/** Who answers a request: this node, another one, or nobody just now (null). */
 export interface Owner {
   readonly isSelf: boolean;
   readonly url: string | null;
 }
 
 export const FORWARDED = "quarterdeck-forwarded";
+/** Set where several nodes do a part each of what one of them was asked for: which groups, where that matters. */
+export const PART = "quarterdeck-part";
 const PAUSE_MS = 50;
 const WATCH_MS = 250;
 /** Refused by the owner before anything was done. */
@@ -35,6 +38,7 @@ const HOP = new Set([
 ]);
 
 type Answer = Dispatcher.ResponseData;
+type Answered = Record<string, string | string[]>;
 
 function headersOf(
   headers: Readonly<Record<string, string | string[] | undefined>>,
@@ -69,58 +73,64 @@ async function refusalOf(answer: Answer): Promise<{ code: string; bytes: Buffer 
 }
 
 export class Forwarder {
-  private readonly owner: () => Owner;
+  private readonly owner: (place: Place) => Owner;
   private readonly clock: Clock;
 
-  constructor(owner: () => Owner, clock: Clock) {
+  constructor(owner: (place: Place) => Owner, clock: Clock) {
     this.owner = owner;
     this.clock = clock;
   }
 
   /** Resolves with the body when this node is to answer itself; null when the request was answered by the owner. */
-  async forward(req: FastifyRequest, reply: FastifyReply): Promise<Buffer | null> {
-    if (req.headers[FORWARDED] !== undefined) throw new AppError("FENCED", "This node does not own the runs any more");
+  async forward(req: FastifyRequest, reply: FastifyReply, place: Place): Promise<Buffer | null> {
+    if (req.headers[FORWARDED] !== undefined) throw new AppError("FENCED", "This node does not own the run any more");
     const body = await bodyOf(req);
-    return (await this.pass(req, reply, body)) ? null : body;
+    return (await this.pass(req, reply, body, place)) ? null : body;
   }
 
   /** A request that this node began to answer, and that was refused because the runs have just left it. */
-  async again(req: FastifyRequest, reply: FastifyReply, refusal: AppError): Promise<void> {
+  async again(req: FastifyRequest, reply: FastifyReply, refusal: AppError, place: Place): Promise<void> {
     const body = Buffer.isBuffer(req.body) ? req.body : Buffer.alloc(0);
     if (req.headers[FORWARDED] !== undefined || !UNDONE.has(refusal.code)) throw refusal;
-    if (!(await this.pass(req, reply, body))) throw refusal;
+    if (!(await this.pass(req, reply, body, place))) throw refusal;
   }
 
   /** True when the owner has answered, false when this node is the owner. */
-  private async pass(req: FastifyRequest, reply: FastifyReply, body: Buffer): Promise<boolean> {
+  private async pass(req: FastifyRequest, reply: FastifyReply, body: Buffer, place: Place): Promise<boolean> {
     const end = this.clock.monotonic_ms() + LIMITS.forward_wait_ms;
     for (;;) {
-      const { isSelf, url } = this.owner();
+      const { isSelf, url } = this.owner(place);
       if (isSelf) return false;
-      if (url !== null && (await this.sent(url, req, reply, body))) return true;
-      if (this.clock.monotonic_ms() > end) throw new AppError("FENCED", "No node owns the runs just now");
+      if (url !== null && (await this.sent(url, place, req, reply, body))) return true;
+      if (this.clock.monotonic_ms() > end) throw new AppError("FENCED", "No node owns the run just now");
       await this.clock.sleep(PAUSE_MS);
     }
   }
 
   /** Ends a request to a node that is not the owner any more: frozen, it would never answer. Returns how to stop. */
-  private watch(url: string, request: AbortController): () => void {
+  private watch(url: string, place: Place, request: AbortController): () => void {
     let timer = this.clock.timer(WATCH_MS, look);
-    const owner = () => this.owner();
+    const owner = () => this.owner(place);
     const { clock } = this;
     function look() {
       if (owner().url === url) timer = clock.timer(WATCH_MS, look);
-      else request.abort(new Error("another node has taken the runs over"));
+      else request.abort(new Error("another node has taken the run over"));
     }
     return () => timer.cancel();
   }
 
   /** False when it certainly had no effect and may be sent again. */
-  private async sent(url: string, req: FastifyRequest, reply: FastifyReply, body: Buffer): Promise<boolean> {
+  private async sent(
+    url: string,
+    place: Place,
+    req: FastifyRequest,
+    reply: FastifyReply,
+    body: Buffer,
+  ): Promise<boolean> {
     const gone = new AbortController();
     const hungUp = () => gone.abort();
     reply.raw.once("close", hungUp);
-    const stopWatching = this.watch(url, gone);
+    const stopWatching = this.watch(url, place, gone);
     let answer: Answer;
     try {
       answer = await request(`${url}${req.raw.url ?? "/"}`, {
@@ -138,7 +148,7 @@ export class Forwarder {
       if (UNSENT.has(code) || repeatable) return false;
       throw new AppError(
         "FENCED",
-        `The owner of the runs went away before it answered, so nobody knows whether it did this: ${messageOf(error)}. Send an Idempotency-Key to have it tried again`,
+        `The owner of the run went away before it answered, so nobody knows whether it did this: ${messageOf(error)}. Send an Idempotency-Key to have it tried again`,
       );
     } finally {
       stopWatching();
@@ -156,5 +166,29 @@ export class Forwarder {
     answer.body.on("error", () => reply.raw.destroy());
     answer.body.pipe(reply.raw);
     return true;
+  }
+
+  /** The same request for another node, which does its part of it. Throws its refusal, or FENCED when it does not answer. */
+  async ask(
+    url: string,
+    req: FastifyRequest,
+    asked: { path: string; body: Buffer; part: string; wait_ms?: number },
+  ): Promise<{ headers: Answered; body: Buffer }> {
+    const { path, body, part, wait_ms = LIMITS.forward_wait_ms } = asked;
+    try {
+      const answer = await request(`${url}${path}`, {
+        method: req.method,
+        headers: { ...headersOf(req.headers), [FORWARDED]: "1", [PART]: part },
+        ...(body.length > 0 ? { body } : {}),
+        headersTimeout: wait_ms,
+        bodyTimeout: wait_ms,
+      });
+      const bytes = Buffer.from(await answer.body.arrayBuffer());
+      if (answer.statusCode >= 300) throw problemError(bytes.toString("utf8"), answer.statusCode);
+      return { headers: headersOf(answer.headers), body: bytes };
+    } catch (cause) {
+      if (isAppError(cause)) throw cause;
+      throw new AppError("FENCED", `The node at ${url} does not answer: ${messageOf(cause)}`, { cause });
+    }
   }
 }

@@ -16,7 +16,8 @@ import { OTLP_PROTOBUF } from "../contract/otlp.ts";
 import type { Route, RouteId } from "../contract/routes.ts";
 import { Authenticator, authorise, checkOrigin } from "./auth.ts";
 import type { Credential } from "./auth.ts";
-import { Forwarder } from "./forward.ts";
+import { Forwarder, PART } from "./forward.ts";
+import { gather } from "./gather.ts";
 import { HANDLERS } from "./handlers.ts";
 import type { Handlers, StreamId } from "./handlers.ts";
 import { Idempotency } from "./idempotency.ts";
@@ -24,6 +25,8 @@ import { faults } from "../contract/faults.ts";
 import type { Validator } from "../contract/faults.ts";
 import { mountMcp } from "./mcp.ts";
 import { mountOtlp } from "./otlp.ts";
+import { Placement } from "./placement.ts";
+import type { Place } from "./placement.ts";
 import { mountProxy } from "./proxy.ts";
 import { problemOf, toAppError } from "./problem.ts";
 import type { Request, Services } from "./services.ts";
@@ -95,7 +98,8 @@ class RouteRunner {
     const handler = HANDLERS[this.id as keyof Handlers];
     const key = req.headers["idempotency-key"];
     if (!this.route.idempotent || typeof key !== "string") {
-      return this.answer(reply, this.route.status, await handler({ services, request }), false);
+      const own = await handler({ services, request });
+      return this.answer(reply, this.route.status, await this.gateway.gathered(this.id, req, own), false);
     }
     const keyed = {
       tenant_id: request.caller.tenant_id,
@@ -152,8 +156,6 @@ class RouteRunner {
   }
 }
 
-/** What each node answers for itself. */
-const OWN: readonly RouteId[] = ["live", "ready", "openapi", "metrics"];
 /** How long requests may take to end when the server stops. */
 const CLOSE_MS = 2_000;
 
@@ -164,6 +166,9 @@ export class Gateway {
   readonly idempotency: Idempotency;
   readonly app: FastifyInstance;
   private readonly forwarder: Forwarder;
+  private readonly placement: Placement;
+  /** Operations by method and path. */
+  private readonly routes = new Map<string, { id: RouteId; route: Route }>();
 
   constructor(services: Services, options: GatewayOptions) {
     this.services = services;
@@ -179,7 +184,8 @@ export class Gateway {
       return503OnClosing: false,
       routerOptions: { maxParamLength: 128 },
     });
-    this.forwarder = new Forwarder(() => services.owner(), services.clock);
+    this.forwarder = new Forwarder((place) => services.owner(place), services.clock);
+    this.placement = new Placement(services.groups, this.authenticator);
     this.parsers();
     this.errors();
     this.forwarding();
@@ -190,17 +196,43 @@ export class Gateway {
     const doors = { authenticator: this.authenticator, host_names: options.host_names };
     mountProxy(this.app, services, doors);
     mountMcp(this.app, services, doors);
-    mountOtlp(this.app, services, doors);
+    mountOtlp(this.app, services, { ...doors, forwarder: this.forwarder });
   }
 
-  /** Requests that the owner of the runs must answer go there; probes and figures are each node's own. */
+  private placeOf(req: FastifyRequest): Place {
+    return this.placement.of(req, this.routes.get(`${req.method} ${req.routeOptions.url ?? ""}`) ?? null);
+  }
+
+  /** Adds what other nodes have to say to an answer, unless they are who asks. */
+  async gathered(id: RouteId, req: FastifyRequest, own: unknown): Promise<unknown> {
+    const { services, forwarder } = this;
+    const urls = services.peers();
+    if (urls.length === 0 || req.headers[PART] !== undefined) return own;
+    const body = Buffer.isBuffer(req.body) ? req.body : Buffer.alloc(0);
+    const [path = "/"] = req.url.split("?");
+    return gather(id, own, {
+      urls,
+      ownerOf: (group) => services.owner(group).url,
+      ask: async (url, query) => {
+        // An answer that has to be put together must not wait for a node that is frozen; an import has to be whole.
+        const asked =
+          query === undefined
+            ? { path: req.url, body, part: "all", wait_ms: LIMITS.gather_wait_ms }
+            : { path: `${path}?${query}`, body, part: "all" };
+        return JSON.parse((await forwarder.ask(url, req, asked)).body.toString("utf8")) as unknown;
+      },
+      clock: services.clock,
+    });
+  }
+
+  /** Requests that the owner of a run must answer go there; probes and figures are each node's own. */
   private forwarding(): void {
     const { services, options, forwarder } = this;
-    const own = new Set(OWN.flatMap((id) => [ROUTES[id].path, API_PREFIX + ROUTES[id].path]));
     this.app.addHook("preParsing", async (req, reply, payload) => {
-      if (services.owner().isSelf || own.has(req.routeOptions.url ?? "")) return payload;
+      const place = this.placeOf(req);
+      if (place === "here" || services.owner(place).isSelf) return payload;
       checkOrigin(req.headers, options.host_names);
-      const body = await forwarder.forward(req, reply);
+      const body = await forwarder.forward(req, reply, place);
       return body === null ? payload : Readable.from(body.length > 0 ? [body] : []);
     });
   }
@@ -215,11 +247,13 @@ export class Gateway {
       try {
         await runner.handle(req, reply);
       } catch (error) {
-        if (!isAppError(error) || this.services.owner().isSelf) throw error;
-        await this.forwarder.again(req, reply, error);
+        const place = isAppError(error) ? this.placeOf(req) : "here";
+        if (!isAppError(error) || place === "here" || this.services.owner(place).isSelf) throw error;
+        await this.forwarder.again(req, reply, error, place);
       }
     };
     this.app.route({ method: route.method, url: API_PREFIX + route.path, handler, ...config });
+    for (const url of [API_PREFIX + route.path, route.path]) this.routes.set(`${route.method} ${url}`, { id, route });
     if (route.permission === "public") this.app.route({ method: route.method, url: route.path, handler, ...config });
   }
 

@@ -24,6 +24,11 @@ export interface KeyedAnswer {
   readonly replayed: boolean;
 }
 
+/** What the ids that a request makes are made of: the same request makes the same ones. */
+export function seedBytes({ route, principal, key }: Pick<KeyedRequest, "route" | "principal" | "key">): Buffer {
+  return sha256(canonicalJson([route, principal, key]));
+}
+
 export class Idempotency {
   private readonly db: Db;
   private readonly clock: Clock;
@@ -45,8 +50,8 @@ export class Idempotency {
         },
       );
     }
-    const seedBytes = sha256(canonicalJson([request.route, request.principal, key]));
-    const key_hash = seedBytes.toString("hex");
+    const bytes = seedBytes(request);
+    const key_hash = bytes.toString("hex");
     const body_hash = sha256(canonicalJson(request.body)).toString("hex");
     const lock = `${tenant_id}/${key_hash}`;
     if (this.busy.has(lock)) throw new AppError("CONFLICT", "A request with this Idempotency-Key is being handled");
@@ -64,7 +69,7 @@ export class Idempotency {
       }
       if (known && known.status !== null)
         return { status: known.status, body: JSON.parse(known.response ?? "null") as unknown, replayed: true };
-      const seed = { created_us: known?.created_at_us ?? created_us, bytes: seedBytes };
+      const seed = { created_us: known?.created_at_us ?? created_us, bytes };
       const body = await this.answered(scope, key_hash, status, () => work(seed));
       return { status, body, replayed: false };
     } finally {

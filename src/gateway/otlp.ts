@@ -7,12 +7,15 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { AppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { OTLP_JSON, OTLP_LOGS_PATH, OTLP_PROTOBUF, OTLP_TRACES_PATH } from "../contract/otlp.ts";
-import type { ExportResult } from "../contract/otlp.ts";
+import type { Exported, ExportedLog, ExportedSpan, ExportResult } from "../contract/otlp.ts";
 import { logsOfJson, spansOfJson } from "../capture/otlp/decode-json.ts";
 import { logsOfProto, spansOfProto } from "../capture/otlp/decode-proto.ts";
 import type { Caller } from "../orchestrator/runs.ts";
 import { authorise, checkOrigin } from "./auth.ts";
 import type { Authenticator } from "./auth.ts";
+import { PART } from "./forward.ts";
+import type { Forwarder } from "./forward.ts";
+import { resultHeader, takeParts } from "./otlp-parts.ts";
 import { problemOf, toAppError } from "./problem.ts";
 import { textOf } from "./proxy.ts";
 import type { Services } from "./services.ts";
@@ -32,29 +35,30 @@ const RPC_CODES: Readonly<Record<number, number>> = {
 };
 const RPC_INTERNAL = 13;
 
-type Signal = {
-  path: string;
-  rejected: string;
-  take: (services: Services, caller: Caller, body: Body) => Promise<ExportResult>;
-};
+interface Signal<T extends { readonly trace_id: string }> {
+  readonly path: string;
+  readonly rejected: string;
+  readonly read: (body: Body) => Exported<T>;
+  readonly take: (services: Services, caller: Caller, exported: Exported<T>) => Promise<ExportResult>;
+}
 interface Body {
   readonly json: unknown;
   /** Set where the body is protobuf. */
   readonly bytes: Uint8Array | null;
 }
 
-const SIGNALS: readonly Signal[] = [
-  {
-    path: OTLP_TRACES_PATH,
-    rejected: "rejectedSpans",
-    take: ({ otlp }, caller, { json, bytes }) => otlp.traces(caller, bytes ? spansOfProto(bytes) : spansOfJson(json)),
-  },
-  {
-    path: OTLP_LOGS_PATH,
-    rejected: "rejectedLogRecords",
-    take: ({ otlp }, caller, { json, bytes }) => otlp.logs(caller, bytes ? logsOfProto(bytes) : logsOfJson(json)),
-  },
-];
+const TRACES: Signal<ExportedSpan> = {
+  path: OTLP_TRACES_PATH,
+  rejected: "rejectedSpans",
+  read: ({ json, bytes }) => (bytes ? spansOfProto(bytes) : spansOfJson(json)),
+  take: ({ otlp }, caller, exported) => otlp.traces(caller, exported),
+};
+const LOGS: Signal<ExportedLog> = {
+  path: OTLP_LOGS_PATH,
+  rejected: "rejectedLogRecords",
+  read: ({ json, bytes }) => (bytes ? logsOfProto(bytes) : logsOfJson(json)),
+  take: ({ otlp }, caller, exported) => otlp.logs(caller, exported),
+};
 
 function typeOf(req: FastifyRequest): string {
   return (req.headers["content-type"] ?? "").split(";")[0]?.trim().toLowerCase() ?? "";
@@ -127,30 +131,43 @@ async function refuse(
     .send(isProto ? Buffer.from(writer.finish()) : JSON.stringify({ code, message }));
 }
 
-export function mountOtlp(
+interface Doors {
+  readonly authenticator: Authenticator;
+  readonly host_names: readonly string[];
+  readonly forwarder: Forwarder;
+}
+
+export function mountOtlp(app: FastifyInstance, services: Services, given: Doors): void {
+  mountSignal(app, services, given, TRACES);
+  mountSignal(app, services, given, LOGS);
+}
+
+function mountSignal<T extends { readonly trace_id: string }>(
   app: FastifyInstance,
   services: Services,
-  given: { authenticator: Authenticator; host_names: readonly string[] },
+  given: Doors,
+  signal: Signal<T>,
 ): void {
-  for (const signal of SIGNALS) {
-    app.post(signal.path, { bodyLimit: LIMITS.otlp_bytes_max }, async (req, reply) => {
-      const type = typeOf(req);
-      try {
-        checkOrigin(req.headers, given.host_names);
-        const principal = given.authenticator.authenticate({
-          authorization: req.headers.authorization,
-          principal: textOf(req.headers["quarterdeck-principal"]),
-        });
-        authorise(principal, "events:write");
-        const caller = { tenant_id: services.tenant_id, project: services.project, principal: principal.id };
-        const result = await signal.take(services, caller, await bodyOf(req, type));
-        await reply
-          .code(200)
-          .type(type)
-          .send(answerOf(type, signal.rejected, result));
-      } catch (error) {
-        await refuse(reply, type, error, services, req.id);
-      }
-    });
-  }
+  app.post(signal.path, { bodyLimit: LIMITS.otlp_bytes_max }, async (req, reply) => {
+    const type = typeOf(req);
+    try {
+      checkOrigin(req.headers, given.host_names);
+      const principal = given.authenticator.authenticate({
+        authorization: req.headers.authorization,
+        principal: textOf(req.headers["quarterdeck-principal"]),
+      });
+      authorise(principal, "events:write");
+      const caller = { tenant_id: services.tenant_id, project: services.project, principal: principal.id };
+      const exported = signal.read(await bodyOf(req, type));
+      const take = (own: Exported<T>) => signal.take(services, caller, own);
+      const result = await takeParts({ services, forwarder: given.forwarder, req }, exported, take);
+      await reply
+        .code(200)
+        .headers(req.headers[PART] === undefined ? {} : resultHeader(result))
+        .type(type)
+        .send(answerOf(type, signal.rejected, result));
+    } catch (error) {
+      await refuse(reply, type, error, services, req.id);
+    }
+  });
 }

@@ -37,7 +37,7 @@ function waitOf(text: string | undefined): number | undefined {
 }
 
 /** The client's key is ours, not the provider's: as a bearer token, or as Anthropic's clients send it. */
-function credentialOf(req: FastifyRequest): string | undefined {
+export function credentialOf(req: FastifyRequest): string | undefined {
   const key = textOf(req.headers["x-api-key"]);
   return req.headers.authorization ?? (key === undefined ? undefined : `Bearer ${key}`);
 }

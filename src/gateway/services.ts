@@ -4,6 +4,7 @@ import type { Clock } from "../kit/clock.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import type { Owner } from "./forward.ts";
+import type { Place } from "./placement.ts";
 import type { ToolReviews } from "../orchestrator/tool-reviews.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
@@ -17,7 +18,7 @@ import type { Backtests } from "../replay/backtests.ts";
 import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
-import type { ExportProfile } from "../contract/routes.ts";
+import type { ExportProfile } from "../contract/journal-routes.ts";
 import type { ShardView } from "../contract/workers.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 
@@ -28,12 +29,22 @@ export interface ImportedRun {
   readonly fidelity: string;
 }
 
+export interface Imported {
+  readonly runs: number;
+  readonly events: number;
+  readonly artifacts: number;
+  readonly skipped: number;
+  /** Groups of runs that belong to other nodes, and were not taken. */
+  readonly elsewhere: readonly number[];
+}
+
 export interface JournalService {
   verify(caller: Caller, run_id: string | null): Promise<Verified>;
   /** Throws ARTIFACT_MISSING for a run that cannot be exported whole. */
   checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void>;
   export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string>;
-  import(caller: Caller, text: string): Promise<{ runs: number; events: number; artifacts: number; skipped: number }>;
+  /** `groups`: only runs of these, for a node that does its part; `budgets`: with what the budgets had used. */
+  import(caller: Caller, text: string, part?: { groups: readonly number[]; budgets: boolean }): Promise<Imported>;
   importRuns(caller: Caller, format: string, text: string): Promise<readonly ImportedRun[]>;
 }
 
@@ -61,12 +72,18 @@ export interface Services {
   requestId(): string;
   /** Calls the listener after every commit of a run; returns the unsubscription. */
   subscribe(run_id: string, listener: (commit: Commit) => void): () => void;
+  /** Calls the listener when a run is another node's; returns the unsubscription. */
+  subscribeGone(run_id: string, listener: () => void): () => void;
   /** Calls the listener with what running calls of a run say; returns the unsubscription. */
   subscribeProgress(run_id: string, listener: (said: Progress) => void): () => void;
   status(caller: Caller): Promise<JsonObject>;
   ready(): Promise<Record<string, string>>;
-  /** Who answers what concerns runs, where several control nodes share a database. */
-  owner(): Owner;
+  /** How many groups runs are placed in. */
+  readonly groups: number;
+  /** Who answers, where several control nodes share a database. */
+  owner(place: Place): Owner;
+  /** Where other nodes that own runs answer. */
+  peers(): readonly string[];
   shards(): Promise<readonly ShardView[]>;
   /** Prometheus text format. */
   metrics(): Promise<string>;

@@ -31,6 +31,12 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
   let open = true;
   let wake: () => void = () => undefined;
   const unsubscribe = services.subscribe(run_id, () => wake());
+  const end = () => {
+    open = false;
+    wake();
+  };
+  // Another node has the run: whoever follows it comes back, and is led there.
+  const unfollow = services.subscribeGone(run_id, end);
   // Nobody waits for a reader that is slow: what is said meanwhile is not told to it.
   const unwatch =
     request.query["progress"] === "true"
@@ -38,10 +44,7 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
           if (open && !out.writableNeedDrain) out.write(`event: progress\ndata: ${JSON.stringify(said)}\n\n`);
         })
       : () => undefined;
-  req.raw.on("close", () => {
-    open = false;
-    wake();
-  });
+  req.raw.on("close", end);
   let seq = last;
   let ended = run.state;
   while (open) {
@@ -63,6 +66,7 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
     if (open) out.write(": keep-alive\n\n");
   }
   unsubscribe();
+  unfollow();
   unwatch();
   clients -= 1;
   out.end();

@@ -52,12 +52,15 @@ class Auditor {
   readonly runs = new Map<string, ChainProgress | null>();
   events = 0;
   appends = 0;
-  private readonly leaves = new Map<string, Buffer[]>();
-  private readonly due: Map<string, Checkpoint[]>;
+  private leaves = new Map<string, Buffer[]>();
+  private due = new Map<string, Checkpoint[]>();
   private offset = 0;
 
-  constructor(checkpoints: ReadonlyMap<string, Checkpoint[]>) {
+  /** What comes next is a group's order from its first append; these are the checkpoints of it. */
+  begin(checkpoints: ReadonlyMap<string, Checkpoint[]>): void {
     this.due = new Map([...checkpoints].map(([tenant, list]) => [tenant, [...list]]));
+    this.leaves = new Map();
+    this.offset = 0;
   }
 
   row(row: CommittedRow): void {
@@ -96,6 +99,7 @@ class Auditor {
     }
   }
 
+  /** The group has no more. */
   finish(): void {
     for (const tenant of this.due.keys()) this.checkUntil(tenant, Number.MAX_SAFE_INTEGER);
   }
@@ -139,23 +143,7 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
   return faults;
 }
 
-/** Verifies everything. */
-export async function verifyAll(options: {
-  store: JournalStore;
-  db: Db;
-  signer: Signer;
-  witness: Witness;
-  group: number;
-}): Promise<Verified> {
-  const { store, db, signer, witness, group } = options;
-  const checkpoints = await db.transaction({ role: "qd_system" }, (tx) => listCheckpoints(tx, 0, CHECKPOINTS_MAX));
-  const tenants = perTenant(checkpoints);
-  const auditor = new Auditor(tenants);
-  for (const list of tenants.values()) {
-    const fault = checkpointFault(list, signer);
-    if (fault) auditor.faults.push(fault);
-  }
-  auditor.faults.push(...(await witnessFaults(witness, checkpoints)));
+async function auditGroup(store: JournalStore, group: number, auditor: Auditor): Promise<void> {
   const { head } = await store.groupHead(group);
   for (let after = 0; after < head;) {
     const rows = await store.readGroup(group, after, PAGE_ROWS);
@@ -167,6 +155,28 @@ export async function verifyAll(options: {
     after = rows.at(-1)?.offset ?? head;
   }
   auditor.finish();
+}
+
+/** Verifies everything. */
+export async function verifyAll(options: {
+  store: JournalStore;
+  db: Db;
+  signer: Signer;
+  witness: Witness;
+  groups: number;
+}): Promise<Verified> {
+  const { store, db, signer, witness, groups } = options;
+  const checkpoints = await db.transaction({ role: "qd_system" }, (tx) => listCheckpoints(tx, 0, CHECKPOINTS_MAX));
+  const auditor = new Auditor();
+  for (const list of perTenant(checkpoints).values()) {
+    const fault = checkpointFault(list, signer);
+    if (fault) auditor.faults.push(fault);
+  }
+  auditor.faults.push(...(await witnessFaults(witness, checkpoints)));
+  for (let group = 0; group < groups; group++) {
+    auditor.begin(perTenant(checkpoints.filter((c) => c.group === group)));
+    await auditGroup(store, group, auditor);
+  }
   return {
     runs: auditor.runs.size,
     events: auditor.events,

@@ -1,6 +1,6 @@
-// Checkpoints: per tenant a signed Merkle root over all appends of a stretch of the group's order, each naming the one
-// before. Written to the database and to a witness outside of it. With the witness alone an outsider can tell whether
-// any append was changed, removed, inserted or cut off up to the last checkpoint.
+// Checkpoints: per tenant a signed Merkle root over all appends of a stretch of one group's order, each naming the one before;
+// one node signs for all groups, so a tenant has one line of them. Written to the database and to a witness outside of it. With
+// the witness alone an outsider can tell whether any append was changed, removed, inserted or cut off up to the last one.
 import { leafHash, merkleRoot } from "../kit/merkle.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { sha256 } from "../kit/hash.ts";
@@ -95,9 +95,10 @@ export async function listCheckpoints(tx: DbTx, after_n: number, limit: number):
   return rows.map(fromRow);
 }
 
+/** Of each tenant and group. */
 async function lastCheckpoints(tx: DbTx): Promise<Checkpoint[]> {
   const { rows } = await tx.query<CheckpointRow>({
-    text: "select distinct on (tenant_id) tenant_id, n, grp, from_off, to_off, leaves, root, previous, key_id, signature, at_us from qd.checkpoints order by tenant_id, n desc",
+    text: "select distinct on (tenant_id, grp) tenant_id, n, grp, from_off, to_off, leaves, root, previous, key_id, signature, at_us from qd.checkpoints order by tenant_id, grp, n desc",
   });
   return rows.map(fromRow);
 }
@@ -129,11 +130,15 @@ export class Checkpointer {
     signer: Signer;
     witness: Witness;
     clock: Clock;
-    group: number;
+    /** How many groups there are. */
+    groups: number;
   };
+  /** The last one of each tenant. */
   private last = new Map<string, Checkpoint>();
-  /** Everything up to here is covered for every tenant that wrote. */
-  private covered = 0;
+  /** Where the last one of each group and tenant ends. */
+  private ends = new Map<string, number>();
+  /** For each group: everything up to here is covered for every tenant that wrote. */
+  private covered: number[] = [];
   private loaded = false;
   private running: Promise<number> | null = null;
 
@@ -157,24 +162,38 @@ export class Checkpointer {
   forget(): void {
     this.loaded = false;
     this.last = new Map();
-    this.covered = 0;
+    this.ends = new Map();
+    this.covered = [];
   }
 
   private async make(): Promise<number> {
-    const { store, db, group } = this.options;
-    if (!this.loaded) {
-      for (const c of await db.transaction({ role: "qd_system" }, lastCheckpoints)) this.last.set(c.tenant_id, c);
-      this.covered = this.last.size === 0 ? 0 : Math.min(...[...this.last.values()].map((c) => c.to_off));
-      this.loaded = true;
+    if (!this.loaded) await this.load();
+    let made = 0;
+    for (let group = 0; group < this.options.groups; group++) made += await this.cover(group);
+    return made;
+  }
+
+  private async load(): Promise<void> {
+    const ends: number[][] = Array.from({ length: this.options.groups }, () => []);
+    for (const c of await this.options.db.transaction({ role: "qd_system" }, lastCheckpoints)) {
+      if (c.n > (this.last.get(c.tenant_id)?.n ?? 0)) this.last.set(c.tenant_id, c);
+      this.ends.set(endKey(c), c.to_off);
+      ends[c.group]?.push(c.to_off);
     }
+    this.covered = ends.map((offsets) => (offsets.length === 0 ? 0 : Math.min(...offsets)));
+    this.loaded = true;
+  }
+
+  private async cover(group: number): Promise<number> {
+    const { store } = this.options;
     const { head } = await store.groupHead(group);
     const leaves = new Map<string, Buffer[]>();
     let count = 0;
-    let at = this.covered;
+    let at = this.covered[group] ?? 0;
     while (at < head && count < LIMITS.checkpoint_leaves_max) {
       const rows = await store.readGroup(group, at, Math.min(PAGE_ROWS, head - at));
       for (const row of rows) {
-        if (row.offset <= (this.last.get(row.tenant_id)?.to_off ?? 0)) continue;
+        if (row.offset <= (this.ends.get(endKey(row)) ?? 0)) continue;
         const list = leaves.get(row.tenant_id) ?? [];
         if (list.length === 0) leaves.set(row.tenant_id, list);
         list.push(appendLeaf(row));
@@ -182,19 +201,23 @@ export class Checkpointer {
       }
       at = rows.at(-1)?.offset ?? head;
     }
-    for (const [tenant_id, list] of leaves) await this.sign(tenant_id, at, list);
-    this.covered = at;
+    for (const [tenant_id, list] of leaves) await this.sign({ tenant_id, group }, at, list);
+    this.covered[group] = at;
     return leaves.size;
   }
 
-  private async sign(tenant_id: string, to_off: number, leaves: readonly Buffer[]): Promise<void> {
-    const { db, signer, witness, clock, group } = this.options;
+  private async sign(
+    { tenant_id, group }: { tenant_id: string; group: number },
+    to_off: number,
+    leaves: readonly Buffer[],
+  ): Promise<void> {
+    const { db, signer, witness, clock } = this.options;
     const before = this.last.get(tenant_id);
     const unsigned = {
       tenant_id,
       n: (before?.n ?? 0) + 1,
       group,
-      from_off: before?.to_off ?? 0,
+      from_off: this.ends.get(endKey({ tenant_id, group })) ?? 0,
       to_off,
       leaves: leaves.length,
       root: merkleRoot(leaves).toString("hex"),
@@ -206,21 +229,26 @@ export class Checkpointer {
     await db.transaction({ role: "qd_system" }, (tx) => insertCheckpoint(tx, checkpoint));
     await witness.record(canonicalJson(checkpoint));
     this.last.set(tenant_id, checkpoint);
+    this.ends.set(endKey(checkpoint), to_off);
   }
 }
+
+const endKey = ({ tenant_id, group }: Pick<Checkpoint, "tenant_id" | "group">): string => `${tenant_id}/${group}`;
 
 /** The first fault in a tenant's line of checkpoints, by themselves: order, links, signatures. */
 export function checkpointFault(checkpoints: readonly Checkpoint[], signer: Signer): string | null {
   let previous: Checkpoint | null = null;
+  const ends = new Map<number, number>();
   for (const c of checkpoints) {
     const at = `checkpoint ${c.n} of ${c.tenant_id}`;
     if (c.n !== (previous?.n ?? 0) + 1) return `${at}: number ${(previous?.n ?? 0) + 1} is missing`;
-    if (c.from_off !== (previous?.to_off ?? 0)) return `${at} does not begin where the one before ends`;
+    if (c.from_off !== (ends.get(c.group) ?? 0)) return `${at} does not begin where the one before ends`;
     if (c.previous !== (previous ? sha256(checkpointText(previous)).toString("hex") : NONE))
       return `${at} does not name the one before`;
     if (c.key_id !== signer.key_id) return `${at} was signed by another key (${c.key_id})`;
     if (!signer.verify(checkpointText(c), Buffer.from(c.signature, "hex"))) return `${at}: the signature is wrong`;
     previous = c;
+    ends.set(c.group, c.to_off);
   }
   return null;
 }

@@ -12,6 +12,7 @@ import type {
   RunSummary,
 } from "../contract/journal.ts";
 import { isTerminal } from "../contract/events.ts";
+import { addUse } from "./writer.ts";
 
 /** What happens to one flush: `before` = lost on the way, `after` = committed but the answer was lost. */
 export type FlushFault = "none" | "before" | "after" | "reject";
@@ -55,7 +56,8 @@ export class MemoryJournalStore implements JournalStore {
     }
     for (const run of flush.runs) this.runs.set(run.run_id, run);
     for (const approval of flush.approvals) this.approvals.set(approval.approval_id, approval);
-    for (const use of flush.budgets) this.budgets.set(`${use.tenant_id}/${use.budget}/${use.period_start_us}`, use);
+    for (const use of flush.budgets)
+      this.budgets.set(`${lease.group}/${use.tenant_id}/${use.budget}/${use.period_start_us}`, use);
     if (fault === "after") throw new UnknownCommitError("the connection broke after the commit");
     return { ok: true };
   }
@@ -97,7 +99,15 @@ export class MemoryJournalStore implements JournalStore {
       .slice(0, limit);
   }
 
-  async budgetUse(): Promise<BudgetUse[]> {
-    return [...this.budgets.values()];
+  async budgetUse(group: number | null): Promise<BudgetUse[]> {
+    const sums = new Map<string, BudgetUse>();
+    for (const [key, use] of this.budgets) {
+      const [of = "", ...name] = key.split("/");
+      if (group !== null && Number(of) !== group) continue;
+      const sum = sums.get(name.join("/"));
+      if (sum) addUse(sum, use);
+      else sums.set(name.join("/"), { ...use });
+    }
+    return [...sums.values()];
   }
 }

@@ -60,8 +60,8 @@ describe("the journal in Postgres", () => {
   const auditor = async () => {
     const signer = await loadSigner(folder);
     const witness = new FileWitness(`${folder}/witness.jsonl`);
-    const checkpointer = new Checkpointer({ store, db: database.db, signer, witness, clock: systemClock, group: 0 });
-    return { checkpointer, verify: () => verifyAll({ store, db: database.db, signer, witness, group: 0 }) };
+    const checkpointer = new Checkpointer({ store, db: database.db, signer, witness, clock: systemClock, groups: 1 });
+    return { checkpointer, verify: () => verifyAll({ store, db: database.db, signer, witness, groups: 1 }) };
   };
   /** As somebody with full rights over the database. */
   const tamper = (text: string) =>
@@ -135,7 +135,7 @@ describe("the journal in Postgres", () => {
     let fails = true;
     const record = (line: string) => (fails ? Promise.reject(new Error("ENOSPC")) : file.record(line));
     const witness = { record, lines: () => file.lines() };
-    const checkpointer = new Checkpointer({ store, db: database.db, signer, witness, clock: systemClock, group: 0 });
+    const checkpointer = new Checkpointer({ store, db: database.db, signer, witness, clock: systemClock, groups: 1 });
     await write([1]);
     await expect(checkpointer.tick()).rejects.toThrow("ENOSPC");
     fails = false;

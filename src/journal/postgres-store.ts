@@ -2,8 +2,15 @@
 // budgets. The fence is `update groups ... where shard_epoch = e and head = old`: no row there, nothing is written.
 import { decodeId, encodeId, uuidBytes, uuidText } from "../kit/ids.ts";
 import { present } from "../kit/assert.ts";
-import { FencedError, JOURNAL_LEVEL, NewerJournalError, UnknownCommitError } from "../contract/journal.ts";
+import {
+  FencedError,
+  JOURNAL_LEVEL,
+  NewerJournalError,
+  ONE_GROUP_LEVEL,
+  UnknownCommitError,
+} from "../contract/journal.ts";
 import type {
+  AppendRow,
   ApprovalRow,
   BudgetUse,
   CommittedRow,
@@ -15,54 +22,8 @@ import type {
 } from "../contract/journal.ts";
 import { DbError } from "../contract/ports.ts";
 import type { Db, DbSession } from "../contract/ports.ts";
+import { FLUSH_MANY, FLUSH_ONE } from "./flush-sql.ts";
 import { byteaArray, int4Array, int8Array, textArray, uuidArray } from "./binary.ts";
-
-/** A batch without state changes is the hot path: it has a statement of its own, with nothing to plan but the insert. */
-const FENCE = `with fence as (
-    update qd.groups set head = $4::bigint + $5::int where grp = $1 and shard_epoch = $2 and head = $4 returning 1
-  )`;
-const RUNS = `, summaries as (
-    insert into qd.runs as r (tenant_id, run_id, project_id, grp, kind, target, env, state, reason, requester,
-      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id)
-    select tenant_id, run_id, project_id, $1::int, kind, target, env, state, reason, requester,
-      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id
-    from json_to_recordset($13::json) as j(tenant_id uuid, run_id uuid, project_id text, kind text, target text, env text,
-      state text, reason text, requester text, created_at_us bigint, updated_at_us bigint, steps int, cost_micro_usd bigint,
-      tokens bigint, retry_of text, source_run_id text, external_id text)
-    where exists (select 1 from fence)
-    on conflict (run_id) do update set state = excluded.state, reason = excluded.reason,
-      updated_at_us = excluded.updated_at_us, steps = excluded.steps, cost_micro_usd = excluded.cost_micro_usd, tokens = excluded.tokens
-  ), asked as (
-    insert into qd.approvals (tenant_id, approval_id, run_id, step, state, tool, shown, binding, requester, approvers_min,
-      created_at_us, expires_at_us, resolved_by, resolved_at_us, note)
-    select j.* from json_to_recordset($14::json) as j(tenant_id uuid, approval_id text, run_id uuid, step int, state text,
-      tool text, shown text, binding text, requester text, approvers_min int, created_at_us bigint, expires_at_us bigint,
-      resolved_by text, resolved_at_us bigint, note text)
-    where exists (select 1 from fence)
-    on conflict (tenant_id, approval_id) do update set state = excluded.state, resolved_by = excluded.resolved_by,
-      resolved_at_us = excluded.resolved_at_us, note = excluded.note
-  )`;
-/** Parameters from the given number on: tenant, budget, period, spent, reserved, spent tokens, reserved tokens. */
-const BUDGETS = (first: number) => `, budgets as (
-    insert into qd.budget_use (tenant_id, budget, period_start_us, spent_micro_usd, reserved_micro_usd, spent_tokens, reserved_tokens)
-    select t.* from unnest($${first}::uuid[], ${["text", "int8", "int8", "int8", "int8", "int8"]
-      .map((type, i) => `$${first + 1 + i}::${type}[]`)
-      .join(", ")}) as t where exists (select 1 from fence)
-    on conflict (tenant_id, budget, period_start_us) do update set spent_micro_usd = excluded.spent_micro_usd,
-      reserved_micro_usd = excluded.reserved_micro_usd, spent_tokens = excluded.spent_tokens, reserved_tokens = excluded.reserved_tokens
-  )`;
-/** The rows written are the answer: as many as were sent, or none when the fence did not hold. */
-const APPEND = `
-  insert into qd.journal (grp, off, run_id, tenant_id, first_seq, last_seq, at, body, chain)
-  select $1::int, $4::bigint + t.ord, t.run_id, t.tenant_id, t.first_seq, t.last_seq, $3, t.body, t.chain
-  from fence, unnest($6::uuid[], $7::uuid[], $8::int4[], $9::int4[], $10::bytea[], $11::bytea[], $12::int4[])
-    as t(run_id, tenant_id, first_seq, last_seq, body, chain, ord)`;
-
-const STATEMENTS = {
-  bare: { name: "append_bare", text: FENCE + APPEND },
-  hot: { name: "append_hot", text: FENCE + BUDGETS(13) + APPEND },
-  full: { name: "append_full", text: FENCE + RUNS + BUDGETS(15) + APPEND },
-};
 
 /** The row-level check reads the writer's list of tenants for each row. */
 const TENANTS_AT_HAND = 32;
@@ -92,7 +53,7 @@ const approvalJson = (row: ApprovalRow) => ({
   tenant_id: uuidText(tenantBytes(row.tenant_id)),
   run_id: uuidText(runBytes(row.run_id)),
 });
-const budgetArrays = (uses: readonly BudgetUse[]): Buffer[] => [
+const budgetArrays = (uses: readonly (BudgetUse & { readonly group: number })[]): Buffer[] => [
   uuidArray(uses.map((use) => tenantBytes(use.tenant_id))),
   textArray(uses.map((use) => use.budget)),
   int8Array(uses.map((use) => use.period_start_us)),
@@ -100,7 +61,69 @@ const budgetArrays = (uses: readonly BudgetUse[]): Buffer[] => [
   int8Array(uses.map((use) => use.reserved_micro_usd)),
   int8Array(uses.map((use) => use.spent_tokens)),
   int8Array(uses.map((use) => use.reserved_tokens)),
+  int4Array(uses.map((use) => use.group)),
 ];
+
+/** A flush of one group. */
+export interface GroupFlush {
+  readonly lease: GroupLease;
+  readonly flush: Flush;
+}
+
+type Statement = { name: string; text: string; values: unknown[] };
+
+const rowArrays = (rows: readonly AppendRow[]): Buffer[] => [
+  uuidArray(rows.map((row) => row.run_bytes ?? runBytes(row.run_id))),
+  uuidArray(rows.map((row) => tenantBytes(row.tenant_id))),
+  int4Array(rows.map((row) => row.first_seq)),
+  int4Array(rows.map((row) => row.last_seq)),
+  byteaArray(rows.map((row) => row.body)),
+  byteaArray(rows.map((row) => row.chain)),
+];
+
+function oneStatement(lease: GroupLease, flush: Flush): Statement {
+  const { rows, at_us } = flush;
+  const { group, shard_epoch, head } = lease;
+  const at = new Date(Math.floor(at_us / 1000));
+  const ordinals = int4Array(rows.map((_row, index) => index + 1));
+  return withChanges(
+    FLUSH_ONE,
+    [group, shard_epoch, at, head, rows.length, ...rowArrays(rows), ordinals],
+    [{ lease, flush }],
+  );
+}
+
+function manyStatement(parts: readonly GroupFlush[]): Statement {
+  const placed = parts.flatMap(({ lease: { group, head }, flush }) =>
+    flush.rows.map((row, index) => ({ row, group, off: head + index + 1, at_ms: Math.floor(flush.at_us / 1000) })),
+  );
+  const values = [
+    int4Array(parts.map(({ lease }) => lease.group)),
+    int8Array(parts.map(({ lease }) => lease.shard_epoch)),
+    int8Array(placed.map((one) => one.at_ms)),
+    int8Array(parts.map(({ lease }) => lease.head)),
+    int4Array(parts.map(({ flush }) => flush.rows.length)),
+    ...rowArrays(placed.map((one) => one.row)),
+    int4Array(placed.map((one) => one.group)),
+    int8Array(placed.map((one) => one.off)),
+  ];
+  return withChanges(FLUSH_MANY, values, parts);
+}
+
+/** What changes besides the journal decides which form of the statement it is. */
+function withChanges(forms: typeof FLUSH_ONE, values: unknown[], parts: readonly GroupFlush[]): Statement {
+  const runs = new Map(
+    parts.flatMap(({ lease, flush }) => flush.runs.map((run) => [run.run_id, { ...runJson(run), grp: lease.group }])),
+  );
+  const approvals = new Map(parts.flatMap(({ flush }) => flush.approvals.map((row) => [row.approval_id, row])));
+  const budgets = parts.flatMap(({ lease, flush }) => flush.budgets.map((use) => ({ ...use, group: lease.group })));
+  if (runs.size === 0 && approvals.size === 0)
+    return budgets.length === 0
+      ? { ...forms.bare, values }
+      : { ...forms.hot, values: [...values, ...budgetArrays(budgets)] };
+  const json = [JSON.stringify([...runs.values()]), JSON.stringify([...approvals.values()].map(approvalJson))];
+  return { ...forms.full, values: [...values, ...json, ...budgetArrays(budgets)] };
+}
 
 interface JournalRow {
   grp: number;
@@ -143,9 +166,10 @@ export class PostgresJournalStore implements JournalStore {
   async acquireGroup(group: number, owner: string): Promise<GroupLease> {
     return this.db.transaction({ role: "qd_system" }, async (tx) => {
       const { rows } = await tx.query<{ shard_epoch: number; head: number }>({
-        text: `update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, acquired_at = clock_timestamp(), journal_level = $3
+        text: `update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, acquired_at = clock_timestamp(),
+            journal_level = case when exists (select from qd.groups where grp > 0) then $3::int else $4 end
           where grp = $1 and journal_level <= $3 returning shard_epoch, head`,
-        values: [group, owner, JOURNAL_LEVEL],
+        values: [group, owner, JOURNAL_LEVEL, ONE_GROUP_LEVEL],
       });
       const [row] = rows;
       if (!row) {
@@ -161,8 +185,8 @@ export class PostgresJournalStore implements JournalStore {
 
   async flush(lease: GroupLease, flush: Flush): Promise<FlushResult> {
     try {
-      const session = await this.writer(flush);
-      const { count } = await session.query(this.statement(lease, flush));
+      const session = await this.writer(flush.rows);
+      const { count } = await session.query(oneStatement(lease, flush));
       if (count !== flush.rows.length) throw new FencedError(`group ${lease.group} has another owner or head`);
       return { ok: true };
     } catch (error) {
@@ -175,46 +199,28 @@ export class PostgresJournalStore implements JournalStore {
     }
   }
 
-  private statement(lease: GroupLease, flush: Flush): { name: string; text: string; values: unknown[] } {
-    const { rows } = flush;
-    const values: unknown[] = [
-      lease.group,
-      lease.shard_epoch,
-      new Date(Math.floor(flush.at_us / 1000)),
-      lease.head,
-      rows.length,
-      uuidArray(rows.map((row) => row.run_bytes ?? runBytes(row.run_id))),
-      uuidArray(rows.map((row) => tenantBytes(row.tenant_id))),
-      int4Array(rows.map((row) => row.first_seq)),
-      int4Array(rows.map((row) => row.last_seq)),
-      byteaArray(rows.map((row) => row.body)),
-      byteaArray(rows.map((row) => row.chain)),
-      int4Array(rows.map((_row, index) => index + 1)),
-    ];
-    if (flush.runs.length === 0 && flush.approvals.length === 0 && flush.budgets.length === 0)
-      return { ...STATEMENTS.bare, values };
-    if (flush.runs.length === 0 && flush.approvals.length === 0)
-      return { ...STATEMENTS.hot, values: [...values, ...budgetArrays(flush.budgets)] };
-    const runs = new Map(flush.runs.map((run) => [run.run_id, run]));
-    const approvals = new Map(flush.approvals.map((row) => [row.approval_id, row]));
-    return {
-      ...STATEMENTS.full,
-      values: [
-        ...values,
-        JSON.stringify([...runs.values()].map(runJson)),
-        JSON.stringify([...approvals.values()].map(approvalJson)),
-        ...budgetArrays(flush.budgets),
-      ],
-    };
+  /** All of several groups' flushes, or nothing: false when a fence did not hold or a row was refused. Throws UnknownCommitError. */
+  async flushMany(parts: readonly GroupFlush[]): Promise<boolean> {
+    const rows = parts.flatMap(({ flush }) => flush.rows);
+    try {
+      const session = await this.writer(rows);
+      const { count } = await session.query(manyStatement(parts));
+      return count === rows.length;
+    } catch (error) {
+      if (!(error instanceof DbError)) throw error;
+      if (!error.connection) return false;
+      await this.forget();
+      throw new UnknownCommitError("the database did not answer the flush", { cause: error });
+    }
   }
 
   /** The writer's own connection, allowed for the tenants of this flush and a few it has lately written for. */
-  private async writer(flush: Flush): Promise<DbSession> {
+  private async writer(rows: readonly AppendRow[]): Promise<DbSession> {
     if (this.session?.broken) await this.forget();
     this.session ??= await this.db.session({ role: "qd_append" });
-    if (flush.rows.every((row) => this.tenants.has(row.tenant_id))) return this.session;
-    const wanted = new Set([...flush.rows.map((row) => row.tenant_id), ...this.tenants]);
-    const own = new Set(flush.rows.map((row) => row.tenant_id)).size;
+    if (rows.every((row) => this.tenants.has(row.tenant_id))) return this.session;
+    const wanted = new Set([...rows.map((row) => row.tenant_id), ...this.tenants]);
+    const own = new Set(rows.map((row) => row.tenant_id)).size;
     this.tenants = new Set([...wanted].slice(0, Math.max(own, TENANTS_AT_HAND)));
     const list = [...this.tenants].map((id) => uuidText(tenantBytes(id))).join(",");
     await this.session.query({ text: "select set_config('qd.tenants', $1, false)", values: [list] });
@@ -239,10 +245,10 @@ export class PostgresJournalStore implements JournalStore {
         approvals: flush.approvals.filter((approval) => approval.run_id === row.run_id),
         budgets: [],
       };
-      const session = await this.writer(alone);
+      const session = await this.writer(alone.rows);
       await session.query({ text: "begin" });
       try {
-        await session.query(this.statement(lease, alone));
+        await session.query(oneStatement(lease, alone));
       } catch (error) {
         if (!(error instanceof DbError) || error.connection) throw error;
         bad.push(row.run_id);
@@ -316,9 +322,15 @@ export class PostgresJournalStore implements JournalStore {
     });
   }
 
-  budgetUse(): Promise<BudgetUse[]> {
+  budgetUse(group: number | null): Promise<BudgetUse[]> {
     return this.db.transaction({ role: "qd_system" }, async (tx) => {
-      const { rows } = await tx.query<BudgetUse>({ text: "select * from qd.budget_use" });
+      const { rows } = await tx.query<BudgetUse>({
+        text: `select tenant_id, budget, period_start_us, sum(spent_micro_usd)::bigint as spent_micro_usd,
+            sum(reserved_micro_usd)::bigint as reserved_micro_usd, sum(spent_tokens)::bigint as spent_tokens,
+            sum(reserved_tokens)::bigint as reserved_tokens
+          from qd.budget_use where $1::int is null or grp = $1 group by tenant_id, budget, period_start_us`,
+        values: [group],
+      });
       return rows.map((row) => ({ ...row, tenant_id: encodeId("ten", uuidBytes(row.tenant_id)) }));
     });
   }

@@ -161,7 +161,7 @@ export function journalStoreSuite(
         { ...lease, head: lease.head + 1 },
         flushOf(rowsOf(tenant, run(), [1]), { budgets: [{ ...use, reserved_micro_usd: 0 }] }),
       );
-      expect((await store.budgetUse()).find((row) => row.budget === "b" && row.tenant_id === tenant)).toEqual({
+      expect((await store.budgetUse(0)).find((row) => row.budget === "b" && row.tenant_id === tenant)).toEqual({
         ...use,
         reserved_micro_usd: 0,
       });

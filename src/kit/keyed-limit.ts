@@ -7,16 +7,65 @@ export interface KeyLimit {
   readonly max: number;
 }
 
-export class KeyedLimit<T> {
-  private readonly busy = new Map<string, number>();
-  private readonly waiting = new Map<string, T[]>();
-
+/** Counts places. One that several limits share counts for all of them. */
+export interface PlaceCounter {
   /** Takes a place; false when all are taken. */
+  enter(key: string, max: number): boolean;
+  leave(key: string): void;
+  /** Tells of places that have become free otherwise than by `leave` of the one who waits. */
+  watch(waiter: PlaceWaiter): void;
+  /** Nobody waits here for the place that was left; somebody elsewhere may. */
+  unused(key: string): void;
+}
+
+export interface PlaceWaiter {
+  isWaiting(key: string): boolean;
+  /** There is a place: who waits may try again. */
+  free(key: string): void;
+}
+
+/** Places of this process alone. */
+export class OwnPlaces implements PlaceCounter {
+  private readonly busy = new Map<string, number>();
+
   enter(key: string, max: number): boolean {
     const count = this.busy.get(key) ?? 0;
     if (count >= max) return false;
     this.busy.set(key, count + 1);
     return true;
+  }
+
+  leave(key: string): void {
+    const count = this.busy.get(key) ?? 0;
+    assert(count > 0, "nobody leaves who has not entered", { key });
+    if (count === 1) this.busy.delete(key);
+    else this.busy.set(key, count - 1);
+  }
+
+  watch(): void {
+    // Its only user is told by `leave`.
+  }
+
+  unused(): void {
+    // There is nobody else.
+  }
+}
+
+export class KeyedLimit<T> {
+  private readonly places: PlaceCounter;
+  private readonly waiting = new Map<string, T[]>();
+
+  constructor(places: PlaceCounter = new OwnPlaces()) {
+    this.places = places;
+  }
+
+  /** Takes a place; false when all are taken. */
+  enter(key: string, max: number): boolean {
+    return this.places.enter(key, max);
+  }
+
+  isWaiting(key: string): boolean {
+    return this.waiting.has(key);
   }
 
   /**
@@ -42,11 +91,10 @@ export class KeyedLimit<T> {
 
   /** Gives a place back. Returns who waited longest for one; they have to enter again. */
   leave(key: string): T | undefined {
-    const count = this.busy.get(key) ?? 0;
-    assert(count > 0, "nobody leaves who has not entered", { key });
-    if (count === 1) this.busy.delete(key);
-    else this.busy.set(key, count - 1);
-    return this.unpark(key);
+    this.places.leave(key);
+    const next = this.unpark(key);
+    if (next === undefined) this.places.unused(key);
+    return next;
   }
 
   /** Who waits longest; they have to enter again. */
@@ -67,10 +115,5 @@ export class KeyedLimit<T> {
       else this.waiting.set(key, rest);
     }
     return dropped;
-  }
-
-  clear(): void {
-    this.busy.clear();
-    this.waiting.clear();
   }
 }

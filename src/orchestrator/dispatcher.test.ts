@@ -7,7 +7,8 @@ import type { JobResult, ToolJob } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Delivery, Ticket } from "../contract/queue.ts";
 import type { LeasedJob, LeasedResult, LeaseRef } from "../contract/workers.ts";
-import { Dispatcher, routeJobs } from "./dispatcher.ts";
+import { Dispatcher } from "./dispatcher.ts";
+import { routeJobs } from "./route-jobs.ts";
 import { MemoryQueue } from "./memory-queue.ts";
 
 const alice = { name: "alice", instance: "1" };
@@ -220,7 +221,7 @@ test("what is given back after a take-over does not take the new lease of the sa
   dispatcher.dispatch([job(2)], 5);
   await new Promise((resolve) => setImmediate(resolve));
   // Job 2 is on its way to alice when the runs change hands; the new owner hands it to bob.
-  dispatcher.reset();
+  dispatcher.reset(() => true);
   dispatcher.dispatch([job(2)], 5);
   const taken = only(await lease(bob));
   fail(new AppError("FENCED", "not the owner"));

@@ -7,6 +7,7 @@
 import { hmacHex, sameText } from "../kit/hash.ts";
 import type { Clock, Timer } from "../kit/clock.ts";
 import { KeyedLimit } from "../kit/keyed-limit.ts";
+import type { PlaceCounter } from "../kit/keyed-limit.ts";
 import { isAppError, messageOf } from "../contract/errors.ts";
 import { limitsOf, needsOf } from "../contract/jobs.ts";
 import type { Job, JobQueue, JobResult } from "../contract/jobs.ts";
@@ -17,23 +18,7 @@ import { serves, ticketKey } from "../contract/queue.ts";
 import type { Queue, Ticket } from "../contract/queue.ts";
 import type { LeasedJob, LeasedResult, LeaseRef, Verdict } from "../contract/workers.ts";
 
-/** Jobs that need labels, or all where there is no pool in this process, go to remote workers. */
-export function routeJobs(local: JobQueue | null, remote: JobQueue): JobQueue {
-  return {
-    dispatch: (jobs, priority) => {
-      const here = local ? jobs.filter((job) => needsOf(job).length === 0) : [];
-      const there = here.length === jobs.length ? [] : local ? jobs.filter((job) => needsOf(job).length > 0) : jobs;
-      if (here.length > 0) local?.dispatch(here, priority);
-      if (there.length > 0) remote.dispatch(there, priority);
-    },
-    abort: (run_id) => {
-      local?.abort(run_id);
-      remote.abort(run_id);
-    },
-  };
-}
-
-/** Who leases: the credential's name and the process that holds it. */
+/** Who leases: the credential and its process. */
 export interface WorkerId {
   readonly name: string;
   readonly instance: string;
@@ -75,11 +60,13 @@ export interface DispatcherOptions {
   readonly key: (tenant_id: string) => Uint8Array;
   /** Commits a result; throws STALE_RESULT when no attempt waits for it. */
   readonly deliver: (result: JobResult) => Promise<void>;
-  /** Raised by each take-over of the runs. */
-  readonly epoch: () => number;
-  /** False when another node may own the runs by now: nothing is handed out then. */
-  readonly owns?: () => boolean;
+  /** Raised by each take-over of the run. */
+  readonly epoch: (run_id: string) => number;
+  /** False when another node may own the run by now: it is not handed out then. */
+  readonly owns?: (run_id: string) => boolean;
   readonly onLeased?: (waited_ms: number) => void;
+  /** Counts calls of tools and agents that limit them; absent: this process counts by itself. */
+  readonly places?: PlaceCounter;
 }
 
 const SWEEP_MS = 1_000;
@@ -97,13 +84,18 @@ export class Dispatcher implements JobQueue {
   private readonly outgoing: Ticket[] = [];
   /** In the order in which they get jobs. */
   private waiters: Waiter[] = [];
-  private readonly limits = new KeyedLimit<Held>();
+  private readonly limits: KeyedLimit<Held>;
   private running = 0;
   private timer: Timer | null = null;
   private sweeping: Promise<void> | null = null;
 
   constructor(options: DispatcherOptions) {
     this.options = options;
+    this.limits = new KeyedLimit(options.places);
+    options.places?.watch({
+      isWaiting: (key) => this.limits.isWaiting(key),
+      free: (key) => this.admit(key, this.limits.unpark(key)),
+    });
   }
 
   start(): void {
@@ -126,9 +118,8 @@ export class Dispatcher implements JobQueue {
 
   /** Jobs that wait, and jobs that are out. */
   get depth(): { waiting: number; running: number; oldest_ms: number } {
-    const now = this.options.clock.monotonic_ms();
     const first = [...this.held.values()].find((held) => held.worker === null);
-    const oldest_ms = first ? Math.round(now - first.waiting_since_ms) : 0;
+    const oldest_ms = first ? Math.round(this.options.clock.monotonic_ms() - first.waiting_since_ms) : 0;
     return { waiting: this.held.size - this.running, running: this.running, oldest_ms };
   }
 
@@ -191,11 +182,14 @@ export class Dispatcher implements JobQueue {
     }
   }
 
-  /** Forgets all jobs: another engine has taken the runs over and dispatches what is open anew. */
-  reset(): void {
-    this.held.clear();
-    this.limits.clear();
-    this.running = 0;
+  /** Forgets jobs of runs that another engine has taken over: it dispatches what is open anew. */
+  reset(isGone: (run_id: string) => boolean): void {
+    this.limits.drop((held) => isGone(held.ticket.run_id));
+    for (const [key, held] of this.held) {
+      if (!isGone(held.ticket.run_id)) continue;
+      this.held.delete(key);
+      if (held.worker) this.vacate(held);
+    }
   }
 
   /** Jobs for a worker; waits for the first one. */
@@ -208,8 +202,8 @@ export class Dispatcher implements JobQueue {
     /** True once the worker wants no more: it is answered at once, and gets nothing. */
     leaving?: () => boolean;
   }): Promise<LeasedJob[]> {
-    const { worker, labels, max, gone, leaving } = wanted;
-    const end = this.options.clock.monotonic_ms() + wanted.wait_ms;
+    const { worker, labels, max, wait_ms, gone, leaving } = wanted;
+    const end = this.options.clock.monotonic_ms() + wait_ms;
     for (;;) {
       if (leaving?.()) return [];
       const jobs = await this.take(worker, labels, max);
@@ -277,8 +271,8 @@ export class Dispatcher implements JobQueue {
   private claim(ticket: Ticket, worker: WorkerId): LeasedJob | null {
     const held = this.held.get(ticketKey(ticket));
     if (!held || held.worker || held.parked || held.ticket.tenant_id !== ticket.tenant_id) return null;
-    if (this.options.owns?.() === false) return null;
-    const epoch = this.options.epoch();
+    if (this.options.owns?.(ticket.run_id) === false) return null;
+    const epoch = this.options.epoch(ticket.run_id);
     const { full, woken } = this.limits.enterAll(limitsOf(held.job));
     if (full !== null) {
       // Its ticket is used up; it gets another one when a place is free.
@@ -309,6 +303,11 @@ export class Dispatcher implements JobQueue {
       return [held.ticket];
     });
     if (tickets.length > 0) this.push(tickets);
+  }
+
+  /** What a result has to carry that comes from this process without a lease. */
+  proof(result: JobResult, worker: WorkerId): string {
+    return this.token(result, worker, 0);
   }
 
   private token(ticket: Omit<Ticket, "priority" | "needs">, worker: WorkerId, epoch: number): string {
@@ -417,10 +416,12 @@ export class Dispatcher implements JobQueue {
   /** A job is not out any more: who waits for its places gets a ticket. */
   private vacate(held: Held): void {
     this.running -= 1;
-    for (const { key } of limitsOf(held.job)) {
-      // One that was stopped meanwhile is gone; the place is for the one after it.
-      for (let next = this.limits.leave(key); next; next = this.limits.unpark(key)) if (this.unpark(next)) break;
-    }
+    for (const { key } of limitsOf(held.job)) this.admit(key, this.limits.leave(key));
+  }
+
+  /** Who waited longest for a place gets a ticket. One that was stopped is gone; the place is for the one after it. */
+  private admit(key: string, first: Held | undefined): void {
+    for (let next = first; next; next = this.limits.unpark(key)) if (this.unpark(next)) break;
   }
 
   /** False when the job does not wait any more. */
@@ -446,12 +447,12 @@ export class Dispatcher implements JobQueue {
 
   /** Ends leases that ran out and pushes tickets that the queue has lost. */
   async tick(): Promise<void> {
-    // Tickets of a former owner lead nowhere, and in the queue they hide that those of the owner are gone.
-    if (this.options.owns?.() === false) return;
     const now = this.options.clock.monotonic_ms();
     const waiting = new Map<string, number>();
     const old: Ticket[] = [];
     for (const [key, held] of this.held) {
+      // Tickets of a former owner lead nowhere, and in the queue they hide that those of the owner are gone.
+      if (this.options.owns?.(held.ticket.run_id) === false) continue;
       if (held.worker && held.until_ms <= now && !held.settling) this.lose(key, held);
       if (held.worker || held.parked) continue;
       waiting.set(laneOf(held.ticket), (waiting.get(laneOf(held.ticket)) ?? 0) + 1);

@@ -10,6 +10,8 @@ import type { Command } from "../core/decide.ts";
 import type { Governance } from "../core/governance.ts";
 import type { RunState } from "../core/run-state.ts";
 
+import type { SliceOptions } from "./slice-keeper.ts";
+
 export type { Governance } from "../core/governance.ts";
 
 /** What followers are told after a commit. */
@@ -37,6 +39,8 @@ export interface EngineOptions {
   readonly owner: string;
   /** The group's lease, where it was claimed before; else the group is taken from whoever had it. */
   readonly lease?: GroupLease;
+  /** Where shared budgets are spent by several groups. */
+  readonly slices?: SliceOptions;
   /** How long a run waits before only its id is kept; LIMITS.park_after_ms unless a test says otherwise. */
   readonly park_after_ms?: number;
   readonly onCommit?: (commit: Commit) => void;
@@ -61,6 +65,8 @@ export interface Actor {
   chain: Buffer;
   queue: Pending[];
   inFlight: boolean;
+  /** A turn has failed, and the run is being ended for it. */
+  ending?: boolean;
   approvals: Map<number, ApprovalRow>;
   timer: Timer | null;
   due_us: number;

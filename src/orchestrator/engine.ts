@@ -9,24 +9,30 @@ import type { Catalog } from "../contract/catalog.ts";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
-import type { Job, JobResult } from "../contract/jobs.ts";
-import type { AppendRow, ApprovalRow, BudgetDelta, RunSummary } from "../contract/journal.ts";
+import type { JobResult } from "../contract/jobs.ts";
+import type { BudgetDelta, RunSummary } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Lineage } from "../contract/replay.ts";
+import type { SliceKey, SliceNeed } from "../contract/slices.ts";
 import { nextDue } from "../core/advance.ts";
 import { encodeAppend } from "../core/chain.ts";
 import { decide } from "../core/decide.ts";
 import type { Command } from "../core/decide.ts";
 import type { IngestCommand } from "../core/ingest.ts";
+import { SliceShort } from "../core/decide-context.ts";
 import type { Policy } from "../core/policy.ts";
+import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { AppendRejected, GroupWriter } from "../journal/writer.ts";
 import type { Actor, EngineOptions, Pending } from "./engine-options.ts";
-import { jobOf } from "./jobs.ts";
+import { importRows } from "./imports.ts";
+import type { RunImport } from "./imports.ts";
+import { jobsOf } from "./jobs.ts";
 import { Ledger } from "./ledger.ts";
 import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
 import { canPark, ParkedRuns } from "./parked-runs.ts";
-import { RunLoader } from "./run-loader.ts";
+import { RunLoader, startOf } from "./run-loader.ts";
+import { SliceKeeper } from "./slice-keeper.ts";
 
 export type { Commit, EngineOptions, Governance } from "./engine-options.ts";
 
@@ -36,7 +42,8 @@ export interface Told {
   readonly first_seq: number;
 }
 
-const RECOVERY_PAGE = 500;
+/** A run that could not be read is tried again after so long. */
+const AGAIN_MS = 250;
 
 export class Engine {
   private readonly actors = new Map<string, Actor>();
@@ -45,6 +52,8 @@ export class Engine {
   private readonly parked: ParkedRuns;
   private writerOrNull: GroupWriter | null = null;
   private ledgerOrNull: Ledger | null = null;
+  /** Null where shared budgets belong to this group alone. */
+  private keeper: SliceKeeper | null = null;
   private closed: Error | null = null;
 
   constructor(options: EngineOptions) {
@@ -75,12 +84,16 @@ export class Engine {
   async open(): Promise<number> {
     const { store, clock, group, owner, governance } = this.options;
     const lease = this.options.lease ?? (await store.acquireGroup(group, owner));
-    const use = await store.budgetUse();
+    const use = await store.budgetUse(group);
+    const { slices } = this.options;
     this.ledgerOrNull = new Ledger({
       use,
       budgetsOf: (run) =>
         governance.of({ tenant_id: run.tenant_id, project: run.project, env: run.env }).catalog.budgets(),
+      ...(slices ? { slices: await slices.store.granted(group) } : {}),
     });
+    const onFenced = (error: Error) => this.lost(error);
+    if (slices) this.keeper = new SliceKeeper({ ...this.options, ...slices, lease, ledger: this.ledger, onFenced });
     this.writerOrNull = new GroupWriter({
       store,
       clock,
@@ -90,18 +103,13 @@ export class Engine {
       onFlush: this.options.onFlush,
     });
     const recovered: Actor[] = [];
-    for (let after: string | null = null; ;) {
-      const ids: string[] = await store.openRuns(group, after, RECOVERY_PAGE);
-      for (const actor of await this.loader.loadMany(ids)) {
-        if (canPark(actor.run)) this.parked.add(actor.run);
-        else recovered.push(this.keep(actor));
-      }
-      if (ids.length < RECOVERY_PAGE) break;
-      after = ids.at(-1) ?? null;
+    for await (const actor of this.loader.open(group)) {
+      if (canPark(actor.run)) this.parked.add(actor.run);
+      else recovered.push(this.keep(actor));
     }
     for (const actor of recovered) this.ledger.restore(actor.run);
     for (const actor of recovered)
-      this.submit(actor, { type: "recover" }).catch((error) => this.complain(actor, error));
+      this.submit(actor, { type: "recover" }).catch((error) => this.complain(actor.run.run_id, error));
     return this.openRuns;
   }
 
@@ -109,7 +117,13 @@ export class Engine {
   async close(): Promise<void> {
     this.closed ??= new AppError("SHUTTING_DOWN", "The server is stopping");
     this.stopTimers();
+    this.keeper?.close();
     await this.writerOrNull?.drained();
+  }
+
+  /** Others need what this group does not use of a shared budget. */
+  async giveBack(key: SliceKey): Promise<void> {
+    await this.keeper?.giveBack(key);
   }
 
   /** Creates a run. The data is what `run.started` holds; `past` is the state that a replay or fork begins with. */
@@ -134,8 +148,7 @@ export class Engine {
   /** A command for an open run; returns what was committed with it. */
   async decided(tenant_id: string, run_id: string, command: Command): Promise<readonly EventDraft[]> {
     let drafts: readonly EventDraft[] = [];
-    const told = (committed: readonly EventDraft[]) => (drafts = committed);
-    await this.at(tenant_id, run_id, (actor) => this.submit(actor, command, told));
+    await this.at(tenant_id, run_id, (actor) => this.submit(actor, command, (committed) => (drafts = committed)));
     return drafts;
   }
 
@@ -172,10 +185,6 @@ export class Engine {
     return existing.length === 0 ? null : (await this.loader.load(run_id)).run;
   }
 
-  has(tenant_id: string, run_id: string): boolean {
-    return (this.actors.get(run_id)?.run.tenant_id ?? this.parked.tenantOf(run_id)) === tenant_id;
-  }
-
   /**
    * One result of a remote worker; resolves once it is committed, so it can be acknowledged. Throws STALE_RESULT when it
    * belongs to no attempt that is open.
@@ -192,52 +201,21 @@ export class Engine {
 
   /** Results from workers. Each is accepted or refused by itself; a refusal is logged and visible, never an effect. */
   results(results: readonly JobResult[]): void {
-    for (const result of results) {
-      const actor = this.actors.get(result.run_id);
-      if (!actor || actor.run.tenant_id !== result.tenant_id) {
-        this.options.log.warn("result.stale", { run_id: result.run_id, step: result.step, attempt: result.attempt });
-        continue;
-      }
-      this.submit(actor, { type: "result", result }).catch((error) => {
-        if (isAppError(error, "STALE_RESULT")) {
-          this.options.log.warn("result.stale", { run_id: result.run_id, step: result.step, attempt: result.attempt });
-        } else this.complain(actor, error);
+    for (const result of results)
+      this.result(result).catch((error: unknown) => {
+        const { run_id, step, attempt } = result;
+        if (isAppError(error, "STALE_RESULT")) this.options.log.warn("result.stale", { run_id, step, attempt });
+        else this.complain(run_id, error);
       });
-    }
   }
 
-  /**
-   * Commits rows as they are (an import). Their chain was verified; the run must be new here. An open run is then taken
-   * over like after a crash.
-   */
-  async importRun(options: {
-    rows: readonly AppendRow[];
-    summary: RunSummary;
-    approvals: readonly ApprovalRow[];
-    budgets: readonly BudgetDelta[];
-  }): Promise<void> {
+  /** Commits rows as they are; an open run is then taken over like after a crash. Throws RUN_EXISTS. */
+  async importRun(given: RunImport): Promise<void> {
     if (this.closed) throw this.closed;
-    const { rows, summary, approvals } = options;
-    const existing = await this.options.store.readRun(null, summary.run_id, 1, 1);
-    if (existing.length > 0) {
-      throw new AppError("RUN_EXISTS", `Run ${summary.run_id} is in the journal already`, {
-        details: { run_id: summary.run_id },
-      });
-    }
-    const isOpen = !isTerminal(summary.state);
-    const budgets = [
-      ...options.budgets,
-      ...(isOpen ? this.ledger.heldBy(this.loader.fold(summary.tenant_id, summary.run_id, rows)) : []),
-    ];
-    // All at once: they go out in order, in as few commits as they fit in.
-    const last = rows.length - 1;
-    const none = { run: null, approvals: [], budgets: [] };
-    const end = { run: summary, approvals, budgets };
-    await Promise.all(rows.map((row, index) => this.writer.append({ row, ...(index === last ? end : none) })));
-    this.ledger.absorb(budgets);
-    if (!isOpen) return;
-    const actor = this.keep(await this.loader.load(summary.run_id));
-    this.ledger.restore(actor.run);
+    const { writer, ledger, loader } = this;
+    if (!(await importRows(given, { store: this.options.store, writer, ledger, loader }))) return;
+    const actor = this.keep(await loader.load(given.summary.run_id));
+    ledger.restore(actor.run);
     await this.submit(actor, { type: "recover" });
   }
 
@@ -294,7 +272,7 @@ export class Engine {
     const drafts: EventDraft[] = [];
     const accepted: Pending[] = [];
     const now_us = this.options.clock.now_us();
-    for (const pending of taken) {
+    for (const [at, pending] of taken.entries()) {
       try {
         const { catalog, policy } = this.governance(actor.run, startOf(actor.run, pending.command));
         const events = decide(actor.run, pending.command, {
@@ -307,6 +285,7 @@ export class Engine {
         for (const event of events) drafts.push(event);
         accepted.push(pending);
       } catch (error) {
+        if (error instanceof SliceShort) return void this.redo(actor, [...accepted, ...taken.slice(at)], error.need);
         pending.reject(error);
         if (isAppError(error)) continue;
         // A bug: what was folded cannot be trusted. Forget the turn and read the run again.
@@ -393,18 +372,12 @@ export class Engine {
     if (actor.queue.length > 0) this.turn(actor);
   }
 
-  private dispatch(actor: Actor, drafts: readonly EventDraft[]): void {
-    const { run } = actor;
-    const jobs: Job[] = [];
-    for (const draft of drafts) {
-      if (draft.type === "run.stopping") this.options.queue.abort(run.run_id);
-      if (draft.type !== "tool.requested" && draft.type !== "model.requested") continue;
-      // A foreign agent's model calls are on their way already.
-      if (run.program === null && draft.type === "model.requested") continue;
-      const step = run.steps.get(draft.step ?? 0);
-      if (step?.status !== "running" || step.attempt !== (draft.attempt ?? 1)) continue;
-      jobs.push(jobOf(run, step, this.governance(run, null).catalog, this.options.tenantKey(run.tenant_id)));
-    }
+  private dispatch({ run }: Actor, drafts: readonly EventDraft[]): void {
+    if (drafts.some((draft) => draft.type === "run.stopping")) this.options.queue.abort(run.run_id);
+    const jobs = jobsOf(run, drafts, () => ({
+      catalog: this.governance(run, null).catalog,
+      tenant_key: this.options.tenantKey(run.tenant_id),
+    }));
     if (jobs.length > 0) this.options.queue.dispatch(jobs, run.priority);
   }
 
@@ -433,7 +406,7 @@ export class Engine {
     actor.timer = this.options.clock.timer(Math.ceil(delay_ms), () => {
       actor.timer = null;
       actor.due_us = 0;
-      this.submit(actor, { type: "tick" }).catch((error) => this.complain(actor, error));
+      this.submit(actor, { type: "tick" }).catch((error) => this.complain(actor.run.run_id, error));
     });
   }
 
@@ -442,6 +415,38 @@ export class Engine {
     actor.inFlight = false;
     if (error instanceof AppendRejected) return void this.abandonTurn(actor, accepted, budgets, error);
     for (const pending of [...accepted, ...actor.queue.splice(0)]) pending.reject(this.closed ?? error);
+  }
+
+  /** Forgets the turn, and takes it again when it is known whether a shared budget has room. */
+  private async redo(actor: Actor, todo: readonly Pending[], need: SliceNeed): Promise<void> {
+    const { run_id } = actor.run;
+    this.ledger.revert(run_id, this.ledger.takeDeltas());
+    actor.inFlight = true;
+    actor.timer?.cancel();
+    await this.keeper?.ask(need);
+    const fresh = await this.again(actor, todo);
+    const queue = [...todo, ...actor.queue.splice(0)];
+    if (!fresh) return queue.forEach((pending) => pending.reject(this.closed));
+    fresh.queue.push(...queue);
+    // One that is yet to begin holds nothing, and does not know yet which budgets it counts for.
+    if (this.keep(fresh).summary) this.ledger.restore(fresh.run);
+    this.turn(fresh);
+  }
+
+  /** The run as it was before the turn; null when the engine was closed first. */
+  private async again(actor: Actor, [first]: readonly Pending[]): Promise<Actor | null> {
+    const { run_id, tenant_id } = actor.run;
+    const start = first ? startOf(emptyRun(tenant_id, run_id), first.command) : null;
+    while (!this.closed) {
+      try {
+        if (actor.summary) return await this.loader.load(run_id);
+        return await this.loader.begun(tenant_id, run_id, start?.data["lineage"] as Lineage | undefined);
+      } catch (error) {
+        this.options.log.warn("run.not_read", { run_id, error: messageOf(error) });
+        await this.options.clock.sleep(AGAIN_MS);
+      }
+    }
+    return null;
   }
 
   private async abandonTurn(
@@ -456,8 +461,9 @@ export class Engine {
     actor.inFlight = true;
     actor.timer?.cancel();
     this.options.log.error("run.turn_failed", { run_id, error: messageOf(error) });
-    const first = actor.run.seq === 0 || actor.summary === null;
-    if (first) {
+    if (actor.ending) this.options.log.error("run.unrecoverable", { run_id, error: messageOf(error) });
+    // A run that cannot even be ended is left as it is on record.
+    if (actor.summary === null || actor.ending) {
       this.actors.delete(run_id);
       for (const pending of actor.queue.splice(0)) pending.reject(error);
       return;
@@ -466,6 +472,7 @@ export class Engine {
       const fresh = this.keep(await this.loader.load(run_id));
       this.ledger.restore(fresh.run);
       fresh.queue.push(...actor.queue.splice(0));
+      fresh.ending = true;
       const code = error instanceof InvariantError ? "internal_error" : "unrecordable";
       await this.submit(fresh, { type: "abort", code, message: messageOf(error) });
     } catch (failure) {
@@ -473,9 +480,9 @@ export class Engine {
     }
   }
 
-  private complain(actor: Actor, error: unknown): void {
+  private complain(run_id: string, error: unknown): void {
     if (this.closed || isAppError(error)) return;
-    this.options.log.error("run.command_failed", { run_id: actor.run.run_id, error: messageOf(error) });
+    this.options.log.error("run.command_failed", { run_id, error: messageOf(error) });
   }
 
   private lost(error: Error): void {
@@ -484,15 +491,9 @@ export class Engine {
       error instanceof AppError
         ? error
         : new AppError("FENCED", "This process does not own the runs any more", { cause: error });
+    this.keeper?.close();
     this.stopTimers();
     for (const actor of this.actors.values()) for (const pending of actor.queue.splice(0)) pending.reject(this.closed);
     this.options.onLost?.(error);
   }
-}
-
-/** What the first event of a run says, where a command begins it. */
-function startOf(run: RunState, command: Command): { data: EventDraft["data"] } | null {
-  if (command.type === "start") return command;
-  const [first] = command.type === "ingest" && run.seq === 0 ? command.events : [];
-  return first ? { data: first.data } : null;
 }

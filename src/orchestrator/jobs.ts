@@ -2,6 +2,7 @@
 import { present } from "../kit/assert.ts";
 import { hmacHex } from "../kit/hash.ts";
 import type { Catalog } from "../contract/catalog.ts";
+import type { EventDraft } from "../contract/events.ts";
 import type { Job } from "../contract/jobs.ts";
 import { modelMessages } from "../core/model-input.ts";
 import { splitTarget } from "../core/decide.ts";
@@ -10,6 +11,25 @@ import type { RunState, StepState } from "../core/run-state.ts";
 /** The key that goes out with an effect: equal for all attempts of a step, and nothing can be learnt from it. */
 export function idempotencyKey(tenant_key: Uint8Array, run: RunState, step: number): string {
   return hmacHex(tenant_key, `${run.tenant_id}\n${run.run_id}\n${step}`);
+}
+
+/** Jobs for the intents among events that were just committed. */
+export function jobsOf(
+  run: RunState,
+  drafts: readonly EventDraft[],
+  governed: () => { catalog: Catalog; tenant_key: Uint8Array },
+): Job[] {
+  const jobs: Job[] = [];
+  for (const draft of drafts) {
+    if (draft.type !== "tool.requested" && draft.type !== "model.requested") continue;
+    // A foreign agent's model calls are on their way already.
+    if (run.program === null && draft.type === "model.requested") continue;
+    const step = run.steps.get(draft.step ?? 0);
+    if (step?.status !== "running" || step.attempt !== (draft.attempt ?? 1)) continue;
+    const { catalog, tenant_key } = governed();
+    jobs.push(jobOf(run, step, catalog, tenant_key));
+  }
+  return jobs;
 }
 
 export function jobOf(run: RunState, step: StepState, catalog: Catalog, tenant_key: Uint8Array): Job {

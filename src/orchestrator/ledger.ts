@@ -1,11 +1,13 @@
-// Shared budgets (agent, project, team, tenant) of the shard group this process owns. Embedded there is one group, so its
-// slice is the whole budget and the arithmetic is exact.
-// Invariants: reserved + spent <= limit whenever a call was allowed; what an append changes is committed with it, so the
-// table always equals the sum of the journal; a reservation is released in the period in which it was made.
+// Shared budgets (agent, project, team, tenant) as the runs of one shard group use them. Where that is the only group the
+// budget is its own; else it spends out of slices, and a call that does not fit into one has to wait until more is granted.
+// Invariants: reserved + spent <= limit, and <= the slice, whenever a call was allowed; what an append changes is committed
+// with it, so the table always equals the sum of the journal; a reservation is released in the period in which it was made.
 import { assert } from "../kit/assert.ts";
 import type { SharedBudget } from "../contract/catalog.ts";
 import type { BudgetDelta, BudgetUse } from "../contract/journal.ts";
+import type { Slice, SliceKey, SliceNeed } from "../contract/slices.ts";
 import type { Bound } from "../core/budget.ts";
+import { SliceShort } from "../core/decide-context.ts";
 import type { LedgerMark, LedgerView, SharedRefusal } from "../core/decide-context.ts";
 import type { RunState } from "../core/run-state.ts";
 import { addUse, budgetKey, emptyUse } from "../journal/writer.ts";
@@ -40,15 +42,32 @@ interface Change {
   reserved_tokens: number;
 }
 
+/** A slice as it is at hand. */
+interface OwnSlice extends Slice {
+  /** Asked for in vain: what was needed, and when. */
+  readonly refused?: { readonly need: SliceNeed; readonly at_us: number };
+}
+
+/** A refusal is asked about again after so long. */
+const REFUSED_US = 1_000_000;
+
 export class Ledger implements LedgerView {
   private readonly use = new Map<string, BudgetUse>();
+  /** Null where the budgets belong to this group alone. */
+  private readonly slices: Map<string, OwnSlice> | null;
   private readonly runs = new Map<string, RunAccounts>();
   private readonly warned = new Set<string>();
   private readonly budgetsOf: (run: RunState) => readonly SharedBudget[];
   private deltas = new Map<BudgetUse, BudgetDelta>();
 
-  constructor(options: { use: readonly BudgetUse[]; budgetsOf: (run: RunState) => readonly SharedBudget[] }) {
+  constructor(options: {
+    use: readonly BudgetUse[];
+    budgetsOf: (run: RunState) => readonly SharedBudget[];
+    /** What the group was granted so far; absent where it shares its budgets with no other group. */
+    slices?: readonly (SliceKey & Slice)[];
+  }) {
     this.budgetsOf = options.budgetsOf;
+    this.slices = options.slices ? new Map(options.slices.map((slice) => [budgetKey(slice), slice])) : null;
     for (const row of options.use) this.use.set(budgetKey(row), { ...row });
   }
 
@@ -92,9 +111,44 @@ export class Ledger implements LedgerView {
       const over =
         (budget.limit_micro_usd !== null && micro > budget.limit_micro_usd) ||
         (budget.limit_tokens !== null && tokens > budget.limit_tokens);
-      if (over) return { budget: budget.name, action: budget.action };
+      if (over || (this.slices && !this.fits(this.slices, needOf(use, budget, micro, tokens), now_us)))
+        return { budget: budget.name, action: budget.action };
     }
     return null;
+  }
+
+  /** Whether the slice is large enough. Throws SliceShort while that is not known. */
+  private fits(slices: ReadonlyMap<string, OwnSlice>, need: SliceNeed, now_us: number): boolean {
+    const { limit_micro_usd, limit_tokens, micro_usd, tokens } = need;
+    const slice = slices.get(budgetKey(need));
+    const enough =
+      (limit_micro_usd === null || micro_usd <= (slice?.granted_micro_usd ?? 0)) &&
+      (limit_tokens === null || tokens <= (slice?.granted_tokens ?? 0));
+    if (enough) return true;
+    const refused = slice?.refused;
+    if (!refused || now_us - refused.at_us > REFUSED_US || isLess(need, refused.need)) throw new SliceShort(need);
+    return false;
+  }
+
+  /** What was granted; `refused` when it was not what was needed and there is no more. */
+  grant(need: SliceNeed, slice: Slice, refused: { at_us: number } | null): void {
+    const { granted_micro_usd, granted_tokens, elsewhere_micro_usd } = slice;
+    const own = { granted_micro_usd, granted_tokens, elsewhere_micro_usd };
+    this.slices?.set(budgetKey(need), refused ? { ...own, refused: { need, at_us: refused.at_us } } : own);
+  }
+
+  /** Keeps only what is used of a slice; says how much that is. */
+  shrink(key: SliceKey): { micro_usd: number; tokens: number } {
+    const use = this.use.get(budgetKey(key)) ?? emptyUse(key);
+    const slice = this.slices?.get(budgetKey(key));
+    const left = {
+      micro_usd: Math.min(slice?.granted_micro_usd ?? 0, use.spent_micro_usd + use.reserved_micro_usd),
+      tokens: Math.min(slice?.granted_tokens ?? 0, use.spent_tokens + use.reserved_tokens),
+    };
+    const elsewhere_micro_usd = slice?.elsewhere_micro_usd ?? 0;
+    const own = { granted_micro_usd: left.micro_usd, granted_tokens: left.tokens, elsewhere_micro_usd };
+    this.slices?.set(budgetKey(key), own);
+    return left;
   }
 
   moved(run: RunState, before: LedgerMark, now_us: number): readonly { budget: string; threshold: number }[] {
@@ -160,7 +214,9 @@ export class Ledger implements LedgerView {
   private threshold(tenant_id: string, account: Account, period_us: number): number | null {
     const { budget, key } = account;
     if (budget.limit_micro_usd === null || budget.limit_micro_usd === 0) return null;
-    const share = (this.rowOf(tenant_id, account, period_us).spent_micro_usd / budget.limit_micro_usd) * 100;
+    const row = this.rowOf(tenant_id, account, period_us);
+    const elsewhere = this.slices?.get(budgetKey(row))?.elsewhere_micro_usd ?? 0;
+    const share = ((row.spent_micro_usd + elsewhere) / budget.limit_micro_usd) * 100;
     let passed: number | null = null;
     for (const threshold of budget.thresholds) {
       if (share < threshold) continue;
@@ -246,6 +302,23 @@ export class Ledger implements LedgerView {
   snapshot(): readonly BudgetUse[] {
     return [...this.use.values()];
   }
+}
+
+/** What the group has to be granted for its use to become so much. */
+function needOf(row: BudgetUse, of: SharedBudget, micro_usd: number, tokens: number): SliceNeed {
+  const { tenant_id, budget, period_start_us } = row;
+  const { limit_micro_usd, limit_tokens } = of;
+  return { tenant_id, budget, period_start_us, limit_micro_usd, limit_tokens, micro_usd, tokens };
+}
+
+/** Less was asked for, or more may be had: a refusal says nothing of it. */
+function isLess(need: SliceNeed, refused: SliceNeed): boolean {
+  return (
+    need.micro_usd < refused.micro_usd ||
+    need.tokens < refused.tokens ||
+    need.limit_micro_usd !== refused.limit_micro_usd ||
+    need.limit_tokens !== refused.limit_tokens
+  );
 }
 
 function add(use: BudgetUse, change: Change): void {

@@ -1,7 +1,6 @@
 // Open runs that wait for long: all that is kept of one is its id, whose it is, and when it needs attention by itself. What
 // else it is stands in the journal, and is read again when somebody or its time comes.
 // Invariant: a run is parked or it has an actor, never both; it is unparked once, however many ask for it.
-import { isTerminal } from "../contract/events.ts";
 import { messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
@@ -40,7 +39,7 @@ export function canPark(run: RunState): boolean {
   if (run.program === null || run.lineage !== null || run.abandoned.size > 0) return false;
   if (run.totals.reserved_micro > 0 || run.totals.reserved_tokens > 0) return false;
   for (const { status } of run.steps.values()) if (status === "running" || status === "in_doubt") return false;
-  return !isTerminal(run.state);
+  return true;
 }
 
 export class ParkedRuns {

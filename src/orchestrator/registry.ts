@@ -55,7 +55,16 @@ export function serverOf(spec: Extract<ToolManifest, { kind: "mcp" }>): McpServe
 }
 
 export class Registry implements Governance {
-  private readonly options: { db: Db; mcp: McpTools; clock: Clock; log: Log; builtins: BuiltinTable; stdio: boolean };
+  private readonly options: {
+    db: Db;
+    mcp: McpTools;
+    clock: Clock;
+    log: Log;
+    builtins: BuiltinTable;
+    stdio: boolean;
+    /** Returns when every control node uses the registry as it is now. */
+    everywhere?: () => Promise<void>;
+  };
   private readonly loaded = new Map<string, RegistryHistory>();
 
   constructor(options: Registry["options"]) {
@@ -135,7 +144,7 @@ export class Registry implements Governance {
       for (const item of prepared) results.push(await this.applyOne(tx, project, { principal, at_us }, item));
       return results;
     });
-    await this.reload(tenant_id, project);
+    await this.changed(tenant_id, project);
     return applied;
   }
 
@@ -228,7 +237,7 @@ export class Registry implements Governance {
         if (here.get(aliasKey(alias)) !== alias.version)
           await setAlias(tx, project, alias, this.options.clock.now_us());
     });
-    await this.reload(tenant_id, project);
+    await this.changed(tenant_id, project);
   }
 
   /** Makes another environment use a version. */
@@ -242,7 +251,12 @@ export class Registry implements Governance {
     await this.options.db.transaction({ role: "qd_app", tenant_id }, (tx) =>
       setAlias(tx, project, alias, this.options.clock.now_us()),
     );
+    await this.changed(tenant_id, project);
+  }
+
+  private async changed(tenant_id: string, project: string): Promise<void> {
     await this.reload(tenant_id, project);
+    await this.options.everywhere?.();
   }
 }
 

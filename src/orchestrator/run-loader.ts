@@ -6,6 +6,7 @@ import type { EventDraft } from "../contract/events.ts";
 import type { AppendRow, JournalStore } from "../contract/journal.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { chainStart, decodeBody } from "../core/chain.ts";
+import type { Command } from "../core/decide.ts";
 import { fold } from "../core/fold.ts";
 import type { Governance } from "../core/governance.ts";
 import { emptyRun } from "../core/run-state.ts";
@@ -14,6 +15,7 @@ import { hasPast, lineageOf } from "../journal/past.ts";
 import type { Actor } from "./engine-options.ts";
 import { approvalRows, summaryOf } from "./rows.ts";
 
+const RECOVERY_PAGE = 500;
 const RECOVERY_ROWS = 10_000;
 const ROWS_PAGE = 1_000;
 
@@ -46,6 +48,13 @@ export class RunLoader {
     };
   }
 
+  /** An actor for a run that begins, with its past as it is read. */
+  async begun(tenant_id: string, run_id: string, lineage: Lineage | undefined): Promise<Actor> {
+    if (!lineage || !hasPast(lineage)) return this.fresh(tenant_id, run_id);
+    const past = present(this.options.past, "whoever opens replays can read their past");
+    return this.fresh(tenant_id, run_id, await past(tenant_id, run_id, lineage));
+  }
+
   /** Reads a run. */
   async load(run_id: string): Promise<Actor> {
     let actor: Actor | null = null;
@@ -59,6 +68,16 @@ export class RunLoader {
       if (rows.length < ROWS_PAGE) break;
     }
     return loaded(present(actor, `run ${run_id} is in the journal`));
+  }
+
+  /** All open runs of a group. */
+  async *open(group: number): AsyncIterable<Actor> {
+    for (let after: string | null = null; ;) {
+      const ids: string[] = await this.options.store.openRuns(group, after, RECOVERY_PAGE);
+      yield* await this.loadMany(ids);
+      if (ids.length < RECOVERY_PAGE) return;
+      after = ids.at(-1) ?? null;
+    }
   }
 
   /** Many runs in one read; those that did not come whole, or that have a past, are read by themselves. */
@@ -84,11 +103,7 @@ export class RunLoader {
   }
 
   private async begin(first: AppendRow): Promise<Actor> {
-    const { tenant_id, run_id } = first;
-    const lineage = lineageOfRow(first);
-    if (!lineage) return this.fresh(tenant_id, run_id);
-    const past = present(this.options.past, "whoever opens replays can read their past");
-    return this.fresh(tenant_id, run_id, await past(tenant_id, run_id, lineage));
+    return this.begun(first.tenant_id, first.run_id, lineageOfRow(first) ?? undefined);
   }
 
   private take(actor: Actor, row: AppendRow): void {
@@ -127,4 +142,11 @@ function lineageOfRow(row: AppendRow): Lineage | null {
   if (row.first_seq !== 1) return null;
   const lineage = lineageOf(decodeBody(row.body)[0]);
   return hasPast(lineage) ? lineage : null;
+}
+
+/** What the first event of a run says, where a command begins it. */
+export function startOf(run: RunState, command: Command): { data: EventDraft["data"] } | null {
+  if (command.type === "start") return command;
+  const [first] = command.type === "ingest" && run.seq === 0 ? command.events : [];
+  return first ? { data: first.data } : null;
 }

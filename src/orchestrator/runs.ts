@@ -1,13 +1,12 @@
 // Use cases of runs: start, read, steer, explain. Checks what a request means, then hands commands to the engine.
 import { rfc3339 } from "../kit/clock.ts";
 import type { Clock } from "../kit/clock.ts";
-import type { Random } from "../kit/random.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { decodeId, derivedOrdinal } from "../kit/ids.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Actor, Event } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
-import { idBytes, newId, PREFIXES, seededId } from "../contract/ids.ts";
+import { idBytes, PREFIXES, seededId } from "../contract/ids.ts";
 import type { IdSeed } from "../contract/ids.ts";
 import type { ApprovalRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -54,14 +53,15 @@ export function approvalView(row: ApprovalRow): Approval {
 }
 
 export interface RunsOptions {
-  readonly engine: () => Engine;
+  readonly engine: () => Pick<Engine, "start" | "command" | "peek">;
+  /** An id for a run that is to begin in this process. */
+  readonly newRunId: () => string;
   readonly store: JournalStore;
   readonly db: Db;
   readonly governance: Pick<Governance, "of">;
   /** The state that a replay or fork begins with. */
   readonly past?: (tenant_id: string, run_id: string, lineage: Lineage) => Promise<RunState>;
   readonly clock: Clock;
-  readonly random: Random;
   /** Jobs that wait for remote workers: when they are too many, new runs must wait too. */
   readonly waitingJobs?: () => number;
 }
@@ -80,7 +80,7 @@ export class Runs {
     const waiting = this.options.waitingJobs?.() ?? 0;
     if (waiting >= LIMITS.queue_depth_max)
       throw new AppError("OVERLOADED", `${waiting} jobs wait for workers`, { details: { limit: "queue_depth_max" } });
-    const run_id = seed ? seededId("run", seed) : newId("run", this.options);
+    const run_id = seed ? seededId("run", seed) : this.options.newRunId();
     if (seed) {
       const existing = await this.find(caller, run_id);
       if (existing) return runView(existing);

@@ -1,7 +1,7 @@
 // Use cases of remote workers: their credentials, their leases, and what an operator sees of them and of the queue.
 import { rfc3339 } from "../kit/clock.ts";
 import type { Clock } from "../kit/clock.ts";
-import { secretsEqual, sha256Hex } from "../kit/hash.ts";
+import { sameText, secretsEqual, sha256Hex } from "../kit/hash.ts";
 import type { Random } from "../kit/random.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Db } from "../contract/ports.ts";
@@ -15,6 +15,7 @@ import type {
   LeasedJob,
   LeaseRequest,
   MintedWorker,
+  OwnedGroup,
   ProgressRequest,
   QueueView,
   ResultsAnswer,
@@ -45,11 +46,19 @@ export interface WorkersOptions {
   readonly db: Db;
   readonly clock: Clock;
   readonly random: Random;
-  readonly engine: () => Engine;
+  readonly engine: () => Pick<Engine, "states">;
+  /** What control nodes say who they are with, among themselves. */
+  readonly nodeToken: string;
+  /** Who owns which group of runs; none where one process has all. */
+  readonly groups: () => readonly OwnedGroup[];
+  /** Returns when every control node knows the credentials as they are now. */
+  readonly everywhere: () => Promise<void>;
   /** What running jobs say, for whoever watches their runs. */
   readonly onProgress: (said: readonly JobProgress[]) => void;
 }
 
+/** Stands for control nodes, which hand over outcomes among themselves; no worker can have this name. */
+export const CONTROL_NODE = "(control node)";
 const TOKEN_BYTES = 32;
 /** A process that is gone is shown for so long. */
 const FORGET_MS = 60_000;
@@ -77,7 +86,8 @@ export class Workers {
   }
 
   /** The worker with this token; null when there is none or it was revoked. */
-  authenticate(token: string): WorkerRow | null {
+  authenticate(token: string): Pick<WorkerRow, "name"> | null {
+    if (sameText(token, this.options.nodeToken)) return { name: CONTROL_NODE };
     const hash = sha256Hex(token);
     let found: WorkerRow | null = null;
     for (const row of this.rows) if (row.revoked_at_us === null && secretsEqual(row.token_sha256, hash)) found = row;
@@ -96,7 +106,7 @@ export class Workers {
     };
     const made = await this.options.db.transaction({ role: "qd_system" }, (tx) => insertWorker(tx, row));
     if (!made) throw new AppError("WORKER_EXISTS", `There is a worker ${name}`, { details: { name } });
-    await this.refresh();
+    await this.changed();
     return { name, labels: [...row.labels], token };
   }
 
@@ -105,8 +115,13 @@ export class Workers {
     const now_us = this.options.clock.now_us();
     const done = await this.options.db.transaction({ role: "qd_system" }, (tx) => revokeWorker(tx, name, by, now_us));
     if (!done) throw new AppError("NOT_FOUND", `There is no worker ${name} to revoke`, { details: { name } });
-    await this.refresh();
+    await this.changed();
     return this.one(name);
+  }
+
+  private async changed(): Promise<void> {
+    await this.refresh();
+    await this.options.everywhere();
   }
 
   /** Its processes take no more jobs, and end when they have done those at hand. */
@@ -137,6 +152,7 @@ export class Workers {
 
   /** Labels of the credential bind: a process may leave some out, it cannot claim others. */
   private allowed(name: string, labels: readonly string[]): readonly string[] {
+    if (name === CONTROL_NODE) return [];
     const row = this.rows.find((candidate) => candidate.name === name);
     if (!row)
       throw new AppError("AUTH_FORBIDDEN", `${name} is no worker`, { details: { permission: "workers:execute" } });
@@ -169,7 +185,7 @@ export class Workers {
     const instance = this.heard(worker, this.allowed(name, request.labels), request.draining === true);
     if (instance.draining) this.options.dispatcher.dismiss(worker);
     const stop = this.options.dispatcher.heartbeat(worker, request.running);
-    return { stop, drain: instance.draining };
+    return { stop, drain: instance.draining, groups: [...this.options.groups()] };
   }
 
   /** Passes on what its jobs say. */

@@ -2,12 +2,11 @@
 // forks are runs of the engine that begin with the source's past.
 // Invariant: the source is read, never written; what cannot be replayed is refused before anything is made.
 import type { Clock } from "../kit/clock.ts";
-import type { Random } from "../kit/random.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
-import { newId, seededId } from "../contract/ids.ts";
+import { seededId } from "../contract/ids.ts";
 import type { IdSeed } from "../contract/ids.ts";
 import type { AppendRow, ApprovalRow, BudgetDelta, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { ManifestKind } from "../contract/manifests.ts";
@@ -57,7 +56,8 @@ export interface ReplaysOptions {
   readonly governance: Governance;
   readonly blobs: Pick<BlobStore, "has">;
   readonly clock: Clock;
-  readonly random: Random;
+  /** An id for a run that is to begin in this process. */
+  readonly newRunId: () => string;
   /** The summary of a run; null when the caller's tenant has none of this id. */
   readonly find: (caller: ReplayCaller, run_id: string) => Promise<RunSummary | null>;
   /** Whether the registry has this version. */
@@ -133,7 +133,7 @@ export class Replays {
   }
 
   private newRunId(seed: IdSeed | undefined): string {
-    return seed ? seededId("run", seed) : newId("run", this.options);
+    return seed ? seededId("run", seed) : this.options.newRunId();
   }
 
   private async need(caller: ReplayCaller, run_id: string): Promise<RunSummary> {

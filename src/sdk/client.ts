@@ -1,11 +1,9 @@
 // Client of the HTTP API. Errors come back as AppError with the server's code.
-import { AppError, ERRORS } from "../contract/errors.ts";
-import type { ErrorCode, FieldError } from "../contract/errors.ts";
+import { AppError, problemError } from "../contract/errors.ts";
 import type { Event } from "../contract/events.ts";
 import type { Progress } from "../contract/progress.ts";
 import { API_PREFIX } from "../contract/paths.ts";
 import type { Approval, Explanation, Run, StartRun } from "../contract/runs.ts";
-import { isObject } from "../kit/json.ts";
 
 export interface ClientOptions {
   readonly url: string;
@@ -124,20 +122,4 @@ export class Client {
       }
     }
   }
-}
-
-export function problemError(text: string, status: number): AppError {
-  let problem: unknown;
-  try {
-    problem = JSON.parse(text);
-  } catch {
-    problem = null;
-  }
-  if (!isObject(problem) || typeof problem["code"] !== "string" || !(problem["code"] in ERRORS)) {
-    return new AppError("INTERNAL_ERROR", `The server answered ${status} without a problem document`);
-  }
-  return new AppError(problem["code"] as ErrorCode, String(problem["detail"]), {
-    details: isObject(problem["details"]) ? problem["details"] : {},
-    errors: (problem["errors"] ?? []) as FieldError[],
-  });
 }

@@ -1,7 +1,7 @@
 // The worker protocol over keep-alive HTTP. Apart from the client for people: it is called thousands of times a second, and
 // the platform's fetch costs several times a plain request.
 import { Agent, request } from "undici";
-import { AppError, isAppError, messageOf } from "../contract/errors.ts";
+import { AppError, isAppError, messageOf, problemError } from "../contract/errors.ts";
 import { API_PREFIX } from "../contract/paths.ts";
 import type {
   HeartbeatAnswer,
@@ -13,7 +13,6 @@ import type {
   ResultsRequest,
 } from "../contract/workers.ts";
 import { isObject } from "../kit/json.ts";
-import { problemError } from "./client.ts";
 
 export interface WorkerClientOptions {
   /** Addresses of control nodes; the next one is asked when one does not answer. */
@@ -27,11 +26,18 @@ const ANSWER_MS = 30_000;
 export class WorkerClient {
   private readonly options: WorkerClientOptions;
   /** Counts up; which address is asked. */
-  private at = 0;
-  private readonly agent = new Agent({ keepAliveTimeout: 60_000, headersTimeout: ANSWER_MS, bodyTimeout: ANSWER_MS });
+  private turn = 0;
+  private readonly agent: Agent;
 
-  constructor(options: WorkerClientOptions) {
+  constructor(options: WorkerClientOptions, agent?: Agent) {
     this.options = options;
+    const timeouts = { headersTimeout: ANSWER_MS, bodyTimeout: ANSWER_MS };
+    this.agent = agent ?? new Agent({ keepAliveTimeout: 60_000, ...timeouts });
+  }
+
+  /** Reaches one node, over the same connections. */
+  at(url: string): WorkerClient {
+    return new WorkerClient({ ...this.options, urls: [url] }, this.agent);
   }
 
   lease(body: LeaseRequest, signal: AbortSignal): Promise<{ jobs: LeasedJob[]; drain: boolean }> {
@@ -42,8 +48,8 @@ export class WorkerClient {
     return this.post("/worker/heartbeat", body);
   }
 
-  report(body: ResultsRequest): Promise<ResultsAnswer> {
-    return this.post("/worker/results", body);
+  report(body: ResultsRequest, signal?: AbortSignal): Promise<ResultsAnswer> {
+    return this.post("/worker/results", body, signal);
   }
 
   progress(body: ProgressRequest): Promise<unknown> {
@@ -80,7 +86,7 @@ export class WorkerClient {
     const { type, ...rest } = sent;
     const headers = { authorization: `Bearer ${token}`, ...(type === undefined ? {} : { "content-type": type }) };
     for (let tries = 1; ; tries++) {
-      const url = urls[this.at % urls.length] ?? "";
+      const url = urls[this.turn % urls.length] ?? "";
       try {
         const response = await request(`${url}${API_PREFIX}${path}`, { dispatcher: this.agent, headers, ...rest });
         const bytes = Buffer.from(await response.body.arrayBuffer());
@@ -89,7 +95,7 @@ export class WorkerClient {
       } catch (cause) {
         if (isAppError(cause)) throw cause;
         // The next request goes to another node; this one too, when nobody can have received it.
-        this.at += 1;
+        this.turn += 1;
         const unsent = isObject(cause) && cause["code"] === "ECONNREFUSED";
         if (unsent && tries < urls.length) continue;
         throw new AppError(

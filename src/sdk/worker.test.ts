@@ -1,7 +1,10 @@
 import { describe, expect, test } from "vitest";
+import { seams } from "../../test/support/engine.ts";
 import { FakeClock } from "../../test/support/fake-clock.ts";
 import type { Job, JobResult } from "../contract/jobs.ts";
+import { placedRunId } from "../contract/placement.ts";
 import type { LeasedJob, LeaseRequest, ResultsRequest } from "../contract/workers.ts";
+import type { LinkClient } from "./worker-link.ts";
 import { RemoteWorker } from "./worker.ts";
 
 const CONCURRENCY = 8;
@@ -19,22 +22,24 @@ function world() {
   const running: Job[] = [];
   let most = 0;
   const clock = new FakeClock();
+  const client: LinkClient = {
+    lease: (body: LeaseRequest) =>
+      new Promise((resolve) =>
+        leases.push({ max: body.max, answer: () => resolve({ jobs: jobs(body.max), drain: false }) }),
+      ),
+    report: (body: ResultsRequest) =>
+      new Promise((resolve) =>
+        reports.push({
+          max: body.max,
+          answer: () => resolve({ items: body.results.map(() => ({ accepted: true })), jobs: jobs(body.max) }),
+        }),
+      ),
+    heartbeat: () => Promise.resolve({ stop: [], drain: false, groups: [] }),
+    progress: () => Promise.resolve(null),
+  };
   const worker = new RemoteWorker({
-    client: {
-      lease: (body: LeaseRequest) =>
-        new Promise((resolve) =>
-          leases.push({ max: body.max, answer: () => resolve({ jobs: jobs(body.max), drain: false }) }),
-        ),
-      report: (body: ResultsRequest) =>
-        new Promise((resolve) =>
-          reports.push({
-            max: body.max,
-            answer: () => resolve({ items: body.results.map(() => ({ accepted: true })), jobs: jobs(body.max) }),
-          }),
-        ),
-      heartbeat: () => Promise.resolve({ stop: [], drain: false }),
-      progress: () => Promise.resolve(null),
-    },
+    client,
+    connect: () => client,
     instance: "w",
     labels: [],
     concurrency: CONCURRENCY,
@@ -84,5 +89,103 @@ describe("a remote worker", () => {
     reports.shift()?.answer();
     await clock.pass(1);
     expect(most()).toBe(CONCURRENCY);
+  });
+});
+
+describe("with several control nodes", () => {
+  /** Nodes that own four groups each, of which every answer is at hand; each asks nothing but what it is told. */
+  function nodes() {
+    const clock = new FakeClock();
+    const told = new Map<string, string[]>();
+    const groups = (first: string, second: string, epoch = 1) =>
+      Array.from({ length: 8 }, (_, group) => ({ group, url: group < 4 ? first : second, shard_epoch: epoch }));
+    let map = groups("http://a", "http://b");
+    const queued: LeasedJob[] = [];
+    const client = (name: string): LinkClient => ({
+      lease: async () => {
+        await clock.sleep(50);
+        return { jobs: name === "http://a" ? queued.splice(0) : [], drain: false };
+      },
+      report: async ({ results }: ResultsRequest) => {
+        await clock.sleep(1);
+        for (const { run_id } of results) told.set(name, [...(told.get(name) ?? []), run_id]);
+        return { items: results.map(() => ({ accepted: true })), jobs: [] };
+      },
+      heartbeat: async () => ({ stop: [], drain: false, groups: map }),
+      progress: async () => null,
+    });
+    const running: Job[] = [];
+    const worker: RemoteWorker = new RemoteWorker({
+      client: client("door"),
+      connect: client,
+      instance: "w",
+      labels: [],
+      concurrency: CONCURRENCY,
+      runner: { dispatch: (given) => void running.push(...given), abort: () => undefined },
+      clock,
+      random: { float: () => 0.5, bytes: (length: number) => new Uint8Array(length) },
+      log: { info: () => undefined, warn: () => undefined, error: () => undefined },
+      onEnd: () => undefined,
+    });
+    const finish = () => {
+      for (const { tenant_id, run_id, step, attempt } of running.splice(0))
+        worker.finished([
+          {
+            tenant_id,
+            run_id,
+            step,
+            attempt,
+            kind: "tool",
+            duration_ms: 1,
+            outcome: { ok: true, kind: "tool", result: 1 },
+          },
+        ]);
+    };
+    return { clock, told, worker, queued, finish, move: (to: typeof map) => (map = to), groups };
+  }
+
+  const jobOf = (group: number): LeasedJob => {
+    const run_id = placedRunId(seams, 8, (other) => other === group);
+    const job = { tenant_id: "ten_a", run_id, step: 1, attempt: 1 } as Job;
+    return { job, attempt_epoch: 1, token: "t" };
+  };
+
+  test("each outcome goes to the owner of its run, also when that has changed meanwhile", async () => {
+    const { clock, told, worker, queued, finish, move, groups } = nodes();
+    worker.start();
+    await clock.pass(1_500);
+    const [first, second] = [jobOf(1), jobOf(2)];
+    queued.push(first);
+    await clock.pass(200);
+    finish();
+    await clock.pass(50);
+    expect(told.get("http://a")).toEqual([first.job.run_id]);
+    queued.push(second);
+    await clock.pass(200);
+    // Its run moves while the job runs.
+    move(groups("http://b", "http://c", 2));
+    await clock.pass(1_500);
+    finish();
+    await clock.pass(50);
+    expect(told.get("http://b")).toEqual([second.job.run_id]);
+    expect(told.has("door")).toBe(false);
+    expect(worker.figures).toMatchObject({ accepted: 2, running: 0, unreported: 0 });
+  });
+
+  test("what finishes just when a report has ended is reported too", async () => {
+    const { clock, told, worker, queued, finish } = nodes();
+    worker.start();
+    await clock.pass(1_500);
+    for (let n = 0; n < 50; n++) {
+      queued.push(jobOf(0), jobOf(1));
+      await clock.pass(150);
+      finish();
+      // One more turn of the loop each time.
+      for (let turn = 0; turn < n; turn++) await Promise.resolve();
+      finish();
+      await clock.pass(20);
+    }
+    expect(told.get("http://a")).toHaveLength(100);
+    expect(worker.figures).toMatchObject({ unreported: 0 });
   });
 });

@@ -1,17 +1,19 @@
-// A remote worker: leases jobs over HTTP, executes them, and reports until each result is acknowledged.
-// Invariants: no more jobs at hand than the concurrency; a result is kept until the control plane has answered for it; what
+// A remote worker: leases jobs over HTTP, executes them, and reports until each result is acknowledged. It begins at the
+// configured address; where several control nodes own the runs of some groups each, it talks to all of them.
+// Invariants: no more jobs at hand than the concurrency; a result is kept until the owner of its run has answered for it; what
 // runs is named in every heartbeat, and stops when the answer says so.
-import { messageOf, isAppError } from "../contract/errors.ts";
+import { isAppError, messageOf } from "../contract/errors.ts";
 import type { Job, JobResult } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
 import type { JobProgress } from "../contract/progress.ts";
-import { ticketKey } from "../contract/queue.ts";
-import type { LeasedJob, LeasedResult, LeaseRef } from "../contract/workers.ts";
-import { fullJitter } from "../kit/backoff.ts";
+import type { HeartbeatAnswer, LeasedJob } from "../contract/workers.ts";
 import type { Clock } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
-import type { WorkerClient } from "./worker-client.ts";
+import { Hand } from "./worker-hand.ts";
+import { Link } from "./worker-link.ts";
+import type { LinkClient } from "./worker-link.ts";
+import { Owners } from "./worker-owners.ts";
 
 /** Executes jobs; results come back through `RemoteWorker.finished`. */
 export interface JobRunner {
@@ -20,7 +22,10 @@ export interface JobRunner {
 }
 
 export interface RemoteWorkerOptions {
-  readonly client: Pick<WorkerClient, "lease" | "heartbeat" | "report" | "progress">;
+  /** Reaches the configured address. */
+  readonly client: LinkClient;
+  /** Reaches one control node. */
+  readonly connect: (url: string) => LinkClient;
   /** Names this process. */
   readonly instance: string;
   readonly labels: readonly string[];
@@ -41,215 +46,139 @@ export interface WorkerFigures {
   unreported: number;
 }
 
-const WAIT_MS = 10_000;
-/** How long a worker that leaves waits for the answer to its last lease. */
-const LEAVE_MS = 2_000;
-const RETRY = { base_ms: 100, cap_ms: 2_000 };
+/** The link through the configured address. */
+const DOOR = "";
+/** When no node has answered for so long, the configured address is asked who is there. */
+const LOST_MS = 3 * LIMITS.worker_heartbeat_ms;
 
 export class RemoteWorker {
   private readonly options: RemoteWorkerOptions;
-  /** Everything at hand: running, or finished and not acknowledged. */
-  private readonly atHand = new Map<string, LeaseRef>();
-  private outbox: LeasedResult[] = [];
-  private reporting = false;
-  private untold: JobProgress[] = [];
-  private telling = false;
-  /** Jobs that the requests in flight may bring, beyond the room that a report makes itself. */
-  private readonly asked = { lease: 0, report: 0 };
+  private readonly hand: Hand;
+  private readonly owners = new Owners();
+  /** By where the node answers. */
+  private readonly links = new Map<string, Link>();
   private stopping = false;
   private ended = false;
-  private connected = false;
-  private readonly leasing = new AbortController();
-  private freed: () => void = () => undefined;
-  private readonly counts = { leased: 0, accepted: 0, refused: 0 };
-  private leased: Promise<void> = Promise.resolve();
-  private loops: Promise<unknown> = Promise.resolve();
+  private watching: Promise<void> = Promise.resolve();
 
   constructor(options: RemoteWorkerOptions) {
     this.options = options;
+    this.hand = new Hand(options.concurrency);
   }
 
   get figures(): WorkerFigures {
-    return { ...this.counts, running: this.atHand.size - this.outbox.length, unreported: this.outbox.length };
+    const { size, unreported, counts } = this.hand;
+    return { ...counts, running: size - unreported, unreported };
   }
 
-  /** The control plane answered the last request. */
+  /** A control node answered the last request. */
   get isConnected(): boolean {
-    return this.connected;
+    return [...this.links.values()].some((link) => link.heard_ms > -Infinity);
   }
 
   start(): void {
-    this.leased = this.leaseLoop();
-    this.loops = Promise.all([this.leased, this.heartbeatLoop()]);
+    this.connect(DOOR);
+    this.watching = this.watch();
   }
 
   /** Takes no more jobs and resolves when those at hand are reported, or the time is over. */
   async drain(limit_ms: number): Promise<void> {
+    const { clock } = this.options;
     this.stopping = true;
-    this.freed();
-    await this.takeLeave();
-    const end = this.options.clock.monotonic_ms() + limit_ms;
-    while (this.atHand.size > 0 && !this.ended && this.options.clock.monotonic_ms() < end) {
-      await this.options.clock.sleep(20);
-    }
+    this.hand.freed();
+    await Promise.all([...this.links.values()].map((link) => link.takeLeave()));
+    const end = clock.monotonic_ms() + limit_ms;
+    while (this.hand.size > 0 && !this.ended && clock.monotonic_ms() < end) await clock.sleep(20);
     this.ended = true;
-    await this.loops;
-  }
-
-  /**
-   * Says that no more jobs are wanted, so that the lease in flight is answered. Cutting it off could lose jobs that are on
-   * their way; that is done only when nobody answers.
-   */
-  private async takeLeave(): Promise<void> {
-    const { client, instance, labels, clock } = this.options;
-    const running = [...this.atHand.values()];
-    await client
-      .heartbeat({ instance, labels: [...labels], running, draining: true })
-      .catch(() => this.leasing.abort());
-    await Promise.race([this.leased, clock.sleep(LEAVE_MS)]);
-    this.leasing.abort();
+    await Promise.all([...this.links.values()].map((link) => link.end()));
+    await this.watching;
   }
 
   /** Results of the runner. */
   finished(results: readonly JobResult[]): void {
-    for (const result of results) {
-      const ref = this.atHand.get(ticketKey(result));
-      if (ref) this.outbox.push({ ...result, attempt_epoch: ref.attempt_epoch, token: ref.token });
-    }
-    if (this.reporting) return;
-    this.reporting = true;
-    // What finishes in the same turn goes together; what finishes while a report is on its way goes with the next one.
-    this.options.clock.soon(() => void this.report());
+    this.hand.finished(results);
+    for (const link of this.links.values()) link.report();
   }
 
-  /** What the runner's calls say. It is told once; what cannot be told in time is dropped. */
+  /** What the runner's calls say. */
   says(said: readonly JobProgress[]): void {
-    this.untold = [...this.untold, ...said].slice(-LIMITS.worker_batch_max);
-    if (!this.telling) void this.tell();
-  }
-
-  private async tell(): Promise<void> {
-    const { client, instance } = this.options;
-    this.telling = true;
-    while (this.untold.length > 0 && !this.ended) {
-      const items = this.untold;
-      this.untold = [];
-      await client.progress({ instance, items }).catch(() => undefined);
-    }
-    this.telling = false;
-  }
-
-  /** Reports until nothing is left; one request at a time, which also brings the jobs that follow. */
-  private async report(): Promise<void> {
-    const { client, instance, labels } = this.options;
-    for (let failures = 0; this.outbox.length > 0;) {
-      const batch = this.outbox.slice(0, LIMITS.worker_batch_max);
-      // What is reported makes room at once.
-      const room = Math.max(0, this.room() + batch.length);
-      const max = this.stopping ? 0 : Math.min(room, LIMITS.worker_batch_max);
-      this.asked.report = Math.max(0, max - batch.length);
-      try {
-        const request = { instance, labels, max, results: batch };
-        const { items, jobs } = await client.report(request).finally(() => (this.asked.report = 0));
-        this.connected = true;
-        failures = 0;
-        this.outbox.splice(0, batch.length);
-        for (const [index, verdict] of items.entries()) this.acknowledged(batch[index], verdict);
-        this.begin(jobs);
-        this.freed();
-      } catch (error) {
-        if (this.failed("report", error) || (this.ended && failures > 3)) break;
-        failures += 1;
-        await this.pause(failures);
-      }
-    }
-    this.reporting = false;
-  }
-
-  private acknowledged(result: LeasedResult | undefined, verdict: { accepted: boolean; code?: string }): void {
-    if (!result) return;
-    this.atHand.delete(ticketKey(result));
-    if (verdict.accepted) this.counts.accepted += 1;
-    else {
-      this.counts.refused += 1;
-      const { run_id, step, attempt } = result;
-      this.options.log.warn("result.refused", { code: verdict.code, run_id, step, attempt });
+    for (const [url, link] of this.links) {
+      const own = said.filter((one) => this.urlOf(one.run_id) === url);
+      if (own.length > 0) link.says(own);
     }
   }
 
-  private room(): number {
-    return this.options.concurrency - this.atHand.size - this.asked.lease - this.asked.report;
+  private urlOf(run_id: string): string {
+    return this.owners.urlOf(run_id) ?? DOOR;
+  }
+
+  private connect(url: string): void {
+    const { client, connect, instance, labels, clock, random, log } = this.options;
+    const link = new Link({
+      instance,
+      labels,
+      clock,
+      random,
+      log,
+      client: url === DOOR ? client : connect(url),
+      hand: this.hand,
+      isMeant: (run_id) => this.urlOf(run_id) === url,
+      links: () => {
+        const idle = [...this.links.values()].filter((other) => !other.isLeasing).length;
+        return { all: this.links.size, idle };
+      },
+      isStopping: () => this.stopping,
+      onJobs: (jobs) => this.begin(jobs),
+      onHeard: (answer) => this.heard(answer),
+      onEnd: (reason) => this.end(reason),
+    });
+    this.links.set(url, link);
+    link.start();
   }
 
   private begin(jobs: readonly LeasedJob[]): void {
     if (jobs.length === 0) return;
-    for (const { job, attempt_epoch, token } of jobs) {
-      const { tenant_id, run_id, step, attempt } = job;
-      this.atHand.set(ticketKey(job), { tenant_id, run_id, step, attempt, attempt_epoch, token });
-    }
-    this.counts.leased += jobs.length;
+    this.hand.begin(jobs);
     this.options.runner.dispatch(jobs.map(({ job }) => job));
   }
 
-  private async leaseLoop(): Promise<void> {
-    const { client, instance, labels } = this.options;
-    for (let failures = 0; !this.stopping;) {
-      const free = this.room();
-      if (free <= 0) {
-        await new Promise<void>((resolve) => (this.freed = resolve));
-        continue;
-      }
-      try {
-        // The other half is for jobs that follow from results: the two together never ask for more than there is room.
-        const max = Math.min(Math.ceil(free / 2), LIMITS.worker_batch_max);
-        this.asked.lease = max;
-        const request = { instance, labels: [...labels], max, wait_ms: WAIT_MS };
-        const { jobs, drain } = await client.lease(request, this.leasing.signal).finally(() => (this.asked.lease = 0));
-        this.connected = true;
-        failures = 0;
-        this.begin(jobs);
-        if (drain && !this.stopping) return this.end("drained");
-      } catch (error) {
-        if (this.stopping || this.failed("lease", error)) return;
-        failures += 1;
-        await this.pause(failures);
-      }
+  private heard({ stop, drain, groups }: HeartbeatAnswer): void {
+    for (const ref of stop) this.options.runner.abort(ref.run_id);
+    if (drain && !this.stopping) this.end("drained");
+    this.owners.heard(groups);
+    const wanted = new Set(this.owners.urls.length > 0 ? this.owners.urls : [DOOR]);
+    if (this.ended || (wanted.size === this.links.size && [...wanted].every((url) => this.links.has(url)))) return;
+    for (const [url, link] of this.links) {
+      if (wanted.has(url)) continue;
+      link.leave();
+      this.links.delete(url);
     }
+    for (const url of wanted) if (!this.links.has(url)) this.connect(url);
+    // What was meant for another node may be meant for this one now.
+    for (const link of this.links.values()) link.report();
   }
 
-  private async heartbeatLoop(): Promise<void> {
-    const { client, instance, labels, runner, clock } = this.options;
+  /** Asks at the configured address when every node that was known is gone. */
+  private async watch(): Promise<void> {
+    const { client, clock, instance, labels, log } = this.options;
     while (!this.ended) {
-      try {
-        const running = [...this.atHand.values()];
-        const answer = await client.heartbeat({ instance, labels: [...labels], running, draining: this.stopping });
-        this.connected = true;
-        for (const ref of answer.stop) runner.abort(ref.run_id);
-        if (answer.drain && !this.stopping) this.end("drained");
-      } catch (error) {
-        this.failed("heartbeat", error);
-      }
       await clock.sleep(LIMITS.worker_heartbeat_ms);
+      const last = Math.max(...[...this.links.values()].map((link) => link.heard_ms));
+      if (this.ended || this.links.has(DOOR) || clock.monotonic_ms() - last < LOST_MS) continue;
+      const asked = { instance, labels: [...labels], running: [], draining: this.stopping };
+      await client.heartbeat(asked).then(
+        (answer) => this.heard(answer),
+        (error: unknown) => {
+          log.warn("worker.nobody_answers", { error: messageOf(error) });
+          if (isAppError(error, "AUTH_REQUIRED") || isAppError(error, "AUTH_FORBIDDEN")) this.end("refused");
+        },
+      );
     }
-  }
-
-  /** True when there is no use in going on. */
-  private failed(what: string, error: unknown): boolean {
-    this.connected = false;
-    this.options.log.warn(`worker.${what}_failed`, { error: messageOf(error) });
-    if (!isAppError(error, "AUTH_REQUIRED") && !isAppError(error, "AUTH_FORBIDDEN")) return false;
-    this.end("refused");
-    return true;
   }
 
   private end(reason: "refused" | "drained"): void {
     if (this.stopping) return;
     this.stopping = true;
     this.options.onEnd(reason);
-  }
-
-  private pause(failures: number): Promise<void> {
-    const { clock, random } = this.options;
-    return clock.sleep(fullJitter({ ...RETRY, retry: failures, random: random.float() }) + 10);
   }
 }

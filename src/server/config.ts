@@ -8,6 +8,7 @@ import { parse } from "yaml";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
 import { faults } from "../contract/faults.ts";
+import { SHARDS } from "../contract/placement.ts";
 import { Label } from "../contract/workers.ts";
 import { REDACTION_LEVELS } from "../contract/redaction.ts";
 import type { RedactionLevel } from "../contract/redaction.ts";
@@ -42,6 +43,12 @@ export const Config = Type.Object(
     host: Type.String({ minLength: 1 }),
     port: Type.Integer({ minimum: 0, maximum: 65_535 }),
     host_names: Type.Array(Type.String(), { description: "Names this server may be called by, besides loopback." }),
+    groups: Type.Integer({
+      minimum: 1,
+      maximum: SHARDS,
+      description:
+        "Groups of runs that control nodes share out; fixed when a database (not the embedded one) is set up.",
+    }),
     database_url: Type.Union([Type.String(), Type.Null()]),
     database_admin_url: Type.Union([Type.String(), Type.Null()]),
     credentials: Type.Array(
@@ -99,6 +106,7 @@ const DEFAULTS: Config = {
   host: "127.0.0.1",
   port: 7800,
   host_names: [],
+  groups: 8,
   database_url: null,
   database_admin_url: null,
   credentials: [],
@@ -116,6 +124,7 @@ const ENV: Readonly<Record<string, keyof Config>> = {
   QUARTERDECK_ROLE: "role",
   QUARTERDECK_SHARED: "shared",
   QUARTERDECK_ADVERTISE_URL: "advertise_url",
+  QUARTERDECK_GROUPS: "groups",
   REDIS_URL: "redis_url",
   QUARTERDECK_QUEUE_NAME: "queue_name",
   QUARTERDECK_CONTROL_URL: "control_url",
@@ -140,7 +149,7 @@ function fromEnv(env: NodeJS.ProcessEnv): Record<string, unknown> {
   for (const [name, key] of Object.entries(ENV)) {
     const value = env[name];
     if (value === undefined || value === "") continue;
-    const isNumber = key === "port" || key === "concurrency";
+    const isNumber = key === "port" || key === "concurrency" || key === "groups";
     out[key] = isNumber ? Number(value) : LISTS.has(key) ? value.split(",") : value;
   }
   return out;

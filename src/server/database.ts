@@ -19,7 +19,7 @@ export interface Database {
 const LOGIN = "quarterdeck";
 
 export async function openDatabase(config: Config, clock: Clock): Promise<Database> {
-  if (config.database_url !== null) return openExternal(config.database_url, config.database_admin_url);
+  if (config.database_url !== null) return openExternal(config, config.database_url);
   const embedded = await startEmbeddedPostgres(config.data, clock);
   try {
     const owner: PostgresOptions = { socket_dir: embedded.socket_dir, user: "postgres", database: LOGIN };
@@ -41,7 +41,8 @@ export async function openDatabase(config: Config, clock: Clock): Promise<Databa
   }
 }
 
-async function openExternal(url: string, admin_url: string | null): Promise<Database> {
+async function openExternal(config: Config, url: string): Promise<Database> {
+  const { database_admin_url: admin_url, groups } = config;
   const login: PostgresOptions = { url };
   const name = decodeURIComponent(new URL(url).username);
   if (name === "")
@@ -50,7 +51,7 @@ async function openExternal(url: string, admin_url: string | null): Promise<Data
   if (admin_url !== null) {
     // Before anything is made: roles that the wrong login made could not be granted by the right owner afterwards.
     await checkUnbound(owner, name);
-    await migrate(owner, name);
+    await migrate(owner, name, groups);
   }
   await checkLogin(login);
   const db = new PostgresDb(login);

@@ -1,6 +1,7 @@
 // The journal's use cases that span modules: verify, export, import, captured runs.
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
+import { groupOf, SIGNER_GROUP } from "../contract/placement.ts";
 import type { AppendRow, ApprovalRow, BudgetUse, CommittedRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
@@ -23,8 +24,8 @@ import { listApprovals } from "../store/approvals.ts";
 import type { AliasMove } from "../core/registry-history.ts";
 import type { Alias } from "../store/registry.ts";
 import { getRun, listRuns } from "../store/runs.ts";
-import type { ExportProfile } from "../contract/routes.ts";
-import type { ImportedRun, JournalService } from "../gateway/services.ts";
+import type { ExportProfile } from "../contract/journal-routes.ts";
+import type { Imported, ImportedRun, JournalService } from "../gateway/services.ts";
 
 export interface JournalServiceOptions {
   readonly store: JournalStore;
@@ -34,10 +35,12 @@ export interface JournalServiceOptions {
   readonly signer: Signer;
   readonly witness: Witness;
   readonly checkpointer: Checkpointer;
-  readonly engine: () => Engine;
+  readonly engine: () => Pick<Engine, "importRun">;
   readonly seams: ImportSeams;
+  /** Groups whose runs are taken here; one node signs for all. */
+  readonly owned: () => readonly number[];
   readonly redactor: Redactor;
-  readonly group: number;
+  readonly groups: number;
 }
 
 const PAGE = 200;
@@ -51,8 +54,12 @@ export class LocalJournalService implements JournalService {
 
   async verify(caller: Caller, run_id: string | null): Promise<Verified> {
     if (run_id !== null) return verifyOne(this.options.store, caller.tenant_id, run_id);
-    await this.options.checkpointer.tick();
+    await this.checkpoint();
     return verifyAll(this.options);
+  }
+
+  private async checkpoint(): Promise<void> {
+    if (this.options.owned().includes(SIGNER_GROUP)) await this.options.checkpointer.tick();
   }
 
   async checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void> {
@@ -88,7 +95,7 @@ export class LocalJournalService implements JournalService {
       yield { type: "alias", alias: plain(alias) };
     for (const move of registry.moves(caller.tenant_id, caller.project)) yield { type: "move", move: plain(move) };
     // What is proven must be covered by a checkpoint.
-    if (run_id !== null) await this.options.checkpointer.tick();
+    if (run_id !== null) await this.checkpoint();
     const digests = new Set<string>();
     const named = new Set<string>();
     const proven: CommittedRow[] = [];
@@ -115,10 +122,7 @@ export class LocalJournalService implements JournalService {
       yield { type: "artifact", digest, bytes: bytes.toString("base64") };
     }
     if (run_id === null) {
-      const use = this.options
-        .engine()
-        .ledger.snapshot()
-        .filter((row) => row.tenant_id === caller.tenant_id);
+      const use = (await store.budgetUse(null)).filter((row) => row.tenant_id === caller.tenant_id);
       for (const budget of use) yield { type: "budget", budget: plain(budget) };
     }
     const checkpoints = await db.transaction(scope, (tx) => listCheckpoints(tx, 0, 1_000_000));
@@ -150,7 +154,9 @@ export class LocalJournalService implements JournalService {
   async import(
     caller: Caller,
     text: string,
-  ): Promise<{ runs: number; events: number; artifacts: number; skipped: number }> {
+    part?: { groups: readonly number[]; budgets: boolean },
+  ): Promise<Imported> {
+    const { groups, owned } = this.options;
     const bundle = readBundle(text);
     if (bundle.header["tenant_id"] !== caller.tenant_id) {
       throw new AppError(
@@ -175,10 +181,19 @@ export class LocalJournalService implements JournalService {
     }
     const summaries = new Map(of<RunSummary>("run", "run").map((run) => [run.run_id, run]));
     const approvals = of<ApprovalRow>("approval", "approval");
-    let budgets = await this.freshBudgets(of<BudgetUse>("budget", "budget"));
+    const saved = part?.budgets === false ? [] : of<BudgetUse>("budget", "budget");
+    let budgets = await this.freshBudgets(saved);
+    const here = new Set(owned());
+    const elsewhere = new Set<number>();
     let runs = 0;
     let skipped = 0;
     for (const [run_id, rows] of [...bundle.rows].sort(([a], [b]) => (a < b ? -1 : 1))) {
+      const group = groupOf(run_id, groups);
+      if (part && !part.groups.includes(group)) continue;
+      if (!here.has(group)) {
+        elsewhere.add(group);
+        continue;
+      }
       const summary = summaries.get(run_id);
       if (!summary) throw new AppError("IMPORT_INVALID", `The file has rows of run ${run_id} and no summary`);
       const done = await this.importRun(
@@ -192,8 +207,8 @@ export class LocalJournalService implements JournalService {
       if (done) runs += 1;
       else skipped += 1;
     }
-    await this.options.checkpointer.tick();
-    return { runs, events: bundle.events, artifacts, skipped };
+    await this.checkpoint();
+    return { runs, events: bundle.events, artifacts, skipped, elsewhere: [...elsewhere] };
   }
 
   /**
@@ -201,7 +216,7 @@ export class LocalJournalService implements JournalService {
    * runs hold comes with them.
    */
   private async freshBudgets(saved: readonly BudgetUse[]): Promise<BudgetUse[]> {
-    const here = new Set((await this.options.store.budgetUse()).map((use) => budgetKey(use)));
+    const here = new Set((await this.options.store.budgetUse(null)).map((use) => budgetKey(use)));
     return saved
       .filter((use) => !here.has(budgetKey(use)))
       .map((use) => ({ ...use, reserved_micro_usd: 0, reserved_tokens: 0 }));

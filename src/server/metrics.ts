@@ -71,6 +71,7 @@ export class Metrics {
       labelNames: [label],
       registers: [],
       collect() {
+        this.reset();
         for (const [key, value] of Object.entries(read())) this.set({ [label]: key }, value);
       },
     });

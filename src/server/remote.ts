@@ -2,17 +2,19 @@
 import type { Clock } from "../kit/clock.ts";
 import { RedisQueue } from "../adapters/redis/queue.ts";
 import { systemRandom } from "../adapters/system/system.ts";
-import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db, Log } from "../contract/ports.ts";
 import type { JobProgress } from "../contract/progress.ts";
 import type { Queue } from "../contract/queue.ts";
 import { Dispatcher } from "../orchestrator/dispatcher.ts";
 import { MemoryQueue } from "../orchestrator/memory-queue.ts";
+import type { PlaceBook } from "../orchestrator/place-book.ts";
 import { Workers } from "../orchestrator/workers.ts";
 import type { Config } from "./config.ts";
-import type { EngineHost } from "./engine-host.ts";
 import { every } from "./every.ts";
+import { nodeToken } from "./late-results.ts";
+import { DEFAULT_TENANT } from "./tenant.ts";
+import type { GroupHosts } from "./group-hosts.ts";
 import type { Metrics } from "./metrics.ts";
 
 export interface Remote {
@@ -29,12 +31,12 @@ const REFRESH_MS = 2_000;
 const REDIS_OPEN_MS = 1_000;
 
 /** Opens the queue. A Redis that does not answer is connected when it does: until then jobs are handed out without it. */
-async function queueOf(config: Config, clock: Clock, log: Log): Promise<{ queue: Queue; driver: string }> {
+async function queueOf(config: Config, node: string, log: Log): Promise<{ queue: Queue; driver: string }> {
   const { redis_url: url } = config;
   if (url === null) return { queue: new MemoryQueue(), driver: "in-process" };
-  const consumer = newId("node", { clock, random: systemRandom });
-  const prefix = `quarterdeck:${config.queue_name}`;
-  const queue = new RedisQueue({ url, prefix, consumer, reclaim_ms: LIMITS.worker_lease_ms });
+  // Each node hands out the jobs of its own runs: tickets of others would lead it nowhere.
+  const prefix = `quarterdeck:${config.queue_name}:${node}`;
+  const queue = new RedisQueue({ url, prefix, consumer: node, reclaim_ms: LIMITS.worker_lease_ms });
   const isUp = await queue.open(REDIS_OPEN_MS);
   if (!isUp) log.warn("redis.away", { error: queue.problem ?? "it is slow", effect: "jobs are handed out without it" });
   return { queue, driver: "redis" };
@@ -47,26 +49,43 @@ export async function openRemote(given: {
   log: Log;
   tenantKey: (tenant_id: string) => Uint8Array;
   metrics: Metrics;
-  host: () => EngineHost;
-  /** False when another node may own the runs by now. */
-  owns: () => boolean;
+  /** Names this process. */
+  node: string;
+  hosts: () => GroupHosts;
+  /** Places under limits that hold over all nodes; null: this one counts by itself. */
+  places: PlaceBook | null;
+  /** Returns when all nodes use what was changed. */
+  everywhere: () => Promise<void>;
   onProgress: (said: readonly JobProgress[]) => void;
 }): Promise<Remote> {
-  const { config, db, clock, log, metrics, host, onProgress } = given;
-  const { queue, driver } = await queueOf(config, clock, log);
-  const engine = () => host().current();
+  const { config, db, clock, log, metrics, hosts, onProgress, everywhere } = given;
+  const { queue, driver } = await queueOf(config, given.node, log);
+  const shards = () => hosts().shards;
   const dispatcher = new Dispatcher({
     queue,
     clock,
     log,
     key: given.tenantKey,
-    deliver: async (result) => engine().result(result),
-    epoch: () => engine().writer.shard_epoch,
-    owns: given.owns,
+    deliver: async (result) => shards().of(result.run_id).result(result),
+    epoch: (run_id) => shards().of(run_id).writer.shard_epoch,
+    owns: (run_id) => hosts().holds(run_id),
     onLeased: (waited_ms) => metrics.waited(waited_ms),
+    ...(given.places ? { places: given.places } : {}),
   });
-  const workers = new Workers({ dispatcher, queue, driver, db, clock, random: systemRandom, engine, onProgress });
-  gauges(metrics, dispatcher, workers, host);
+  const workers = new Workers({
+    dispatcher,
+    queue,
+    driver,
+    db,
+    clock,
+    random: systemRandom,
+    engine: shards,
+    onProgress,
+    everywhere,
+    groups: () => hosts().ownership?.groups ?? [],
+    nodeToken: nodeToken(given.tenantKey(DEFAULT_TENANT)),
+  });
+  gauges(metrics, dispatcher, workers, hosts);
   let stopRefresh: () => void = () => undefined;
   return {
     dispatcher,
@@ -85,19 +104,32 @@ export async function openRemote(given: {
   };
 }
 
-function gauges(metrics: Metrics, dispatcher: Dispatcher, workers: Workers, host: () => EngineHost): void {
-  const engine = () => (host().isReady ? host().current() : null);
+function gauges(metrics: Metrics, dispatcher: Dispatcher, workers: Workers, hosts: () => GroupHosts): void {
+  const perGroup = (read: (group: number) => number) => () =>
+    Object.fromEntries(hosts().owned.map((group) => [String(group), read(group)]));
+  const writer = (group: number) => hosts().shards.engine(group).writer;
   metrics.gauge("queue_waiting", "Jobs that wait for a remote worker.", () => dispatcher.depth.waiting);
   metrics.gauge("queue_leased", "Jobs that remote workers have.", () => dispatcher.depth.running);
   metrics.gauge("queue_oldest_seconds", "Age of the job that waits longest.", () => dispatcher.depth.oldest_ms / 1_000);
   metrics.gauges("workers", "Worker processes by state.", "state", () => workers.counts());
-  metrics.gauge("open_runs", "Runs that have not ended.", () => engine()?.openRuns);
-  metrics.gauge("journal_head", "Last offset of the journal.", () => engine()?.writer.head);
-  metrics.gauge("shard_epoch", "Take-overs of the journal so far.", () => engine()?.writer.shard_epoch);
+  metrics.gauge("open_runs", "Runs of this node that have not ended.", () => hosts().shards.openRuns);
+  metrics.gauge("groups_owned", "Groups of runs that this node owns.", () => hosts().owned.length);
+  metrics.gauges(
+    "journal_head",
+    "Last offset of each group's journal.",
+    "group",
+    perGroup((group) => writer(group).head),
+  );
+  metrics.gauges(
+    "shard_epoch",
+    "Take-overs of each group so far.",
+    "group",
+    perGroup((group) => writer(group).shard_epoch),
+  );
   metrics.gauge(
     "unknown_commits",
     "Commits whose outcome had to be asked for.",
-    () => engine()?.writer.stats.unknown_commits,
+    () => hosts().shards.stats.unknown_commits,
   );
-  metrics.gauge("ready", "Whether requests that write are served.", () => (host().isReady ? 1 : 0));
+  metrics.gauge("ready", "Whether requests that write are served here.", () => (hosts().isReady ? 1 : 0));
 }

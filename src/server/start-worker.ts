@@ -42,6 +42,7 @@ export async function startWorker(options: { config: Config; token: string; log:
   });
   const worker: RemoteWorker = new RemoteWorker({
     client,
+    connect: (url) => client.at(url),
     instance,
     labels: config.labels,
     concurrency: config.concurrency,

@@ -10,44 +10,51 @@ import { newId } from "../contract/ids.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { NewerJournalError } from "../contract/journal.ts";
 import type { NodeAddress } from "../contract/journal.ts";
-import type { Db, Log } from "../contract/ports.ts";
+import { groupOf, SIGNER_GROUP } from "../contract/placement.ts";
+import type { Log } from "../contract/ports.ts";
+import type { JobProgress } from "../contract/progress.ts";
+import type { Owner } from "../gateway/forward.ts";
 import { Gateway } from "../gateway/gateway.ts";
+import type { Place } from "../gateway/placement.ts";
 import type { Services } from "../gateway/services.ts";
 import { Checkpointer } from "../journal/checkpoint.ts";
+import { CombinedFlushes } from "../journal/combined-flushes.ts";
 import { PastReader } from "../journal/past.ts";
 import { PostgresJournalStore } from "../journal/postgres-store.ts";
 import type { McpClients } from "../mcp/client.ts";
-import { Engine } from "../orchestrator/engine.ts";
 import type { Commit } from "../orchestrator/engine.ts";
+import { PlaceBook } from "../orchestrator/place-book.ts";
 import { Registry } from "../orchestrator/registry.ts";
+import { CONTROL_NODE } from "../orchestrator/workers.ts";
 import { ToolReviews } from "../orchestrator/tool-reviews.ts";
-import { listGroups, PostgresLeases } from "../store/leases.ts";
+import { PostgresPlaces } from "../store/limit-places.ts";
+import { countGroups, listGroups } from "../store/leases.ts";
 import { expireKeys } from "../store/idempotency.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
-import { routeJobs } from "../orchestrator/dispatcher.ts";
-import type { Dispatcher } from "../orchestrator/dispatcher.ts";
+import type { Execute } from "../worker/pool.ts";
+import { routeJobs } from "../orchestrator/route-jobs.ts";
 import { announceApprovals } from "./announce.ts";
 import { crashSetting } from "./config.ts";
 import type { Config } from "./config.ts";
 import { CrashPoints } from "./crash-points.ts";
 import { openDatabase } from "./database.ts";
 import type { Database } from "./database.ts";
-import { EngineHost } from "./engine-host.ts";
 import { every } from "./every.ts";
+import type { GroupHosts } from "./group-hosts.ts";
+import { LateResults, nodeToken } from "./late-results.ts";
+import { openHosts } from "./open-hosts.ts";
 import { Metrics } from "./metrics.ts";
 import { outsideOf } from "./outside.ts";
-import { Ownership } from "./ownership.ts";
 import { openRemote } from "./remote.ts";
 import type { Remote } from "./remote.ts";
+import { Settings } from "./settings.ts";
 import { statusOf } from "./status.ts";
 import { DEFAULT_TENANT } from "./tenant.ts";
 import { useCases } from "./use-cases.ts";
 import type { UseCases } from "./use-cases.ts";
 import { VERSION } from "./version.ts";
 import { Watchers } from "./watchers.ts";
-
-const GROUP = 0;
 
 export interface Server {
   readonly url: string;
@@ -70,15 +77,14 @@ export interface StartOptions {
 }
 
 interface Parts {
-  readonly host: EngineHost;
+  readonly hosts: GroupHosts;
   readonly pool: WorkerPool;
   readonly mcp: McpClients;
-  readonly store: PostgresJournalStore;
+  readonly store: { close(): Promise<unknown> };
   readonly checkpointer: Checkpointer;
   readonly services: Services;
   readonly remote: Remote;
-  /** Null where a data folder's lock proves that there is no other owner. */
-  readonly ownership: Ownership | null;
+  readonly settings: Settings;
   /** Where other nodes reach this one; its URL is known once it listens. */
   readonly address: { -readonly [K in keyof NodeAddress]: NodeAddress[K] };
 }
@@ -95,125 +101,143 @@ async function keepingOf(config: Config) {
   return { crash, signer, tenantKey, witness, blobs };
 }
 
-/** Takes the runs over when nobody owns them; for databases that several nodes may share. */
-function ownershipOf(given: {
-  db: Db;
-  clock: Clock;
-  log: Log;
-  address: NodeAddress;
-  registry: Registry;
-  checkpointer: Checkpointer;
-  host: EngineHost;
-  dispatcher: Pick<Dispatcher, "reset">;
-}): Ownership {
-  const { db, clock, log, address, registry, checkpointer, host, dispatcher } = given;
-  return new Ownership({
-    leases: new PostgresLeases(db),
-    group: GROUP,
-    clock,
-    log,
-    self: () => address,
-    onClaimed: async (lease) => {
-      // What another owner changed meanwhile is read again before the first run goes on.
-      await registry.open();
-      checkpointer.forget();
-      const recovered = await host.open(lease);
-      log.info("runs.taken_over", { open_runs: recovered, shard_epoch: lease.shard_epoch });
-    },
-    onLost: () => {
-      dispatcher.reset();
-      void host.drop();
-    },
-  });
-}
-
 async function assemble(options: StartOptions, database: Database): Promise<Parts> {
   const { config, log } = options;
   const clock = options.clock ?? systemClock;
   const { db } = database;
   const { crash, signer, witness, blobs, tenantKey } = await keepingOf(config);
   const { net, secrets, mcp, execute } = outsideOf(config, log, clock, blobs);
+  const groups = await db.transaction({ role: "qd_system" }, countGroups);
   const store = crash.store(new PostgresJournalStore(db));
+  const node = newId("node", { clock, random: systemRandom });
+  const address = { node, url: "" };
+  const settings: Settings = new Settings({ db, clock, log, node, read: () => readSettings(registry, remote) });
+  const everywhere = () => settings.everywhere();
   const stdio = config.stdio_tools ?? config.credentials.length === 0;
-  const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio });
+  const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio, everywhere });
   const toolReviews = new ToolReviews({ registry, mcp });
   const past = new PastReader({ store, governance: registry });
   const watchers = new Watchers();
   const onProgress = watchers.progress.bind(watchers);
-  const pool = new WorkerPool({
-    clock,
-    log,
-    concurrency_max: config.concurrency,
-    execute: crash.execute(execute),
-    report: (results) => host.report(results),
-    progress: onProgress,
-  });
+  const places = database.embedded ? null : new PlaceBook({ store: new PostgresPlaces(db, node), clock, log });
+  const hostsOf = () => hosts;
+  const pool = poolOf({ clock, log, config, execute: crash.execute(execute), hosts: hostsOf, places, onProgress });
   const metrics = new Metrics({ role: config.role });
-  const node = newId("node", { clock, random: systemRandom });
-  const owns = () => ownership === null || ownership.isOwner;
-  const hostOf = () => host;
-  const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, host: hostOf, owns, onProgress });
-  const { private_origins, approval_webhook: webhook } = config;
-  const onCommit = (commit: Commit) => {
-    watchers.committed(commit);
-    options.onCommit?.(commit);
-    announceApprovals(commit, { net, log, webhook, private_origins });
-  };
-  const seams = { store, clock, random: systemRandom, governance: registry, tenantKey, log };
-  const engineOptions = {
+  const nodes = { node, hosts: hostsOf, everywhere, places };
+  const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, onProgress, ...nodes });
+  const { private_origins } = config;
+  const checkpointer = new Checkpointer({ store, db, signer, witness, clock, groups });
+  const written = crash.store(new PostgresJournalStore(db));
+  const combined = new CombinedFlushes(written);
+  const stores = groups === 1 ? [written] : Array.from({ length: groups }, () => combined.over(written));
+  const announce = (commit: Commit) =>
+    announceApprovals(commit, { net, log, webhook: config.approval_webhook, private_origins });
+  const told = [watchers.committed.bind(watchers), options.onCommit, announce];
+  const seams = { clock, log, registry, tenantKey, past, metrics, settings };
+  const hosts = openHosts({
     ...seams,
-    group: GROUP,
-    owner: node,
-    onCommit,
-    past: past.state.bind(past),
+    db,
+    embedded: database.embedded,
+    stores,
+    onCommit: (commit) => told.forEach((tell) => tell?.(commit)),
     queue: routeJobs(config.role === "all" ? pool : null, remote.dispatcher),
-    onFlush: (rows: number, ms: number) => metrics.committed(rows, ms),
-  };
-  const host = new EngineHost({
-    clock,
-    log,
-    create: (onLost, lease) => {
-      // Jobs of the engine before are not ours any more: the new one finds their intents in the journal.
-      remote.dispatcher.reset();
-      return new Engine({ ...engineOptions, onLost, ...(lease ? { lease } : {}) });
-    },
-    reviveDatabase: async () => database.embedded?.revive(),
+    self: address,
+    elsewhere: (result) => late.send(result),
     onFenced: () => options.onFenced?.(),
-    onOpen: () => uses.ingest.resume(),
-    ...(database.embedded ? {} : { onLost: () => ownership?.lost() }),
+    onClaimed: (group) => (group === SIGNER_GROUP ? checkpointer.forget() : undefined),
+    onOpen: (isOurs) => uses.ingest.resume(isOurs),
+    onReset: (isGone) => {
+      remote.dispatcher.reset(isGone);
+      pool.reset(isGone);
+    },
+    onGone: (isGone) => {
+      if (hosts.owned.length === 0) places?.forget();
+      uses.captures.forget(isGone);
+      uses.tools.forget(isGone);
+      watchers.gone(isGone);
+    },
   });
-  const address = { node, url: "" };
-  const checkpointer = new Checkpointer({ store, db, signer, witness, clock, group: GROUP });
-  const { dispatcher } = remote;
-  const owning = { db, clock, log, address, registry, checkpointer, host, dispatcher };
-  const ownership = database.embedded ? null : ownershipOf(owning);
+  const late = lateResults({ node, key: tenantKey(DEFAULT_TENANT), hosts: hostsOf, remote, clock, log });
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
   const outside = { net, secrets, log, private_origins, redact: config.redact, fields: config.fields };
-  const uses = useCases({ registry, store, db, past, remote, clock, host, keeping, outside, watchers });
+  const uses = useCases({ registry, store, db, past, remote, clock, hosts, keeping, outside, watchers });
   const services = servicesOf(
-    { ...uses, registry, toolReviews, workers: remote.workers, blobs, db, clock, log },
-    { watchers, host, pool, store, database, config, metrics, ownership, remote },
+    { ...uses, registry, toolReviews, workers: remote.workers, blobs, db, clock, log, groups },
+    { watchers, hosts, pool, store, database, config, metrics, remote },
   );
-  return { host, pool, mcp, store, checkpointer, services, remote, ownership, address };
+  const close = () => {
+    places?.close();
+    return Promise.all([late.close(), store.close(), written.close()]);
+  };
+  return { hosts, pool, mcp, store: { close }, checkpointer, services, remote, address, settings };
+}
+
+/** Executes jobs of the runs that this node owns. */
+function poolOf(given: {
+  clock: Clock;
+  log: Log;
+  config: Config;
+  execute: Execute;
+  hosts: () => GroupHosts;
+  places: PlaceBook | null;
+  onProgress: (said: readonly JobProgress[]) => void;
+}): WorkerPool {
+  const { config, hosts, places, onProgress, ...rest } = given;
+  return new WorkerPool({
+    ...rest,
+    concurrency_max: config.concurrency,
+    report: (results) => hosts().report(results),
+    progress: onProgress,
+    owns: (run_id) => hosts().holds(run_id),
+    ...(places ? { places } : {}),
+  });
+}
+
+/** Outcomes of calls that were made here for runs that another node owns by now. */
+function lateResults(given: {
+  node: string;
+  key: Uint8Array;
+  hosts: () => GroupHosts;
+  remote: Remote;
+  clock: Clock;
+  log: Log;
+}): LateResults {
+  const { node, key, hosts, remote, clock, log } = given;
+  return new LateResults({
+    node,
+    token: nodeToken(key),
+    ownerOf: (run_id) => hosts().urlOf(run_id),
+    takeOwn: (result) => hosts().shards.takeOwn(result),
+    proof: (result) => remote.dispatcher.proof(result, { name: CONTROL_NODE, instance: node }),
+    clock,
+    log,
+  });
+}
+
+/** Everything that any node may change and each keeps at hand. */
+async function readSettings(registry: Registry, remote: Remote): Promise<void> {
+  await registry.open();
+  await remote.workers.refresh();
 }
 
 /** What the gateway may use. */
 function servicesOf(
-  given: UseCases & Pick<Services, "registry" | "toolReviews" | "workers" | "blobs" | "db" | "clock" | "log">,
+  given: UseCases &
+    Pick<Services, "registry" | "toolReviews" | "workers" | "blobs" | "db" | "clock" | "log" | "groups">,
   own: {
     watchers: Watchers;
-    host: EngineHost;
+    hosts: GroupHosts;
     pool: WorkerPool;
     store: PostgresJournalStore;
     database: Database;
     config: Config;
     metrics: Metrics;
-    ownership: Ownership | null;
     remote: Remote;
   },
 ): Services {
   const { clock, db } = given;
-  const { watchers, host, pool, store, database, config, metrics, ownership } = own;
+  const { watchers, hosts, pool, store, database, config, metrics } = own;
+  const { ownership } = hosts;
   return {
     ...given,
     version: VERSION,
@@ -221,39 +245,48 @@ function servicesOf(
     project: config.project,
     requestId: () => newId("event", { clock, random: systemRandom }).replace("evt_", "req_"),
     subscribe: watchers.subscribe.bind(watchers),
+    subscribeGone: watchers.subscribeGone.bind(watchers),
     subscribeProgress: watchers.subscribeProgress.bind(watchers),
-    owner: () => ({
-      isSelf: ownership === null || (host.isReady && ownership.isOwner),
-      url: ownership?.otherUrl ?? null,
-    }),
+    owner: (place) => ownerOf(hosts, place),
+    peers: () => ownership?.others ?? [],
     shards: async () => {
       const groups = await db.transaction({ role: "qd_system" }, listGroups);
-      const { openRuns } = host.current();
+      const { shards } = hosts;
       return groups.map((row) => ({
         ...row,
-        open_runs: openRuns,
+        // Its owner writes it down twice a second; here it is known.
+        open_runs: hosts.owned.includes(row.group) ? shards.engine(row.group).openRuns : row.open_runs,
         lease_ms: row.lease_ms === null ? null : Math.max(0, row.lease_ms),
       }));
     },
     metrics: () => metrics.text(),
     observe: (route, status, duration_ms) => metrics.request(route, status, duration_ms),
-    status: (caller) => statusOf(caller, { db, clock, host, pool, config, embedded: database.embedded }),
+    status: (caller) => statusOf(caller, { db, clock, hosts, store, pool, config, embedded: database.embedded }),
     ready: async () => {
-      const { head } = await store.groupHead(GROUP);
+      const { head } = await store.groupHead(SIGNER_GROUP);
       // Without its queue a node serves all the same: jobs are handed out in the order in which they came.
       const checks = { journal: `head ${head}`, queue: own.remote.queue.problem ?? "ok" };
       if (ownership?.problem) throw new AppError("DATABASE_UNAVAILABLE", ownership.problem);
-      if (ownership && !host.isReady && ownership.otherUrl !== null)
-        return { ...checks, engine: `stands by for ${ownership.otherUrl}` };
-      return { ...checks, engine: `${host.current().openRuns} open runs` };
+      const [other] = ownership?.others ?? [];
+      if (ownership && !hosts.isReady && other !== undefined) return { ...checks, engine: `stands by for ${other}` };
+      if (!hosts.isReady) throw new AppError("DATABASE_UNAVAILABLE", "The journal cannot be written right now");
+      return { ...checks, engine: `${hosts.shards.openRuns} open runs` };
     },
   };
 }
 
-/** What runs now and then, on the node that owns the runs. */
+/** Who answers: this node where it owns the group, or any, else whoever does. */
+function ownerOf(hosts: GroupHosts, place: Place): Owner {
+  const { ownership } = hosts;
+  if (ownership === null || place === "here") return { isSelf: true, url: null };
+  if (place === "anywhere") return { isSelf: hosts.isReady, url: ownership.others[0] ?? null };
+  return { isSelf: hosts.owned.includes(place), url: ownership.urlOf(place) };
+}
+
+/** What runs now and then; on one node what is done for all, on each what is about its own runs. */
 function startChores(parts: Parts, clock: Clock, log: Log): () => Promise<void> {
-  const { host, checkpointer, services } = parts;
-  const owned = (task: () => Promise<unknown>) => async () => (host.isReady ? task() : undefined);
+  const { hosts, checkpointer, services } = parts;
+  const owned = (task: () => Promise<unknown>) => async () => (hosts.owned.includes(SIGNER_GROUP) ? task() : undefined);
   const stopCheckpoints = every(
     clock,
     LIMITS.checkpoint_interval_ms,
@@ -266,7 +299,7 @@ function startChores(parts: Parts, clock: Clock, log: Log): () => Promise<void> 
       expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000),
     );
   const stopExpiry = every(clock, 3_600_000, log, "idempotency", owned(expire));
-  const look = owned(() => services.ingest.look());
+  const look = () => services.ingest.look((run_id) => hosts.owned.includes(groupOf(run_id, services.groups)));
   const stopLooking = every(clock, LIMITS.staged_look_ms, log, "ingest", look);
   return async () => {
     stopLooking();
@@ -274,6 +307,11 @@ function startChores(parts: Parts, clock: Clock, log: Log): () => Promise<void> 
     stopExpiry();
     await owned(() => checkpointer.tick())();
   };
+}
+
+/** What other nodes and workers call this one. */
+function namesOf(advertise_url: string | null): string[] {
+  return advertise_url === null ? [] : [new URL(advertise_url).hostname];
 }
 
 /** Starts everything. Resolves when requests are served and open runs go on. */
@@ -290,28 +328,31 @@ export async function startServer(options: StartOptions): Promise<Server> {
   };
   try {
     const parts = await assemble(options, database);
-    const { host, pool, mcp, store, services, remote, ownership, address } = parts;
+    const { hosts, pool, mcp, store, services, remote, address, settings } = parts;
+    const { ownership } = hosts;
     closers.push(
-      () => store.close(),
+      async () => void (await store.close()),
       () => mcp.close(),
       () => pool.stop(),
       () => remote.close(),
       () => services.ingest.close(),
     );
     // Alone, requests end before the runs stop. With others the runs go first: what still comes here is passed on.
-    if (!ownership) closers.push(() => host.close());
-    await services.registry.open();
+    if (!ownership) closers.push(() => hosts.close());
+    await settings.refresh();
     await remote.open();
-    let recovered = ownership ? 0 : await host.open();
+    let recovered = ownership ? 0 : await hosts.open();
     const stopChores = startChores(parts, clock, log);
     if (!ownership) closers.push(stopChores);
-    const gateway = new Gateway(services, { credentials: config.credentials, host_names: config.host_names });
+    const gateway = new Gateway(services, {
+      credentials: config.credentials,
+      host_names: [...config.host_names, ...namesOf(config.advertise_url)],
+    });
     const { port } = await gateway.listen(config.host, config.port);
     closers.push(() => gateway.close());
     if (ownership) {
       closers.push(
         () => ownership.stop(),
-        () => host.close(),
         () => stopChores(),
       );
     }
@@ -322,13 +363,13 @@ export async function startServer(options: StartOptions): Promise<Server> {
     const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`;
     address.url = config.advertise_url ?? url;
     await ownership?.start();
-    if (ownership && host.isReady) recovered = host.current().openRuns;
+    if (ownership) recovered = hosts.shards.openRuns;
     const marker = path.join(config.data, "server.json");
     await writeFile(marker, JSON.stringify({ url, pid: process.pid }));
     closers.push(() => rm(marker, { force: true }));
     const ready_ms = Math.round(clock.monotonic_ms() - begun);
     const first_start = database.embedded?.first_start ?? false;
-    const stands_by_for = ownership?.otherUrl ?? null;
+    const stands_by_for = hosts.isReady ? null : (ownership?.others[0] ?? null);
     return { url, services, recovered, stands_by_for, first_start, ready_ms, close };
   } catch (error) {
     await close();

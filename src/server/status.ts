@@ -2,13 +2,14 @@
 import type { Clock } from "../kit/clock.ts";
 import type { JsonObject } from "../kit/json.ts";
 import type { EmbeddedPostgres } from "../adapters/embedded-postgres/supervisor.ts";
+import type { JournalStore } from "../contract/journal.ts";
 import type { Db } from "../contract/ports.ts";
 import type { Caller } from "../orchestrator/runs.ts";
 import { countRuns, stuckRuns } from "../store/runs.ts";
 import { journalGrowth, serverVersion } from "../store/sizes.ts";
 import type { WorkerPool } from "../worker/pool.ts";
 import type { Config } from "./config.ts";
-import type { EngineHost } from "./engine-host.ts";
+import type { GroupHosts } from "./group-hosts.ts";
 import { VERSION } from "./version.ts";
 
 const STUCK_AFTER_US = 600_000_000;
@@ -18,13 +19,14 @@ export async function statusOf(
   parts: {
     db: Db;
     clock: Clock;
-    host: EngineHost;
+    hosts: GroupHosts;
+    store: Pick<JournalStore, "budgetUse">;
     pool: WorkerPool;
     config: Config;
     embedded: EmbeddedPostgres | null;
   },
 ): Promise<JsonObject> {
-  const { db, clock, host, pool, config, embedded } = parts;
+  const { db, clock, hosts, store, pool, config, embedded } = parts;
   const [counts, stuck] = await db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, async (tx) => [
     await countRuns(tx),
     await stuckRuns(tx, clock.now_us() - STUCK_AFTER_US, 20),
@@ -33,7 +35,8 @@ export async function statusOf(
     await serverVersion(tx),
     await journalGrowth(tx),
   ]);
-  const engine = host.current();
+  const { shards } = hosts;
+  const budgets = await store.budgetUse(null);
   return {
     version: VERSION,
     node: process.version,
@@ -41,13 +44,12 @@ export async function statusOf(
     embedded: embedded !== null,
     data: config.data,
     journal: { ...growth },
-    writer: { ...engine.writer.stats, head: engine.writer.head, shard_epoch: engine.writer.shard_epoch },
+    writer: { ...shards.stats, groups: hosts.owned },
     runs: Object.fromEntries(counts.map((row) => [row.state, row.runs])),
-    open_runs: engine.openRuns,
+    open_runs: shards.openRuns,
     queue_depth: pool.depth,
     stuck: stuck.map((run) => run.run_id),
-    budgets: engine.ledger
-      .snapshot()
+    budgets: budgets
       .filter((use) => use.tenant_id === caller.tenant_id)
       .map((use) => ({
         budget: use.budget,

@@ -16,37 +16,36 @@ import { hmacHex } from "../kit/hash.ts";
 import { systemRandom } from "../adapters/system/system.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
+import type { Shards } from "../orchestrator/shards.ts";
 import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
 import { findExternal, listRuns } from "../store/runs.ts";
 import { PostgresStagedEvents } from "../store/staged-events.ts";
 import type { Config } from "./config.ts";
-import type { EngineHost } from "./engine-host.ts";
+import type { GroupHosts } from "./group-hosts.ts";
 import { LocalJournalService } from "./journal-service.ts";
 import type { Outside } from "./outside.ts";
 import type { Remote } from "./remote.ts";
 import { DEFAULT_TENANT } from "./tenant.ts";
 import type { Watchers } from "./watchers.ts";
 
-const GROUP = 0;
-
 export type UseCases = Pick<
   Services,
-  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "tools" | "journal"
->;
+  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "journal"
+> & { readonly tools: ToolCalls };
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> &
   Pick<Config, "private_origins" | "redact" | "fields"> & { log: Log };
 
-export function useCases(given: {
+interface Given {
   registry: Registry;
   store: PostgresJournalStore;
   db: Db;
   past: PastReader;
   remote: Remote;
   clock: Clock;
-  host: EngineHost;
+  hosts: GroupHosts;
   keeping: {
     blobs: BlobStore;
     signer: Signer;
@@ -56,11 +55,15 @@ export function useCases(given: {
   };
   outside: OutsideUse;
   watchers: Watchers;
-}): UseCases {
-  const { registry, store, db, past, remote, clock, host, keeping, outside, watchers } = given;
+}
+
+export function useCases(given: Given): UseCases {
+  const { registry, store, db, past, remote, clock, hosts, keeping, outside, watchers } = given;
   const { blobs } = keeping;
   const redactor = redactorOf(outside, keeping.tenantKey);
-  const owner = () => host.current();
+  const { shards } = hosts;
+  const owner = () => shards;
+  const newRunId = shards.newRunId.bind(shards);
   const seams = { clock, random: systemRandom };
   const runs = new Runs({
     engine: owner,
@@ -69,7 +72,8 @@ export function useCases(given: {
     governance: registry,
     past: past.state.bind(past),
     waitingJobs: () => remote.dispatcher.depth.waiting,
-    ...seams,
+    newRunId,
+    clock,
   });
   const find = runs.find.bind(runs);
   const replays = new Replays({
@@ -80,7 +84,8 @@ export function useCases(given: {
     blobs,
     find,
     has: (caller, kind, name, version) => registry.has({ ...caller, kind, name, version }),
-    ...seams,
+    newRunId,
+    clock,
   });
   const diffs = new Diffs({
     store,
@@ -93,7 +98,18 @@ export function useCases(given: {
     past,
     list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
   });
-  const foreign = foreignUses({ registry, store, db, owner, find, redactor, seams, outside, watchers, ...keeping });
+  const foreign = foreignUses({
+    registry,
+    store,
+    db,
+    shards,
+    find,
+    redactor,
+    seams,
+    outside,
+    watchers,
+    ...keeping,
+  });
   const journal = new LocalJournalService({
     ...keeping,
     redactor,
@@ -101,8 +117,9 @@ export function useCases(given: {
     db,
     registry,
     engine: owner,
-    seams,
-    group: GROUP,
+    seams: { ...seams, newRunId },
+    groups: shards.groups,
+    owned: () => hosts.owned,
   });
   return { runs, replays, diffs, backtests, ...foreign, journal };
 }
@@ -118,7 +135,7 @@ function foreignUses(given: {
   registry: Registry;
   store: PostgresJournalStore;
   db: Db;
-  owner: () => ReturnType<EngineHost["current"]>;
+  shards: Shards;
   find: Runs["find"];
   redactor: Redactor;
   seams: { clock: Clock; random: typeof systemRandom };
@@ -127,17 +144,25 @@ function foreignUses(given: {
   blobs: BlobStore;
   tenantKey: (tenant_id: string) => Uint8Array;
 }): Pick<UseCases, "captures" | "ingest" | "otlp" | "proxy" | "tools"> {
-  const { registry, store, db, owner, find, redactor, seams, outside, blobs, tenantKey } = given;
+  const { registry, store, db, shards, find, redactor, seams, outside, blobs, tenantKey } = given;
+  const owner = () => shards;
+  const newRunId = shards.newRunId.bind(shards);
   const external = ({ tenant_id }: { tenant_id: string }, external_ids: readonly string[]) =>
     db.transaction({ role: "qd_app", tenant_id }, (tx) => findExternal(tx, external_ids));
-  const captures = new Captures({ owner, store, tenantKey, blobs, find, external, ...seams });
+  const captures = new Captures({ owner, store, tenantKey, blobs, find, external, newRunId, ...seams });
   const door = { captures, owner, governance: registry, blobs, ...seams };
   const { clock } = seams;
   const staged = new PostgresStagedEvents(db);
   const preparing = { captures, redactor, blobs, tenantKey, owner };
   const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
-  const otlp = new Otlp({ ...preparing, external, ...seams });
-  const subscribe: Subscribe = (run_id, listener) => given.watchers.subscribe(run_id, ({ drafts }) => listener(drafts));
+  const otlp = new Otlp({ ...preparing, external, newRunId });
+  const subscribe: Subscribe = (run_id, listener, moved) => {
+    const stops = [
+      given.watchers.subscribe(run_id, ({ drafts }) => listener(drafts)),
+      given.watchers.subscribeGone(run_id, moved),
+    ];
+    return () => stops.forEach((stop) => stop());
+  };
   const proxy = new Proxy({ ...door, redactor, ...outside, subscribe });
   const tools = new ToolCalls({ ...door, store, subscribe });
   return { captures, ingest, otlp, proxy, tools };

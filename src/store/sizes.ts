@@ -17,7 +17,7 @@ export async function journalGrowth(tx: DbTx): Promise<Growth> {
   const { rows } = await tx.query<Growth>({
     text: `select
       (select coalesce(sum(pg_total_relation_size(relid)), 0)::bigint from pg_partition_tree('qd.journal')) as bytes,
-      (select head from qd.groups where grp = 0) as appends,
+      (select sum(head)::bigint from qd.groups) as appends,
       (select count(*)::bigint from qd.journal where at > now() - interval '1 hour') as appends_last_hour`,
   });
   return rows[0] ?? { bytes: 0, appends: 0, appends_last_hour: 0 };

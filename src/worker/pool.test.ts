@@ -79,3 +79,34 @@ test("with two limits every job gets its turn: whoever waits for one place does 
   }
   expect([done.length, most]).toEqual([60, 2]);
 });
+
+test("what has not begun of a run that another node has is not begun here any more", async () => {
+  const begun: string[] = [];
+  const ends: (() => void)[] = [];
+  const gone = new Set<string>();
+  const pool = new WorkerPool({
+    clock: systemClock,
+    log: silent,
+    concurrency_max: 1,
+    execute: ({ run_id, step }) => {
+      begun.push(`${run_id}/${step}`);
+      return new Promise<JobOutcome>((resolve) => ends.push(() => resolve({ ok: true, kind: "tool", result: step })));
+    },
+    report: () => undefined,
+    owns: (run_id) => !gone.has(run_id),
+  });
+  const free = { tool: { name: "free", version: 1 } as unknown as ToolJob["tool"] };
+  const end = async () => {
+    ends.shift()?.();
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  pool.dispatch([job(1, "run_a", free), job(2, "run_a", free), job(1, "run_b", free), job(2, "run_b", free)]);
+  pool.dispatch([job(1, "run_c", free)]);
+  expect(begun).toEqual(["run_a/1"]);
+  // Told of it, or not yet: a process that was frozen finds out by its own count of the lease.
+  pool.reset((run_id) => run_id === "run_a");
+  gone.add("run_b");
+  await end();
+  expect(begun).toEqual(["run_a/1", "run_c/1"]);
+  expect(pool.depth).toBe(0);
+});

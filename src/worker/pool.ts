@@ -2,6 +2,7 @@
 // nothing of runs, and it has no way to the database. Results of one turn of the event loop go back as one batch.
 import type { Clock } from "../kit/clock.ts";
 import { KeyedLimit } from "../kit/keyed-limit.ts";
+import type { PlaceCounter } from "../kit/keyed-limit.ts";
 import type { KeyLimit } from "../kit/keyed-limit.ts";
 import { CanonicalFormError, canonicalJson } from "../kit/jcs.ts";
 import { limitsOf } from "../contract/jobs.ts";
@@ -57,6 +58,10 @@ export interface PoolOptions {
   readonly concurrency_max: number;
   readonly execute: Execute;
   readonly report: (results: readonly JobResult[]) => void;
+  /** Counts calls of tools and agents that limit them; absent: this pool counts by itself. */
+  readonly places?: PlaceCounter;
+  /** False when another node may own the run by now: its jobs are not begun any more. */
+  readonly owns?: (run_id: string) => boolean;
   /** What running calls say, gathered for a moment. */
   readonly progress?: (said: readonly JobProgress[]) => void;
 }
@@ -68,7 +73,7 @@ export class WorkerPool implements JobQueue {
   private readonly options: PoolOptions;
   private readonly waiting: Job[] = [];
   private readonly aborts = new Map<string, Set<JobContext>>();
-  private readonly limits = new KeyedLimit<Job>();
+  private readonly limits: KeyedLimit<Job>;
   private head = 0;
   private busy = 0;
   private done: JobResult[] = [];
@@ -78,6 +83,15 @@ export class WorkerPool implements JobQueue {
 
   constructor(options: PoolOptions) {
     this.options = options;
+    this.limits = new KeyedLimit(options.places);
+    options.places?.watch({
+      isWaiting: (key) => this.limits.isWaiting(key),
+      free: (key) => {
+        const next = this.limits.unpark(key);
+        if (next) this.waiting.splice(this.head, 0, next);
+        this.pump();
+      },
+    });
   }
 
   dispatch(jobs: readonly Job[]): void {
@@ -99,6 +113,14 @@ export class WorkerPool implements JobQueue {
     const message = "The run was stopped.";
     for (const job of stopped)
       this.finish(job, 0, { ok: false, failure: { class: "cancelled", code: "cancelled", message } });
+  }
+
+  /** Forgets what has not begun of runs that another engine has taken over: it dispatches what is open anew. */
+  reset(isGone: (run_id: string) => boolean): void {
+    this.limits.drop((job) => isGone(job.run_id));
+    const left = this.waiting.slice(this.head).filter((job) => !isGone(job.run_id));
+    this.waiting.splice(0, this.waiting.length, ...left);
+    this.head = 0;
   }
 
   /** Takes no more jobs and aborts those that run. */
@@ -125,6 +147,7 @@ export class WorkerPool implements JobQueue {
 
   /** Starts a job, or keeps it until its tool and its agent have a place. */
   private begin(job: Job): void {
+    if (this.options.owns?.(job.run_id) === false) return;
     const limits = limitsOf(job);
     const { full, woken } = this.limits.enterAll(limits);
     if (full !== null) {

@@ -1,7 +1,8 @@
 // Two control nodes, four workers, Postgres and Redis as real processes, with networks between them that fail, under random
 // faults of several kinds at a time; an outside ledger counts effects. The seed is printed; the history of a round that fails
 // is kept in a file that names what was done when.
-import { writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
@@ -27,6 +28,8 @@ const WORKERS = 4;
 const CLIENTS = 4;
 /** A frozen process wakes after its leases have run out. */
 const FREEZE_MS = 6_500;
+/** What Postgres has; its log alone grows to a gigabyte before it is used again. */
+const DISK = "3g";
 const COST_MICRO_USD = 1_000;
 /** A start needs its database for a second or two without a fault, and those come one after the other. */
 const FAULT_MS_MAX = 240_000;
@@ -49,6 +52,9 @@ let redis: Extract<StartedRedis, { url: string }>;
 let ports: number[];
 let token: string;
 const cluster = tempFolder("qd-chaos-pg");
+const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", `size=${DISK},mode=0755`, "tmpfs", cluster], {
+  encoding: "utf8",
+});
 const shared = tempFolder("qd-chaos-shared");
 const folders = Array.from({ length: NODES }, () => tempFolder("qd-chaos-node"));
 /** Between the control nodes and Postgres, and between the workers and each control node. */
@@ -103,6 +109,8 @@ function tryNode(i: number): Promise<Running> {
     REDIS_URL: redis.url,
     QUARTERDECK_SHARED: shared,
     QUARTERDECK_PRIVATE_ORIGINS: ledger.url,
+    // The other node and the workers come by the road that has faults.
+    QUARTERDECK_ADVERTISE_URL: `http://127.0.0.1:${road_ports[i]}`,
   };
   return startUp(folders[i] ?? "", env, ["--port", String(ports[i])]);
 }
@@ -125,6 +133,10 @@ const hasRedis = inject("redis_url") !== null;
 
 beforeAll(async () => {
   if (!hasRedis) return;
+  if (mounted.status !== 0)
+    console.warn(
+      `\nSKIPPED: the fault of a full disk; a tmpfs cannot be mounted: ${mounted.stderr ?? mounted.error}\n`,
+    );
   postgres = await startEmbeddedPostgres(cluster, systemClock);
   ledger = await startLedger(20);
   const started = await startRedis();
@@ -157,6 +169,7 @@ afterAll(async () => {
   await redis?.stop();
   ledger?.stop();
   await postgres?.stop();
+  if (mounted.status === 0) spawnSync("umount", ["-l", cluster]);
   for (const folder of [cluster, shared, ...folders]) remove(folder);
 });
 
@@ -194,6 +207,31 @@ const NODE_FAULTS: Faults = {
     await postgres.revive();
   },
 };
+
+/** Only root may mount the disk that fills up. */
+const DISK_FAULTS: Faults = {
+  "the disk of Postgres is full": async (random) => {
+    const { pid } = postgres;
+    const ballast = path.join(cluster, "ballast");
+    const { bavail, bsize } = statfsSync(cluster);
+    spawnSync("fallocate", ["-l", String(bavail * bsize), ballast]);
+    await pause(500 + random() * 2_500);
+    rmSync(ballast, { force: true });
+    // What does not fit into its log ends it; it comes back by itself, or whoever looks after it starts it again.
+    await until("Postgres is there again", async () => {
+      if (!isAlive(pid)) await postgres.revive();
+      return isAnswering();
+    });
+  },
+};
+
+const isAnswering = () =>
+  withClient({ socket_dir: postgres.socket_dir, user: "postgres", database: "postgres" }, (tx) =>
+    tx.query({ text: "select 1" }),
+  ).then(
+    () => true,
+    () => false,
+  );
 
 const WORKER_FAULTS: Faults = {
   "a worker is killed": async (random) => {
@@ -326,7 +364,8 @@ async function faults(): Promise<void> {
       await pause(random() * 1_000);
     }
   };
-  const lists = [NODE_FAULTS, WORKER_FAULTS, SERVICE_FAULTS];
+  const disk = mounted.status === 0 ? DISK_FAULTS : {};
+  const lists = [{ ...NODE_FAULTS, ...disk }, WORKER_FAULTS, SERVICE_FAULTS];
   await Promise.all(lists.map((list, i) => strand(list, seeded(SEED + i))));
 }
 

@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { freePort } from "../../scripts/services.mjs";
 import { ERRORS } from "../../src/contract/errors.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import { sha256Hex } from "../../src/kit/hash.ts";
@@ -578,6 +579,23 @@ describe("credentials", () => {
     await own.stop();
     const open = await cli(["up", "--host", "0.0.0.0", "--port", "0"], { data: folder });
     expect([open.code, open.err.includes("configure credentials first")]).toEqual([2, true]);
+    remove(folder);
+  });
+
+  test("a node is served by the name that it advertises, and by no other", async () => {
+    const folder = tempFolder("qd-name");
+    const config = path.join(folder, "config.yaml");
+    writeFileSync(
+      config,
+      `credentials:\n  - { principal: ada, token_sha256: ${sha256Hex("s3cret")}, permissions: ["runs:read"] }\n`,
+    );
+    const port = await freePort();
+    const env = { QUARTERDECK_ADVERTISE_URL: `http://127.0.0.2:${port}` };
+    const own = await startUp(folder, env, ["--config", config, "--host", "0.0.0.0", "--port", String(port)]);
+    const status = async (host: string) =>
+      (await fetch(`http://${host}:${port}/api/v1/runs`, { headers: { authorization: "Bearer s3cret" } })).status;
+    expect([await status("127.0.0.1"), await status("127.0.0.2"), await status("127.0.0.3")]).toEqual([200, 200, 403]);
+    await own.stop();
     remove(folder);
   });
 });

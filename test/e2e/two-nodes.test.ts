@@ -1,49 +1,30 @@
-// Two control nodes over one Postgres: one owns the runs, the other passes requests on and takes over.
+// Two control nodes over one Postgres: each owns the runs of half of the groups, passes requests on, and takes over.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { startEmbeddedPostgres } from "../../src/adapters/embedded-postgres/supervisor.ts";
-import type { EmbeddedPostgres } from "../../src/adapters/embedded-postgres/supervisor.ts";
 import { withClient } from "../../src/adapters/postgres/db.ts";
-import { systemClock } from "../../src/adapters/system/system.ts";
 import { JOURNAL_LEVEL } from "../../src/contract/journal.ts";
+import { groupOf } from "../../src/contract/placement.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import type { Run } from "../../src/contract/runs.ts";
-import { cli, remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
+import { Pair } from "../support/pair.ts";
+import { startLedger, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
 import { mint, startWorker } from "../support/workers.ts";
 import type { WorkerProcess } from "../support/workers.ts";
 
 const LEDGER_MS = 1_500;
 const TAKE_OVER_MS = LIMITS.node_lease_ms + 2_000;
-let cluster: string;
-let shared: string;
-let postgres: EmbeddedPostgres;
 let ledger: Ledger;
-let owner: Running;
-let standby: Running;
+let pair: Pair;
 let worker: WorkerProcess | null = null;
-let databases = 0;
 
 beforeAll(async () => {
-  cluster = tempFolder("qd-nodes");
-  postgres = await startEmbeddedPostgres(cluster, systemClock);
   ledger = await startLedger(LEDGER_MS);
+  pair = await Pair.open({ QUARTERDECK_PRIVATE_ORIGINS: ledger.url });
 });
 afterAll(async () => {
   ledger.stop();
-  await postgres.stop();
-  remove(cluster);
+  await pair.close();
 });
-
-function node(): Promise<Running> {
-  const socket = encodeURIComponent(postgres.socket_dir);
-  const url = (user: string) => `postgresql://${user}@localhost/nodes${databases}?host=${socket}`;
-  return startUp(tempFolder("qd-node"), {
-    DATABASE_URL: url("serving"),
-    DATABASE_ADMIN_URL: url("postgres"),
-    QUARTERDECK_SHARED: shared,
-    QUARTERDECK_PRIVATE_ORIGINS: ledger.url,
-  });
-}
 
 const MANIFESTS = () => `
 kind: Tool
@@ -76,23 +57,13 @@ spec: { rules: [{ id: a, effect: allow }] }
 `;
 
 beforeEach(async () => {
-  databases += 1;
-  shared = tempFolder("qd-shared");
-  await withClient({ socket_dir: postgres.socket_dir, user: "postgres", database: "postgres" }, (tx) =>
-    tx.query({ text: `create database nodes${databases}` }),
-  );
-  owner = await node();
-  standby = await node();
-  await standby.client.apply(MANIFESTS());
+  await pair.start();
+  await pair.second.client.apply(MANIFESTS());
 });
 afterEach(async () => {
   await worker?.kill();
   worker = null;
-  for (const running of [owner, standby]) {
-    running.child.kill("SIGCONT");
-    await running.kill();
-  }
-  remove(shared);
+  await pair.end();
 });
 
 const ended = (at: Running, run: Run, limit_ms?: number) =>
@@ -104,45 +75,128 @@ const ended = (at: Running, run: Run, limit_ms?: number) =>
     },
     limit_ms,
   );
+const PAID = `
+kind: Tool
+metadata: { name: dear }
+spec: { kind: builtin, builtin: noop, cost_usd: "0.04" }
+---
+kind: Workflow
+metadata: { name: paid }
+spec: { steps: [{ id: a, tool: dear }] }
+---
+kind: Budget
+metadata: { name: all }
+spec: { scope: project, period: total, limit_usd: "1", action: stop }
+`;
 const verify = (at: Running) => at.client.json("/journal/verify", { method: "POST", body: {} });
 const engine = async (at: Running) =>
   ((await (await fetch(`${at.url}/readyz`)).json()) as { checks: { engine: string } }).checks.engine;
 
-test("every node answers for the one that owns the runs: start, read, follow, steer", async () => {
-  expect(await engine(owner)).toMatch(/open runs$/);
-  expect(await engine(standby)).toBe(`stands by for ${owner.url}`);
-  const shards = await cli(["shards", "--url", standby.url, "--json"]);
-  expect(JSON.parse(shards.out)).toMatchObject([{ group: 0, url: owner.url, shard_epoch: 1 }]);
-  const run = await standby.client.startRun({ workflow: "quick" }, "one-key");
-  expect((await owner.client.startRun({ workflow: "quick" }, "one-key")).run_id).toBe(run.run_id);
-  const types: string[] = [];
-  for await (const event of standby.client.watch(run.run_id)) types.push(event.type);
-  expect(types.at(-1)).toBe("run.succeeded");
-  const slow = await standby.client.startRun({ workflow: "slow" });
-  expect((await standby.client.act(slow.run_id, "cancel")).state).toMatch(/running|cancelled/);
-  const refused = await fetch(`${standby.url}/api/v1/runs/run_x`);
+test("two nodes share the runs, and each answers for all of them: start, read, follow, steer", async () => {
+  await pair.evenly();
+  for (const node of [pair.first, pair.second]) expect(await engine(node)).toMatch(/open runs$/);
+  const run = await pair.second.client.startRun({ workflow: "quick" }, "one-key");
+  expect((await pair.first.client.startRun({ workflow: "quick" }, "one-key")).run_id).toBe(run.run_id);
+  const runs = await Promise.all(
+    Array.from({ length: 20 }, (_, i) => (i % 2 ? pair.first : pair.second).client.startRun({ workflow: "quick" })),
+  );
+  const shards = await pair.shards(pair.first);
+  // Each began at the node that was asked, and the other one knows it.
+  for (const [i, { run_id }] of runs.entries()) {
+    expect(shards[groupOf(run_id, shards.length)]?.url).toBe((i % 2 ? pair.first : pair.second).url);
+    const types: string[] = [];
+    for await (const event of (i % 2 ? pair.second : pair.first).client.watch(run_id)) types.push(event.type);
+    expect(types.at(-1)).toBe("run.succeeded");
+  }
+  for (const [one, other] of [
+    [pair.first, pair.second],
+    [pair.second, pair.first],
+  ] as const) {
+    const slow = await one.client.startRun({ workflow: "slow" });
+    expect((await other.client.act(slow.run_id, "cancel")).state).toMatch(/running|cancelled/);
+  }
+  const refused = await fetch(`${pair.second.url}/api/v1/runs/run_x`);
   expect([refused.status, refused.headers.get("content-type")]).toEqual([404, "application/problem+json"]);
-  expect((await fetch(`${standby.url}/api/v1/runs`, { headers: { "quarterdeck-forwarded": "1" } })).status).toBe(503);
+  const elsewhere = shards.find((shard) => shard.url === pair.first.url)?.group ?? 0;
+  const foreign = runs.find(({ run_id }) => groupOf(run_id, shards.length) === elsewhere)?.run_id ?? runs[1]?.run_id;
+  const passedOn = await fetch(`${pair.second.url}/api/v1/runs/${foreign}`, {
+    headers: { "quarterdeck-forwarded": "1" },
+  });
+  expect(passedOn.status).toBe(503);
+  for (const node of [pair.first, pair.second]) expect(await verify(node)).toMatchObject({ ok: true });
+});
+
+test("a budget that all share holds to the last micro-dollar, wherever its runs are", async () => {
+  await pair.evenly();
+  await pair.first.client.apply(PAID);
+  const ends = await Promise.all(
+    Array.from({ length: 40 }, async (_, i) => {
+      const node = i % 2 ? pair.first : pair.second;
+      const run = await node.client.startRun({ workflow: "paid" });
+      return until("it has ended", async () => {
+        const now = await node.client.getRun(run.run_id);
+        return ["running", "waiting"].includes(now.state) ? null : now.state;
+      });
+    }),
+  );
+  // 25 calls of 0.04 USD are 1 USD.
+  expect(ends.filter((state) => state === "succeeded")).toHaveLength(25);
+  expect(ends.filter((state) => state === "budget_exceeded")).toHaveLength(15);
+  const status = (await pair.second.client.json("/status")) as { budgets: { spent_micro_usd: number }[] };
+  expect(status.budgets).toMatchObject([{ spent_micro_usd: 1_000_000, reserved_micro_usd: 0 }]);
+});
+
+test("what is applied at one node holds at the other when it is acknowledged", async () => {
+  await pair.evenly();
+  for (let n = 1; n <= 5; n++) {
+    const name = `made-${n}`;
+    await pair.first.client.apply(
+      `kind: Workflow\nmetadata: { name: ${name} }\nspec: { steps: [{ id: a, tool: noop }] }\n`,
+    );
+    await pair.second.client.startRun({ workflow: name });
+    await pair.second.client.apply(
+      `kind: Policy\nmetadata: { name: p }\nspec: { rules: [{ id: a${n}, effect: ${n % 2 ? "deny" : "allow"} }] }\n`,
+    );
+    const run = await pair.first.client.startRun({ workflow: name });
+    const end = await until("it has ended", async () => {
+      const now = await pair.first.client.getRun(run.run_id);
+      return now.state === "running" ? null : now.state;
+    });
+    expect(end).toBe(n % 2 ? "failed" : "succeeded");
+  }
+});
+
+test("a node that joins has its share within two seconds, and runs go on", async () => {
+  await pair.evenly();
+  const going = await Promise.all(Array.from({ length: 16 }, () => pair.second.client.startRun({ workflow: "slow" })));
+  await pair.second.stop();
+  await until("the first has all", async () => (await pair.owned(pair.first)) === "8,0", 5_000);
+  pair.second = await pair.node();
+  const begun = performance.now();
+  await until("the groups are shared", async () => (await pair.owned(pair.first)) === "4,4", 5_000);
+  expect(performance.now() - begun).toBeLessThan(2_000);
+  for (const run of going) await ended(pair.second, run);
+  expect(await verify(pair.second)).toMatchObject({ ok: true });
 });
 
 test("the owner is killed while a worker pays: the other goes on within the lease, and nothing is paid twice", async () => {
-  const token = await mint(standby, "cashier", ["money"]);
+  const token = await mint(pair.second, "cashier", ["money"]);
   worker = await startWorker(tempFolder("qd-cashier"), {
-    control: `${owner.url}/,${standby.url}`,
+    control: `${pair.first.url}/,${pair.second.url}`,
     token,
     args: ["--labels", "money"],
     env: { QUARTERDECK_PRIVATE_ORIGINS: ledger.url },
   });
-  const run = await standby.client.startRun({ workflow: "paying" });
+  const run = await pair.second.client.startRun({ workflow: "paying" });
   await until("the payment has begun", async () => Object.keys((await ledger.counts()).once).length > 0);
   const begun = performance.now();
-  await owner.kill();
-  const next = await standby.client.startRun({ workflow: "quick" });
+  await pair.first.kill();
+  const next = await pair.second.client.startRun({ workflow: "quick" });
   expect(performance.now() - begun).toBeLessThan(TAKE_OVER_MS);
-  await ended(standby, next);
-  await ended(standby, run);
+  await ended(pair.second, next);
+  await ended(pair.second, run);
   expect(Object.values((await ledger.counts()).once)).toEqual([1]);
-  expect(await verify(standby)).toMatchObject({ ok: true });
+  expect(await verify(pair.second)).toMatchObject({ ok: true });
 });
 
 test("SIGTERM hands the runs over without failing a request", async () => {
@@ -151,7 +205,7 @@ test("SIGTERM hands the runs over without failing a request", async () => {
   let going = true;
   const clients = Array.from({ length: 4 }, async () => {
     while (going) {
-      await standby.client.startRun({ workflow: "quick" }).then(
+      await pair.second.client.startRun({ workflow: "quick" }).then(
         (run) => runs.push(run),
         (error: unknown) => failures.push(error),
       );
@@ -160,55 +214,63 @@ test("SIGTERM hands the runs over without failing a request", async () => {
   await new Promise((resolve) => setTimeout(resolve, 500));
   const before = runs.length;
   const begun = performance.now();
-  await owner.stop();
+  await pair.first.stop();
   await until("runs are started again", async () => runs.length > before + 20);
   expect(performance.now() - begun).toBeLessThan(LIMITS.node_lease_ms);
   going = false;
   await Promise.all(clients);
   expect(failures.map((error) => String(error))).toEqual([]);
-  for (const run of runs) await ended(standby, run);
-  expect(await verify(standby)).toMatchObject({ ok: true });
+  for (const run of runs) await ended(pair.second, run);
+  expect(await verify(pair.second)).toMatchObject({ ok: true });
 });
 
-test("an owner that was frozen past its lease writes nothing more, and passes requests on", async () => {
-  const run = await owner.client.startRun({ workflow: "slow" });
-  owner.child.kill("SIGSTOP");
-  const next = await standby.client.startRun({ workflow: "quick" }, "asked-of-the-frozen-one");
-  await ended(standby, next);
-  owner.child.kill("SIGCONT");
-  const third = await owner.client.startRun({ workflow: "quick" });
-  await ended(standby, third);
-  await ended(owner, run);
-  await until("it stands by", async () => (await engine(owner)) === `stands by for ${standby.url}`);
-  expect(await verify(owner)).toMatchObject({ ok: true });
+test("a node that was frozen past its leases writes nothing more, passes requests on, and gets its share again", async () => {
+  await pair.evenly();
+  const run = await pair.first.client.startRun({ workflow: "slow" });
+  pair.first.child.kill("SIGSTOP");
+  // What is put together of what each node knows does not wait for one that says nothing.
+  const asked = performance.now();
+  for (const path of ["/runs", "/workers", "/queues"]) await pair.second.client.json(path);
+  expect(performance.now() - asked).toBeLessThan(3 * (LIMITS.gather_wait_ms + 1_500));
+  const next = await pair.second.client.startRun({ workflow: "quick" }, "asked-of-the-frozen-one");
+  await ended(pair.second, next);
+  await until("the second has all", async () => (await pair.owned(pair.second)) === "0,8");
+  pair.first.child.kill("SIGCONT");
+  const third = await pair.first.client.startRun({ workflow: "quick" });
+  await ended(pair.second, third);
+  await ended(pair.first, run);
+  await pair.evenly();
+  expect(await verify(pair.first)).toMatchObject({ ok: true });
 });
 
 test("the database restarts at once: one of them goes on, and no run is lost", async () => {
-  const runs = await Promise.all(Array.from({ length: 10 }, () => standby.client.startRun({ workflow: "slow" })));
-  await withClient({ socket_dir: postgres.socket_dir, user: "postgres", database: "postgres" }, (tx) =>
+  const runs = await Promise.all(Array.from({ length: 10 }, () => pair.second.client.startRun({ workflow: "slow" })));
+  await withClient({ ...pair.admin, database: "postgres" }, (tx) =>
     tx.query({ text: "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'serving'" }),
   );
-  for (const run of runs) await ended(standby, run);
-  expect(await verify(standby)).toMatchObject({ ok: true });
+  for (const run of runs) await ended(pair.second, run);
+  expect(await verify(pair.second)).toMatchObject({ ok: true });
 });
 
 test("what a newer program has written is not taken over by this one, which says so and passes requests on", async () => {
-  const admin = { socket_dir: postgres.socket_dir, user: "postgres", database: `nodes${databases}` };
+  await pair.end();
+  await pair.start({ QUARTERDECK_GROUPS: "1" });
+  await pair.second.client.apply(MANIFESTS());
+  expect(await engine(pair.second)).toBe(`stands by for ${pair.first.url}`);
   const level = (value: number) =>
-    withClient(admin, (tx) => tx.query({ text: "update qd.groups set journal_level = $1", values: [value] }));
+    withClient(pair.admin, (tx) => tx.query({ text: "update qd.groups set journal_level = $1", values: [value] }));
   const ready = async () => {
-    const answer = await fetch(`${standby.url}/readyz`);
+    const answer = await fetch(`${pair.second.url}/readyz`);
     return [answer.status, await answer.text()] as const;
   };
   await level(JOURNAL_LEVEL + 1);
-  expect(await ready()).toEqual([200, expect.stringContaining(`stands by for ${owner.url}`)]);
-  await owner.stop();
+  await pair.first.stop();
   await until("it says so", async () => (await ready())[0] === 503);
   expect((await ready())[1]).toContain(`level ${JOURNAL_LEVEL + 1}; this one understands ${JOURNAL_LEVEL}`);
-  expect((await fetch(`${standby.url}/healthz`)).status).toBe(200);
+  expect((await fetch(`${pair.second.url}/healthz`)).status).toBe(200);
   await new Promise((resolve) => setTimeout(resolve, 2_000));
-  expect(standby.log().match(/lease.not_for_us/g)).toHaveLength(1);
+  expect(pair.second.log().match(/lease.not_for_us/g)).toHaveLength(1);
   await level(JOURNAL_LEVEL);
   await until("it goes on", async () => (await ready())[0] === 200);
-  await ended(standby, await standby.client.startRun({ workflow: "quick" }));
+  await ended(pair.second, await pair.second.client.startRun({ workflow: "quick" }));
 });

@@ -1,23 +1,30 @@
 // The same world with several control nodes and remote workers: real engines, leases, dispatchers and take-overs over one
 // journal and one unreliable queue, under a virtual clock. Nodes and workers die, freeze (their timers wait, the world does
 // not) and are cut off from the database; requests and answers between them are lost. One seed, one history.
+import { present } from "../../src/kit/assert.ts";
 import type { Clock, Timer } from "../../src/kit/clock.ts";
 import { AppError } from "../../src/contract/errors.ts";
 import type { JobResult } from "../../src/contract/jobs.ts";
 import { UnknownCommitError } from "../../src/contract/journal.ts";
-import type { GroupLease, GroupLeases, JournalStore, NodeAddress } from "../../src/contract/journal.ts";
+import type { GroupLease, JournalStore } from "../../src/contract/journal.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
+import { groupOf } from "../../src/contract/placement.ts";
 import type { Delivery, LaneDepth, Ticket } from "../../src/contract/queue.ts";
+import type { BudgetSlices } from "../../src/contract/slices.ts";
 import type { LeasedJob } from "../../src/contract/workers.ts";
 import { Dispatcher } from "../../src/orchestrator/dispatcher.ts";
 import { Engine } from "../../src/orchestrator/engine.ts";
 import { MemoryQueue } from "../../src/orchestrator/memory-queue.ts";
-import { EngineHost } from "../../src/server/engine-host.ts";
-import { Ownership } from "../../src/server/ownership.ts";
+import { GroupHosts } from "../../src/server/group-hosts.ts";
+import type { Ownership } from "../../src/server/ownership.ts";
+import { SharedLeases } from "../support/leases.ts";
+import { MemorySlices } from "../support/slices.ts";
 import type { Prng, SimClock } from "./sim.ts";
 import { Sim } from "./sim.ts";
 
 const NODES = 3;
+/** Not a multiple of the nodes: they do not own equally many. */
+const GROUPS = 4;
 const WORKERS = 3;
 /** Small, so that jobs wait. */
 const CONCURRENCY = 1;
@@ -81,7 +88,6 @@ class ProcessClock implements Clock {
 
 /** Redis, as seen by whoever is unlucky: it loses tickets, repeats them, forgets all of them, or does not answer. */
 class UnreliableQueue extends MemoryQueue {
-  away = false;
   private readonly sim: ClusterSim;
 
   constructor(sim: ClusterSim) {
@@ -91,7 +97,7 @@ class UnreliableQueue extends MemoryQueue {
 
   private async answer(): Promise<void> {
     await this.sim.clock.sleep(this.sim.random.float() * 2);
-    if (this.away && this.sim.faults) throw new AppError("DEPENDENCY_UNAVAILABLE", "the queue is away");
+    if (this.sim.queueAway && this.sim.faults) throw new AppError("DEPENDENCY_UNAVAILABLE", "the queue is away");
   }
 
   override async push(tickets: readonly Ticket[]): Promise<void> {
@@ -118,54 +124,17 @@ class UnreliableQueue extends MemoryQueue {
   }
 }
 
-/** The row of the group, with the database's time. */
-class SimLeases {
-  private held: { by: NodeAddress; until_ms: number; shard_epoch: number } | null = null;
-  private readonly sim: ClusterSim;
-
-  constructor(sim: ClusterSim) {
-    this.sim = sim;
-  }
-
-  /** The leases as one node reaches them. */
-  for(node: SimNode): GroupLeases {
-    const { clock, store } = this.sim;
-    const now = () => clock.monotonic_ms();
-    const isHeld = () => this.held !== null && this.held.until_ms > now();
-    return {
-      claim: (group, by, ttl_ms) =>
-        node.database(async (): Promise<GroupLease | null> => {
-          if (isHeld()) return null;
-          const lease = await store.acquireGroup(group, by.node);
-          this.held = { by, until_ms: now() + ttl_ms, shard_epoch: lease.shard_epoch };
-          return lease;
-        }),
-      renew: ({ shard_epoch }, ttl_ms) =>
-        node.database(async () => {
-          if (!isHeld() || this.held?.shard_epoch !== shard_epoch) return false;
-          this.held.until_ms = now() + ttl_ms;
-          return true;
-        }),
-      release: ({ shard_epoch }) =>
-        node.database(async () => {
-          if (this.held?.shard_epoch === shard_epoch) this.held.until_ms = now();
-        }),
-      holder: () => node.database(async () => (isHeld() ? (this.held?.by ?? null) : null)),
-    };
-  }
-}
-
 /** One control node: what `server/start.ts` wires, without HTTP. */
 class SimNode {
   readonly clock: ProcessClock;
+  readonly queue: UnreliableQueue;
   readonly dispatcher: Dispatcher;
-  readonly ownership: Ownership;
+  readonly hosts: GroupHosts;
   /** Nothing of what it asks the database gets there, or comes back. */
   cutOff = false;
   readonly name: string;
   readonly died: Promise<void>;
   private die: () => void = () => undefined;
-  private readonly host: EngineHost;
   private readonly sim: ClusterSim;
 
   constructor(sim: ClusterSim, name: string) {
@@ -173,40 +142,41 @@ class SimNode {
     this.name = name;
     this.died = new Promise((resolve) => (this.die = resolve));
     this.clock = new ProcessClock(sim.clock);
+    this.queue = new UnreliableQueue(sim);
     const clock = this.clock;
     this.dispatcher = new Dispatcher({
-      queue: sim.queue,
+      queue: this.queue,
       clock,
       log: silent,
       key: () => KEY,
-      deliver: async (result) => this.host.current().result(result),
-      epoch: () => this.host.current().writer.shard_epoch,
-      owns: () => this.ownership.isOwner,
+      deliver: async (result) => this.hosts.shards.of(result.run_id).result(result),
+      epoch: (run_id) => this.hosts.shards.of(run_id).writer.shard_epoch,
+      owns: (run_id) => this.hosts.holds(run_id),
     });
     sim.planted(this.dispatcher);
-    this.host = new EngineHost({
+    this.hosts = new GroupHosts({
+      groups: GROUPS,
       clock,
       log: silent,
-      create: (onLost, lease) => this.engine(onLost, lease),
+      create: (group, onLost, lease) => this.engine(group, onLost, lease),
+      leases: sim.leases.for(
+        (work) => this.database(work),
+        (group, by) => sim.store.acquireGroup(group, by),
+      ),
+      self: () => ({ node: name, url: `http://${name}` }),
+      settings: { version: 1, changed: () => undefined, refresh: async () => undefined },
       reviveDatabase: async () => undefined,
       onFenced: () => undefined,
-      onLost: () => this.ownership.lost(),
+      elsewhere: async () => undefined,
+      onClaimed: () => sim.saw("runs taken over"),
+      onOpen: async () => undefined,
+      onReset: (isGone) => this.dispatcher.reset(isGone),
+      onGone: () => undefined,
     });
-    this.ownership = new Ownership({
-      leases: sim.leases.for(this),
-      group: 0,
-      clock,
-      log: silent,
-      self: () => ({ node: name, url: `http://${name}` }),
-      onClaimed: async (lease) => {
-        await this.host.open(lease);
-        this.sim.tookOver(this.host.current());
-      },
-      onLost: () => {
-        this.dispatcher.reset();
-        void this.host.drop();
-      },
-    });
+  }
+
+  private get ownership(): Ownership {
+    return present(this.hosts.ownership, "the nodes of a cluster have leases");
   }
 
   /** A statement: it takes its time, and may be cut off before or after it had its effect. */
@@ -219,13 +189,22 @@ class SimNode {
     return value;
   }
 
-  private engine(onLost: (error: Error) => void, lease?: GroupLease): Engine {
-    this.dispatcher.reset();
+  private engine(group: number, onLost: (error: Error) => void, lease?: GroupLease): Engine {
     const { sim } = this;
     const store: JournalStore = Object.assign(Object.create(sim.store) as JournalStore, {
       flush: (...given: Parameters<JournalStore["flush"]>) => this.database(() => sim.store.flush(...given)),
-      groupHead: (group: number) => this.database(() => sim.store.groupHead(group)),
+      groupHead: (of: number) => this.database(() => sim.store.groupHead(of)),
     });
+    const slices: BudgetSlices = {
+      ask: (owner, need) =>
+        this.database(async () => {
+          const answer = await sim.slices.ask(owner, need);
+          sim.saw(answer.enough ? "a slice was granted" : answer.wait ? "a slice was wanted" : "a slice was refused");
+          return answer;
+        }),
+      giveBack: (owner, key, left) => this.database(() => sim.slices.giveBack(owner, key, left)),
+      granted: (of) => sim.slices.granted(of),
+    };
     return new Engine({
       store,
       clock: this.clock,
@@ -234,9 +213,10 @@ class SimNode {
       queue: this.dispatcher,
       tenantKey: () => KEY,
       log: silent,
-      group: 0,
+      group,
       owner: this.name,
       park_after_ms: 200,
+      slices: { store: slices, recall: (key) => this.hosts.shards.giveBack([key]) },
       onCommit: (commit) => sim.told(commit),
       onLost,
       ...(lease ? { lease } : {}),
@@ -248,9 +228,8 @@ class SimNode {
     await this.ownership.start();
   }
 
-  /** As SIGTERM: the runs first, then the lease, which the next one may take at once. */
+  /** As SIGTERM: the runs first, then the leases, which others may take at once. */
   async stop(): Promise<void> {
-    await this.host.close();
     await this.ownership.stop();
     this.kill();
   }
@@ -279,12 +258,17 @@ class SimWorker {
     void this.heartbeatLoop();
   }
 
-  /** A request to whichever node owns the runs; throws when it, or its answer, is lost. */
-  private async ask<T>(work: (dispatcher: Dispatcher) => Promise<T> | T): Promise<T> {
+  /** A request to the node that owns a run, or one that owns some; throws when it, or its answer, is lost. */
+  private async ask<T>(run_id: string | null, work: (dispatcher: Dispatcher) => Promise<T> | T): Promise<T> {
     const { random, faults } = this.sim;
     await this.clock.sleep(random.float() * 3);
-    const node = this.sim.owner();
+    const node = run_id === null ? this.sim.someOwner() : this.sim.ownerOf(run_id);
     if (!node || (faults && random.chance(0.03))) throw new Error("nobody was reached");
+    return this.to(node, work);
+  }
+
+  private async to<T>(node: SimNode, work: (dispatcher: Dispatcher) => Promise<T> | T): Promise<T> {
+    const { random, faults } = this.sim;
     const late = this.clock.sleep(ANSWER_MS).then(() => null);
     const asked = Promise.resolve(work(node.dispatcher)).then((answer) => ({ answer }));
     asked.catch(() => undefined);
@@ -307,7 +291,7 @@ class SimWorker {
         if (room <= 0) await this.clock.sleep(5);
         else {
           const wanted = { worker: this.id, labels: [], max: room, wait_ms: 200 };
-          for (const job of await this.ask((dispatcher) => dispatcher.lease(wanted))) void this.execute(job);
+          for (const job of await this.ask(null, (dispatcher) => dispatcher.lease(wanted))) void this.execute(job);
         }
       } catch {
         await this.clock.sleep(50);
@@ -323,7 +307,9 @@ class SimWorker {
         attempt_epoch,
         token,
       }));
-      await this.ask((dispatcher) => dispatcher.heartbeat(this.id, running)).catch(() => []);
+      // It talks to each node, and each knows what it gave out.
+      for (const node of this.sim.owners)
+        await this.to(node, (dispatcher) => dispatcher.heartbeat(this.id, running)).catch(() => []);
     }
   }
 
@@ -338,7 +324,7 @@ class SimWorker {
     const result: JobResult = { tenant_id, run_id, step, attempt, kind, duration_ms: 1, outcome };
     for (;;) {
       try {
-        const [verdict] = await this.ask((dispatcher) =>
+        const [verdict] = await this.ask(run_id, (dispatcher) =>
           dispatcher.report(this.id, [{ ...result, attempt_epoch, token }]),
         );
         if (verdict?.code !== undefined) this.sim.saw(verdict.code);
@@ -352,24 +338,46 @@ class SimWorker {
 }
 
 export class ClusterSim extends Sim {
-  readonly queue = new UnreliableQueue(this);
-  readonly leases = new SimLeases(this);
+  readonly leases = new SharedLeases(GROUPS, this.clock);
+  readonly slices = new MemorySlices(this.store, GROUPS);
+  queueAway = false;
   private nodes: SimNode[] = [];
   private workers: SimWorker[] = [];
   private made = 0;
 
-  /** The node that answers requests just now. */
-  owner(): SimNode | null {
-    return this.nodes.find((node) => !node.clock.dead && node.ownership.isOwner) ?? null;
+  constructor(...given: ConstructorParameters<typeof Sim>) {
+    super(...given);
+    this.leases.wanted = (groups) => this.slices.wanted(groups);
+    this.plant.slices?.(this.slices);
+    // People and clients reach the owner of a run, wherever that is.
+    const at = (run_id: string) => {
+      const node = this.ownerOf(run_id);
+      if (!node) throw new AppError("FENCED", "nobody owns the run");
+      return node.hosts.shards;
+    };
+    this.engine = {
+      start: async (run: Parameters<Engine["start"]>[0]) => at(run.run_id).start(run),
+      command: async (...given: Parameters<Engine["command"]>) => at(given[1]).command(...given),
+      stateOf: (run_id: string) => this.ownerOf(run_id)?.hosts.shards.stateOf(run_id) ?? null,
+    } as Engine;
+  }
+
+  /** Nodes that answer requests just now. */
+  get owners(): SimNode[] {
+    return this.nodes.filter((node) => !node.clock.dead && node.hosts.owned.length > 0);
+  }
+
+  someOwner(): SimNode | null {
+    return this.one(this.owners, this.random) ?? null;
+  }
+
+  ownerOf(run_id: string): SimNode | null {
+    const group = groupOf(run_id, GROUPS);
+    return this.owners.find((node) => node.hosts.owned.includes(group)) ?? null;
   }
 
   planted(dispatcher: Dispatcher): void {
     this.plant.dispatcher?.(dispatcher);
-  }
-
-  tookOver(engine: Engine): void {
-    this.saw("runs taken over");
-    this.engine = engine;
   }
 
   told(commit: Parameters<Sim["committed"]>[0]): void {
@@ -428,10 +436,10 @@ export class ClusterSim extends Sim {
         worker?.clock.freeze();
         later(() => worker?.clock.thaw());
       },
-      "the queue is flushed": () => void this.queue.flush(),
+      "the queue is flushed": () => this.nodes.forEach((one) => void one.queue.flush()),
       "the queue is away": () => {
-        this.queue.away = true;
-        later(() => (this.queue.away = false));
+        this.queueAway = true;
+        later(() => (this.queueAway = false));
       },
     };
     const name = this.one(Object.keys(faults), random) ?? "";
@@ -442,14 +450,14 @@ export class ClusterSim extends Sim {
   override async play(): Promise<void> {
     for (let i = 0; i < NODES; i++) this.addNode();
     for (let i = 0; i < WORKERS; i++) this.addWorker();
-    await this.until(() => this.owner() !== null && this.engine !== undefined, 10_000);
-    const runs = 3 + this.random.int(5);
+    await this.until(() => this.owners.flatMap((node) => node.hosts.owned).length === GROUPS, 10_000);
+    const runs = 6 + this.random.int(8);
     for (let i = 0; i < runs; i++) this.start();
-    const storm = 1_500 + this.random.int(1_500);
+    const storm = 3_000 + this.random.int(4_000);
     for (let i = 0; i < storm; i++) {
-      if (this.random.chance(0.01)) this.person();
+      if (this.random.chance(0.006)) this.person();
       if (this.random.chance(0.004)) this.start();
-      if (this.random.chance(0.008)) this.fault();
+      if (this.random.chance(0.005)) this.fault();
       await this.tick();
     }
     this.calm();
@@ -464,7 +472,7 @@ export class ClusterSim extends Sim {
   /** No more faults; who is gone is replaced, who is frozen wakes. */
   private calm(): void {
     this.faults = false;
-    this.queue.away = false;
+    this.queueAway = false;
     for (const node of this.nodes) {
       node.cutOff = false;
       node.clock.thaw();

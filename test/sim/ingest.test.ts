@@ -92,7 +92,7 @@ async function history(seed: number): Promise<void> {
   }
   world.store.fault = async () => "none";
   // As it does every ten seconds; nothing is given up for lost before.
-  await world.ingest.look();
+  await world.ingest.look(() => true);
   for (const run_id of runs) {
     const events = await world.events(run_id);
     expect(events[0]?.type).toBe("run.started");

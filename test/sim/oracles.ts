@@ -115,8 +115,12 @@ export function check(sim: Sim): string[] {
   const all = new Map<string, StoredEvent[]>();
   for (const row of sim.store.rows) all.set(row.run_id, [...(all.get(row.run_id) ?? []), ...decodeBody(row.body)]);
   for (const run_id of sim.acknowledged) if (!all.has(run_id)) faults.push(`${run_id}: acknowledged and lost`);
-  for (const [index, row] of sim.store.rows.entries())
-    if (row.offset !== index + 1) faults.push(`offset ${index + 1} is missing or doubled`);
+  const heads = new Map<number, number>();
+  for (const { group, offset } of sim.store.rows) {
+    const next = (heads.get(group) ?? 0) + 1;
+    if (offset !== next) faults.push(`offset ${next} of group ${group} is missing or doubled`);
+    heads.set(group, offset);
+  }
   for (const [run_id, events] of all) {
     shape(sim, run_id, events, faults);
     effects(sim, run_id, events, faults);

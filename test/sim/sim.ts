@@ -7,6 +7,7 @@ import type { Random } from "../../src/kit/random.ts";
 import { newId } from "../../src/contract/ids.ts";
 import type { Catalog } from "../../src/contract/catalog.ts";
 import { isAppError } from "../../src/contract/errors.ts";
+import type { BudgetSlices } from "../../src/contract/slices.ts";
 import type { Job, JobOutcome, JobQueue, JobResult } from "../../src/contract/jobs.ts";
 import { MemoryJournalStore } from "../../src/journal/memory-store.ts";
 import type { FlushFault } from "../../src/journal/memory-store.ts";
@@ -15,7 +16,7 @@ import { Engine } from "../../src/orchestrator/engine.ts";
 import type { Commit } from "../../src/orchestrator/engine.ts";
 import type { ParkedRuns } from "../../src/orchestrator/parked-runs.ts";
 import { Policy } from "../../src/core/policy.ts";
-import { simCatalog, SIM_POLICY } from "./world.ts";
+import { SHARED_LIMIT, simCatalog, SIM_POLICY } from "./world.ts";
 
 /** mulberry32: small, seeded, good enough to pick faults. */
 export class Prng implements Random {
@@ -102,6 +103,7 @@ export interface Plant {
   readonly engine?: (engine: Engine) => void;
   /** Of the simulation of several nodes alone. */
   readonly dispatcher?: (dispatcher: Dispatcher) => void;
+  readonly slices?: (slices: BudgetSlices) => void;
 }
 
 /** What the outside world saw: a count of effects by logical step. */
@@ -199,10 +201,10 @@ export class Sim {
   }
 
   protected committed(commit: Commit): void {
-    for (const use of this.store.budgets.values()) {
-      if (use.reserved_micro_usd + use.spent_micro_usd > 60_000)
-        this.budgetPeaks.push(`${commit.run_id} at ${commit.last_seq}`);
-    }
+    // There is one budget, which each group keeps its part of.
+    const used = [...this.store.budgets.values()].map((use) => use.reserved_micro_usd + use.spent_micro_usd);
+    if (used.reduce((sum, part) => sum + part, 0) > SHARED_LIMIT)
+      this.budgetPeaks.push(`${commit.run_id} at ${commit.last_seq}`);
     for (const draft of commit.drafts) {
       if (
         [

@@ -1,4 +1,5 @@
 // What takes events and spans of others, over the in-memory journal, with a clock that a test moves.
+import { newId } from "../../src/contract/ids.ts";
 import type { StoredEvent } from "../../src/contract/events.ts";
 import type { RunSummary } from "../../src/contract/journal.ts";
 import { buildCatalog } from "../../src/core/catalog.ts";
@@ -31,7 +32,7 @@ export class CaptureWorld {
   async open(level: "secrets" | "off" = "secrets"): Promise<this> {
     const catalog = buildCatalog({ items: [], current: new Map() }, {});
     const { clock, store, staged } = this;
-    const seams = { clock, random: systemRandom };
+    const seams = { clock, random: systemRandom, newRunId: () => newId("run", { clock, random: systemRandom }) };
     const tenantKey = () => new Uint8Array(32).fill(7);
     const engine = new Engine({
       store,
@@ -54,7 +55,7 @@ export class CaptureWorld {
     this.otlp = new Otlp({ ...preparing, external, ...seams });
     this.engine = engine;
     await engine.open();
-    await this.ingest.resume();
+    await this.ingest.resume(() => true);
     return this;
   }
 

@@ -13,7 +13,8 @@ import type { JsonObject } from "../../src/kit/json.ts";
 
 export const TENANT = encodeId("ten", uuidBytes("00000000-0000-7000-8000-000000000001"));
 export const silent: Log = { info: () => undefined, warn: () => undefined, error: () => undefined };
-export const seams = { clock: systemClock, random: systemRandom };
+const clocks = { clock: systemClock, random: systemRandom };
+export const seams = { ...clocks, newRunId: () => newId("run", clocks) };
 
 export interface Harness {
   readonly store: MemoryJournalStore;

@@ -81,8 +81,22 @@ async function createPartitions(tx: DbTx): Promise<void> {
   });
 }
 
-/** Brings the database up to date. Returns the files that were applied. */
-export async function migrate(owner: PostgresOptions, login: string): Promise<string[]> {
+/**
+ * How many groups runs are placed in is fixed while the journal is empty: a run's place follows from its id and that number.
+ * With several, the use of a budget is kept for each.
+ */
+async function placeGroups(tx: DbTx, groups: number): Promise<void> {
+  const { count } = await tx.query({
+    text: `insert into qd.groups (grp, shard_epoch, head, owner)
+      select g, 0, 0, '' from generate_series(1, $1::int - 1) g
+      where (select count(*) = 1 and max(shard_epoch) = 0 from qd.groups)`,
+    values: [groups],
+  });
+  if (count > 0) await tx.query({ text: "alter table qd.budget_use drop constraint budget_use_pkey" });
+}
+
+/** Brings the database up to date. A new one gets so many groups. Returns the files that were applied. */
+export async function migrate(owner: PostgresOptions, login: string, groups = 1): Promise<string[]> {
   const files = (await readdir(FOLDER)).filter((file) => /^\d{4}_.*\.sql$/.test(file)).sort();
   return withClient(owner, async (tx) => {
     const version = await tx.query<{ v: number }>({ text: "select current_setting('server_version_num')::int as v" });
@@ -107,6 +121,7 @@ export async function migrate(owner: PostgresOptions, login: string): Promise<st
       if (await migrateOne(tx, Number(file.slice(0, 4)), file, sql)) applied.push(file);
     }
     await createPartitions(tx);
+    await placeGroups(tx, groups);
     await tx.query({ text: "select pg_advisory_unlock($1)", values: [LOCK] });
     return applied;
   });

@@ -10,7 +10,7 @@ import type { Delivery, LaneDepth, Queue, Ticket } from "../../contract/queue.ts
 
 export interface RedisQueueOptions {
   readonly url: string;
-  /** Names the installation and the shard group: nobody else may use these keys. */
+  /** Names the installation and the node: nobody else may use these keys. */
   readonly prefix: string;
   /** Names this taker. */
   readonly consumer: string;
@@ -20,6 +20,8 @@ export interface RedisQueueOptions {
 
 const GROUP = "workers";
 const COMMAND_TIMEOUT_MS = 2_000;
+/** Keys that nobody adds to are kept for so long, seconds. */
+const KEPT_S = 86_400;
 /** What Redis says to a login that it does not know, or that may not do this. */
 const REFUSED = /WRONGPASS|NOAUTH|NOPERM|AUTH failed/i;
 
@@ -137,6 +139,9 @@ export class RedisQueue implements Queue {
         const lane = this.key(`lane:${names[index]}`);
         pipeline.xadd(lane, "*", "t", `${ticket.run_id} ${ticket.step} ${ticket.attempt}`);
       }
+      // Of a node that is gone nobody removes them.
+      for (const name of new Set(names)) pipeline.expire(this.key(`lane:${name}`), KEPT_S);
+      pipeline.expire(this.key("lanes"), KEPT_S);
       await executed(pipeline);
     });
   }

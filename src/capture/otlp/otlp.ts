@@ -1,11 +1,8 @@
 // Takes exported spans and log records: a trace is a run, a span is one or two events of it. A trace is never known to be
 // complete, so spans are recorded as they come, children before parents if need be; the run ends when its root has ended and
 // nothing more came for a while. The same span sent again changes nothing.
-import type { Clock } from "../../kit/clock.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
-import type { Random } from "../../kit/random.ts";
 import { Serial } from "../../kit/serial.ts";
-import { newId } from "../../contract/ids.ts";
 import { NAME_PATTERN } from "../../contract/paths.ts";
 import type { RunSummary } from "../../contract/journal.ts";
 import { LIMITS } from "../../contract/limits.ts";
@@ -23,8 +20,8 @@ export interface OtlpOptions extends PrepareOptions {
   readonly owner: () => IngestOwner;
   /** For each of these names, the newest run that its source calls so, where there is one. */
   readonly external: (caller: CaptureCaller, external_ids: readonly string[]) => Promise<readonly RunSummary[]>;
-  readonly clock: Clock;
-  readonly random: Random;
+  /** An id for the run of a trace, placed by its name. */
+  readonly newRunId: (external_id: string) => string;
 }
 
 interface Timed {
@@ -121,7 +118,7 @@ export class Otlp {
     const { tenant_id } = caller;
     const key = `${tenant_id}/${trace_id}`;
     const known = this.runs.get(key);
-    const run_id = known ?? newId("run", this.options);
+    const run_id = known ?? this.options.newRunId(externalId(trace_id));
     this.runs.delete(key);
     this.runs.set(key, run_id);
     const [oldest] = this.runs.size > TRACES_KEPT ? this.runs.keys() : [];
@@ -163,7 +160,8 @@ function grouped<T extends { readonly trace_id: string }>(items: readonly T[]): 
   return groups;
 }
 
-const externalId = (trace_id: string): string => EXTERNAL + trace_id;
+/** What the run of a trace is known by. */
+export const externalId = (trace_id: string): string => EXTERNAL + trace_id;
 const begins = ([first]: readonly ObservedEvent[]): boolean => first?.type === "run.started";
 
 function resultOf(unread: readonly string[], refused: readonly IngestFault[]): ExportResult {

@@ -9,7 +9,12 @@ export const journalHandlers = {
     const result = await services.journal.verify(request.caller, typeof run_id === "string" ? run_id : null);
     return { ...result, ok: result.faults.length === 0 };
   },
-  importJournal: ({ services, request }) => services.journal.import(request.caller, request.raw.toString("utf8")),
+  importJournal: ({ services, request }) => {
+    const { groups, budgets } = request.query;
+    const part =
+      typeof groups === "string" ? { groups: groups.split(",").map(Number), budgets: budgets !== "false" } : undefined;
+    return services.journal.import(request.caller, request.raw.toString("utf8"), part);
+  },
   importRuns: async ({ services, request }) => {
     const runs = await services.journal.importRuns(
       request.caller,
