@@ -21,6 +21,8 @@ import { addTools } from "./tools.ts";
 import { addQueues, addShards, addWorkers } from "./workers.ts";
 
 const EXIT_BAD_INPUT = 2;
+/** A command has ended; what it opened closes within this. */
+const HELD_MS = 5_000;
 
 function program(): Command {
   const root = new Command("quarterdeck")
@@ -68,3 +70,5 @@ async function main(): Promise<number> {
 }
 
 process.exitCode = await main();
+// Who looks after a program starts it again when it has ended: a handle that was forgotten must not keep it from ending.
+setTimeout(() => process.exit(), HELD_MS).unref();

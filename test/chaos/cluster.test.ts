@@ -16,7 +16,7 @@ import { systemClock } from "../../src/adapters/system/system.ts";
 import type { Run } from "../../src/contract/runs.ts";
 import { Client } from "../../src/sdk/client.ts";
 import { FaultProxy } from "../support/fault-proxy.ts";
-import { remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
+import { HangingStart, remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
 import { mint, startWorker } from "../support/workers.ts";
 import type { WorkerProcess } from "../support/workers.ts";
@@ -97,7 +97,13 @@ spec: { scope: project, period: month, limit_usd: "1000" }
 
 /** Whoever looks after a node starts it again until it is up: its database may be away just now. */
 function startNode(i: number): Promise<Running> {
-  return until(`node ${i} is up`, () => tryNode(i).catch(() => null), START_MS_MAX);
+  return until(`node ${i} is up`, () => tryNode(i).catch(hangs), START_MS_MAX);
+}
+
+/** A start may fail under faults; it may not hang. */
+function hangs(error: unknown): null {
+  if (error instanceof HangingStart) throw error;
+  return null;
 }
 
 function tryNode(i: number): Promise<Running> {
@@ -116,7 +122,7 @@ function tryNode(i: number): Promise<Running> {
 }
 
 function startWorkerOf(i: number): Promise<WorkerProcess> {
-  return until(`worker ${i} is up`, () => tryWorker(i).catch(() => null), START_MS_MAX);
+  return until(`worker ${i} is up`, () => tryWorker(i).catch(hangs), START_MS_MAX);
 }
 
 function tryWorker(i: number): Promise<WorkerProcess> {

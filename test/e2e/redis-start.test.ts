@@ -96,6 +96,11 @@ describe.skipIf(inject("redis_url") === null)("a control node that starts", () =
       await expect(up(wrong)).rejects.toThrow(
         /before it was ready: 2[^]*refuses the login of REDIS_URL: (NOAUTH|WRONGPASS)/,
       );
+    // One that may connect and do nothing else: the connection that is open already must not keep the process.
+    await direct.call("ACL", "SETUSER", "narrow", "on", ">n4rrow", "~*", "+@connection", "+info");
+    await expect(up(url.replace("redis://", "redis://narrow:n4rrow@"))).rejects.toThrow(
+      /before it was ready: 2[^]*refuses the login of REDIS_URL: NOPERM/,
+    );
     direct.disconnect();
     const node = await up(url.replace("redis://", "redis://:s3cret-of-redis@"));
     expect(await queueOf(node)).toBe("ok");

@@ -37,7 +37,13 @@ const exited = (child: ChildProcess): Promise<void> =>
     child.exitCode !== null || child.signalCode !== null ? resolve() : child.once("exit", () => resolve()),
   );
 
-/** Starts `up` and resolves when it is ready. Rejects when it ends before (as at a crash point). */
+/** Neither ready nor ended: no fault outlasts this, so something waits for ever. */
+export const START_MS_MAX = 120_000;
+
+/** A start that hangs is a fault of the program, whatever was done to its services. */
+export class HangingStart extends Error {}
+
+/** Starts `up` and resolves when it is ready. Rejects when it ends before (as at a crash point), or hangs. */
 export function startUp(data: string, env: Record<string, string> = {}, args: string[] = []): Promise<Running> {
   const child = spawn(process.execPath, [BIN, "up", "--port", "0", "--data", data, "--json", ...args], {
     env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...env },
@@ -47,12 +53,18 @@ export function startUp(data: string, env: Record<string, string> = {}, args: st
   let errors = "";
   child.stderr.on("data", (chunk: Buffer) => (errors = (errors + chunk.toString()).slice(-4_000)));
   return new Promise((resolve, reject) => {
-    child.once("exit", (code, signal) =>
-      reject(new Error(`up ended before it was ready: ${code ?? signal}\n${errors}`)),
-    );
+    const late = setTimeout(() => {
+      child.kill("SIGKILL");
+      reject(new HangingStart(`up is neither ready nor has it ended after ${START_MS_MAX} ms\n${errors}`));
+    }, START_MS_MAX);
+    child.once("exit", (code, signal) => {
+      clearTimeout(late);
+      reject(new Error(`up ended before it was ready: ${code ?? signal}\n${errors}`));
+    });
     child.stdout.on("data", (chunk: Buffer) => {
       out += chunk.toString();
       if (!out.includes("\n}")) return;
+      clearTimeout(late);
       const { url, ready_ms, recovered } = JSON.parse(out) as { url: string; ready_ms: number; recovered: number };
       const end = async (signal: NodeJS.Signals) => {
         child.kill(signal);

@@ -1,7 +1,7 @@
 // Remote workers as processes of their own.
 import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
-import { BIN, cli } from "./processes.ts";
+import { BIN, cli, HangingStart, START_MS_MAX } from "./processes.ts";
 import type { Running } from "./processes.ts";
 
 export interface WorkerProcess {
@@ -43,10 +43,17 @@ export function startWorker(
   child.stderr.on("data", (chunk: Buffer) => (errors = (errors + chunk.toString()).slice(-4_000)));
   const exit = new Promise<number>((resolve) => child.once("exit", (code) => resolve(code ?? -1)));
   return new Promise((resolve, reject) => {
-    void exit.then((code) => reject(new Error(`the worker ended before it was ready: ${code}\n${errors}`)));
+    const late = setTimeout(() => {
+      child.kill("SIGKILL");
+      reject(new HangingStart(`the worker is neither ready nor has it ended after ${START_MS_MAX} ms\n${errors}`));
+    }, START_MS_MAX);
+    void exit
+      .finally(() => clearTimeout(late))
+      .then((code) => reject(new Error(`the worker ended before it was ready: ${code}\n${errors}`)));
     child.stdout.on("data", (chunk: Buffer) => {
       out += chunk.toString();
       if (!out.includes("\n}")) return;
+      clearTimeout(late);
       const { url, instance } = JSON.parse(out) as { url: string; instance: string };
       const end = (signal: NodeJS.Signals) => {
         child.kill(signal);

@@ -74,6 +74,16 @@ describe.skipIf(url === "")("over Redis", () => {
     if (again.url !== undefined) await again.stop();
   });
 
+  test("what it says of the lanes, and no answer at all, is no reason not to start", async () => {
+    await direct.set("t:odd:lanes", "not a set");
+    const queue = new RedisQueue({ url, prefix: "t:odd", consumer: "a", reclaim_ms: 60_000 });
+    expect(await queue.open(10_000)).toBe(false);
+    await direct.del("t:odd:lanes");
+    await queue.push([ticket("r1")]);
+    expect((await queue.take([], 10)).map((delivery) => delivery.ticket.run_id)).toEqual(["r1"]);
+    await queue.close();
+  });
+
   test("where nothing listens every call throws, and the reason is there to be shown", async () => {
     const queue = new RedisQueue({ url: "redis://127.0.0.1:1", prefix: "none", consumer: "a", reclaim_ms: 60_000 });
     expect(await queue.open(10_000)).toBe(false);

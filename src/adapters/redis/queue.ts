@@ -62,24 +62,29 @@ export class RedisQueue implements Queue {
 
   /**
    * Connects, and learns the lanes that are there. False when Redis does not answer in time: it is tried on until it does, or
-   * the queue is closed, and until then each call throws. Throws CONFIG_INVALID for what no waiting mends.
+   * the queue is closed, and until then each call throws. Throws CONFIG_INVALID for what no waiting mends; nothing is open then.
    */
   async open(wait_ms: number): Promise<boolean> {
     this.redis.on("ready", () => void this.learn().catch(() => undefined));
-    const connected = this.redis.connect().then(
-      () => true,
-      () => false,
-    );
+    const opened = this.redis
+      .connect()
+      .then(() => this.learn())
+      .then(
+        () => "",
+        (error: unknown) => this.fault ?? messageOf(error instanceof AppError ? error.cause : error),
+      );
     let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<boolean>((resolve) => (timer = setTimeout(() => resolve(false), wait_ms)));
-    const isUp = await Promise.race([connected, late]);
+    const late = new Promise<string>(
+      (resolve) => (timer = setTimeout(() => resolve(this.fault ?? "it is slow"), wait_ms)),
+    );
+    const why = await Promise.race([opened, late]);
     clearTimeout(timer);
-    if (isUp) await this.learn();
-    if (this.fault !== null && REFUSED.test(this.fault)) {
+    if (REFUSED.test(why)) {
+      // A connection that is left open would keep the process from ending.
       this.redis.disconnect();
-      throw new AppError("CONFIG_INVALID", `Redis at ${this.host} refuses the login of REDIS_URL: ${this.fault}`);
+      throw new AppError("CONFIG_INVALID", `Redis at ${this.host} refuses the login of REDIS_URL: ${why}`);
     }
-    return isUp;
+    return why === "";
   }
 
   private learn(): Promise<void> {
