@@ -3,6 +3,7 @@ import { messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
 import type { JobFailure } from "../contract/jobs.ts";
 import { NetRefused } from "../contract/ports.ts";
+import type { NetAnswer } from "../contract/ports.ts";
 import type { WireApi } from "../contract/wire/wire.ts";
 import { scrubText } from "../kit/scrub.ts";
 
@@ -33,9 +34,9 @@ export function refusal(api: WireApi, status: number, code: string, message: str
 }
 
 /** Headers of a provider's answer that its SDK reads. */
-export function passedHeaders(response: Response, type: string): Record<string, string> {
+export function passedHeaders(answer: NetAnswer, type: string): Record<string, string> {
   const headers: Record<string, string> = { "content-type": type };
-  for (const [name, value] of response.headers) if (PASSED_HEADERS.test(name)) headers[name] = value;
+  for (const [name, value] of Object.entries(answer.headers)) if (PASSED_HEADERS.test(name)) headers[name] = value;
   return headers;
 }
 

@@ -7,14 +7,15 @@ import type { EventDraft } from "../contract/events.ts";
 import { newId } from "../contract/ids.ts";
 import type { JobFailure, JobOutcome, ModelRoute, Usage } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
-import type { BlobStore, Log, Net, Secrets } from "../contract/ports.ts";
+import type { BlobStore, Log, Net, NetAnswer, Secrets } from "../contract/ports.ts";
 import { present } from "../kit/assert.ts";
 import type { PriceRow } from "../contract/catalog.ts";
 import type { Clock } from "../kit/clock.ts";
 import { isObject, parseJson } from "../kit/json.ts";
-import type { JsonObject } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
 import { scrubText } from "../kit/scrub.ts";
+import type { StopSignal } from "../kit/stop.ts";
 import { modelBound } from "../core/budget.ts";
 import type { Governance } from "../core/governance.ts";
 import { awaitedCall } from "../core/foreign.ts";
@@ -23,10 +24,10 @@ import { isClaimable } from "../core/run-state.ts";
 import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
 import { denied, networkFailure, passedHeaders, refusal, statusFailure } from "./proxy-answer.ts";
 import type { ProxyAnswer } from "./proxy-answer.ts";
-import { before, endsRun, RunWatch } from "./wait.ts";
+import { before, endsRun, Leash, RunWatch } from "./wait.ts";
 import type { Subscribe } from "./wait.ts";
 import { joined, markJson } from "./redact.ts";
-import type { Redactor } from "./redact.ts";
+import type { RedactedPayload, Redactor } from "./redact.ts";
 import { canonicalRequest, EventSplitter } from "../contract/wire/wire.ts";
 import type { WireAnswer, WireApi } from "../contract/wire/wire.ts";
 
@@ -35,7 +36,7 @@ export interface ProxyOptions {
   readonly redactor: Redactor;
   readonly owner: () => CaptureOwner;
   readonly governance: Pick<Governance, "of">;
-  readonly net: Net;
+  readonly net: Pick<Net, "request">;
   readonly secrets: Secrets;
   readonly blobs: Pick<BlobStore, "put" | "get">;
   readonly clock: Clock;
@@ -56,7 +57,7 @@ export interface ProxyCall {
   readonly session?: string;
   /** How long it may wait for a person. */
   readonly wait_ms?: number;
-  readonly gone: AbortSignal;
+  readonly gone: StopSignal;
 }
 
 /** What is asked for, before it is known whether it may be. */
@@ -227,7 +228,6 @@ export class Proxy {
   private async forward(admitted: Admitted, body: JsonObject): Promise<Forwarded> {
     const { call, route, max_output_tokens } = admitted;
     const { api } = call;
-    const cut = new AbortController();
     let key = "";
     try {
       if (route.api_key !== null) key = await this.options.secrets.resolve(route.api_key);
@@ -242,27 +242,33 @@ export class Proxy {
       if (value !== undefined) headers[name] = value;
     }
     const sent = JSON.stringify(api.outgoing(body, { model: route.model, max_output_tokens }));
-    const signal = AbortSignal.any([call.gone, cut.signal, AbortSignal.timeout(route.timeout_ms)]);
+    const leash = new Leash(this.options.clock, { gone: call.gone, timeout_ms: route.timeout_ms });
+    const { signal } = leash;
+    let isStream = false;
     const policy = { private_origins: this.options.private_origins, response_bytes_max: LIMITS.artifact_bytes_max };
     try {
       const url = `${route.base_url ?? api.base_url}${api.path}`;
-      const response = await this.options.net.fetch(url, { method: "POST", headers, body: sent, signal }, policy);
-      const type = response.headers.get("content-type") ?? "application/json";
+      const response = await this.options.net.request(url, { method: "POST", headers, body: sent, signal }, policy);
+      const type = response.headers["content-type"] ?? "application/json";
       if (response.status >= 400) {
         const text = scrubText(await response.text(), [key]);
         const answered = { text, headers: passedHeaders(response, type) };
         return this.failed(admitted, statusFailure(response.status, text), response.status, answered);
       }
       if (!type.includes("event-stream")) return await this.whole(admitted, response, type);
-      const stream = this.streamed(admitted, response, { body, type, cut });
+      isStream = true;
+      const stream = this.streamed(admitted, response, { body, type, leash });
       const answered = { ...passedHeaders(response, type), "cache-control": "no-store" };
       return { answer: { status: response.status, headers: answered, body: stream }, failure: null };
     } catch (error) {
       return this.failed(admitted, networkFailure(error, call.gone.aborted, key), 502, null);
+    } finally {
+      // A stream has only begun.
+      if (!isStream) leash.close();
     }
   }
 
-  private async whole(admitted: Admitted, response: Response, type: string): Promise<Forwarded> {
+  private async whole(admitted: Admitted, response: NetAnswer, type: string): Promise<Forwarded> {
     const text = await response.text();
     const body = parseJson(text, LIMITS.json_depth_max);
     const answer = admitted.call.api.answer(isObject(body) ? body : {});
@@ -273,8 +279,8 @@ export class Proxy {
   /** Passes a stream on event by event; the last one waits until the outcome is committed. */
   private async *streamed(
     admitted: Admitted,
-    response: Response,
-    given: { body: JsonObject; type: string; cut: AbortController },
+    response: NetAnswer,
+    given: { body: JsonObject; type: string; leash: Leash },
   ): AsyncIterable<string> {
     const { api, gone } = admitted.call;
     const assembler = api.assembler(given.body);
@@ -283,10 +289,11 @@ export class Proxy {
     let seen = "";
     let held = "";
     let ended = false;
+    let isCut = false;
     const outcome = (cut_off: boolean) =>
       this.completed(admitted, assembler.answer(), { status: response.status, text: seen, type: given.type }, cut_off);
     try {
-      for await (const bytes of response.body as unknown as AsyncIterable<Uint8Array>) {
+      for await (const bytes of response.body) {
         for (const event of splitter.push(bytes)) {
           assembler.push(event);
           if (assembler.isOurs(event)) continue;
@@ -297,7 +304,8 @@ export class Proxy {
         if (assembler.output_bytes <= limit) continue;
         ended = true;
         await outcome(true);
-        given.cut.abort();
+        isCut = true;
+        given.leash.cut();
         return;
       }
       const rest = splitter.rest();
@@ -307,12 +315,13 @@ export class Proxy {
       yield held + rest;
     } catch (error) {
       // The stream that was cut breaks because of that.
-      if (given.cut.signal.aborted) return;
+      if (isCut) return;
       if (ended) throw error;
       ended = true;
       await this.failed(admitted, networkFailure(error, gone.aborted, ""), 502, null);
       throw error;
     } finally {
+      given.leash.close();
       // The client has hung up in the middle: what came until then may have to be paid.
       if (!ended)
         await this.failed(
@@ -333,12 +342,13 @@ export class Proxy {
     const { tenant_id } = admitted.call.caller;
     const told = answer.usage !== null && !cut_off;
     const { redactor } = this.options;
-    const said = redactor.payload(
-      { content: answer.content, tool_calls: answer.tool_calls.map((one) => ({ ...one })) },
-      "",
-      "model.completed",
-    );
-    const bytes = redactor.payload(raw.text, "/raw", "model.completed");
+    const content_and_calls = { content: answer.content, tool_calls: answer.tool_calls.map((one) => ({ ...one })) };
+    // Together first: most answers hold nothing, and two looks cost more than one.
+    const isClean = redactor.isClean([{ type: "model.completed", data: { ...content_and_calls, raw: raw.text } }]);
+    const clean = <T extends Json>(value: T, at: string): RedactedPayload<T> =>
+      isClean ? { value, mark: null } : redactor.payload(value, at, "model.completed");
+    const said = clean(content_and_calls, "");
+    const bytes = clean(raw.text, "/raw");
     const mark = joined([said.mark, bytes.mark]);
     // A secret that a stream says in pieces stands in no single event of it: such a stream is not kept.
     const isTorn = said.mark !== null && bytes.mark === null;

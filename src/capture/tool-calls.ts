@@ -12,6 +12,7 @@ import { isToolEnd } from "../core/foreign.ts";
 import type { Governance } from "../core/governance.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import type { Clock } from "../kit/clock.ts";
+import type { StopSignal } from "../kit/stop.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
@@ -58,7 +59,7 @@ export class ToolCalls implements ToolDoor {
 
   async call(
     of: ToolCaller,
-    given: { tool: string; args: JsonObject; wait_ms: number; gone: AbortSignal },
+    given: { tool: string; args: JsonObject; wait_ms: number; gone: StopSignal },
   ): Promise<ToolAnswer> {
     const { captures, clock } = this.options;
     const { tool, args } = given;

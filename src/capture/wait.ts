@@ -1,7 +1,9 @@
 // Waiting for what becomes of a call: for as long as its client does.
 import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, RunStateName } from "../contract/events.ts";
-import type { Clock } from "../kit/clock.ts";
+import type { Clock, Timer } from "../kit/clock.ts";
+import { Stop } from "../kit/stop.ts";
+import type { StopSignal } from "../kit/stop.ts";
 
 /** Tells what is committed for a run, and when it is another node's, until the returned function is called. */
 export type Subscribe = (
@@ -18,7 +20,7 @@ export function endsRun(type: string): boolean {
 /** How long somebody waits. */
 export interface Patience {
   readonly wait_ms: number;
-  readonly gone: AbortSignal;
+  readonly gone: StopSignal;
 }
 
 /** The outcome, or null when the time is over or the client has gone first. */
@@ -26,13 +28,43 @@ export function before<T>(outcome: Promise<T>, clock: Clock, { wait_ms, gone }: 
   return new Promise((resolve) => {
     const leave = () => resolve(null);
     const timer = clock.timer(gone.aborted ? 0 : wait_ms, leave);
-    gone.addEventListener("abort", leave, { once: true });
+    gone.addEventListener("abort", leave);
     void outcome.then((value) => {
       timer.cancel();
       gone.removeEventListener("abort", leave);
       resolve(value);
     });
   });
+}
+
+/** What ends a call that is under way: its client hangs up, its time is over, or it is cut. Has to be closed. */
+export class Leash {
+  private readonly stop = new Stop();
+  private readonly timer: Timer;
+  private readonly gone: StopSignal;
+  private readonly hungUp = () => this.stop.abort(this.gone.reason);
+
+  constructor(clock: Clock, given: { gone: StopSignal; timeout_ms: number }) {
+    const { gone, timeout_ms } = given;
+    const late = () => this.stop.abort(new DOMException("the time for an answer is over", "TimeoutError"));
+    this.timer = clock.timer(timeout_ms, late);
+    this.gone = gone;
+    if (gone.aborted) this.hungUp();
+    else gone.addEventListener("abort", this.hungUp);
+  }
+
+  get signal(): StopSignal {
+    return this.stop;
+  }
+
+  cut(): void {
+    this.stop.abort();
+  }
+
+  close(): void {
+    this.timer.cancel();
+    this.gone.removeEventListener("abort", this.hungUp);
+  }
 }
 
 /** Events of a run from its making on; what comes before somebody waits for it is kept. Has to be closed. */

@@ -1,4 +1,5 @@
 // Ports between modules and to the outside. Implementations are in adapters/ and wired in server/.
+import type { StopSignal } from "../kit/stop.ts";
 
 /** A database error, free of the driver. Branch on `sqlstate` and `connection`, never on the text. */
 export class DbError extends Error {
@@ -73,6 +74,24 @@ export interface NetPolicy {
 export interface Net {
   /** Like fetch. Throws NetRefused for a destination that is not allowed; nothing was sent then. */
   fetch(url: string, init: RequestInit, policy: NetPolicy): Promise<Response>;
+  /** The same without the objects of the web around it, for where each call counts. */
+  request(url: string, call: NetCall, policy: NetPolicy): Promise<NetAnswer>;
+}
+
+export interface NetCall {
+  readonly method: "GET" | "POST";
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body?: string;
+  readonly signal: StopSignal;
+}
+
+export interface NetAnswer {
+  readonly status: number;
+  /** By lower-case name; several of one name are joined by a comma. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Decoded, and cut off with an error past the policy's limit. To be read to its end, or left by `return`. */
+  readonly body: AsyncIterable<Uint8Array>;
+  text(): Promise<string>;
 }
 
 /** The destination is not allowed. */

@@ -12,6 +12,7 @@ import { anthropicMessages } from "../contract/wire/anthropic-messages.ts";
 import { openaiChat } from "../contract/wire/openai-chat.ts";
 import { openaiResponses } from "../contract/wire/openai-responses.ts";
 import type { WireApi } from "../contract/wire/wire.ts";
+import { Stop } from "../kit/stop.ts";
 import { authorise, checkOrigin } from "./auth.ts";
 import type { Authenticator } from "./auth.ts";
 import { toAppError } from "./problem.ts";
@@ -62,7 +63,7 @@ export function mountProxy(
       principal: textOf(req.headers["quarterdeck-principal"]),
     });
     authorise(principal, "proxy:call");
-    const gone = new AbortController();
+    const gone = new Stop();
     reply.raw.once("close", () => {
       if (!reply.raw.writableEnded) gone.abort();
     });
@@ -77,7 +78,7 @@ export function mountProxy(
       api,
       body: Buffer.isBuffer(req.body) ? req.body : Buffer.alloc(0),
       headers,
-      gone: gone.signal,
+      gone,
       ...(run === undefined ? {} : { run_id: run }),
       ...(agent === undefined ? {} : { agent }),
       ...(session === undefined ? {} : { session }),

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import type { Json } from "./json.ts";
 import { redactJson, redactText, rulesOf } from "./redaction.ts";
 import { iban, luhn } from "./redaction-rules.ts";
 
@@ -25,6 +26,25 @@ test("inside arrays, nested objects, keys, JSON in strings and base64", () => {
   expect((clean as { base64: string }).base64).toBe("[redacted:github]");
   expect(rules.toSorted()).toEqual(["github", "slack"]);
   expect(paths).toEqual(["/list/1/deep", "/json", "/twice", "/base64"]);
+});
+
+test("however deep it stands; what cannot be looked at as a whole is an error, so that it is not kept", () => {
+  const rules = rulesOf("secrets");
+  const hidden = {
+    base64: Buffer.from(`token=${GITHUB} and more words`).toString("base64"),
+    json: JSON.stringify({ 'a"b': `\n${GITHUB}\n` }),
+  };
+  const nested = (depth: number, value: Json): Json => (depth === 0 ? value : [nested(depth - 1, value)]);
+  for (const depth of [1, 7, 8, 9, 63, 66]) {
+    const { value: clean, paths } = redactJson(nested(depth, hidden), rules);
+    expect(JSON.stringify(clean)).not.toContain(GITHUB);
+    expect(JSON.stringify(clean)).not.toContain(hidden.base64);
+    expect(paths).toHaveLength(2);
+  }
+  let layers = `token=${GITHUB} and more words`;
+  for (let n = 0; n < 12; n++) layers = Buffer.from(layers).toString("base64");
+  expect(() => redactJson(layers, rules)).toThrow("encodings in each other");
+  expect(() => redactJson(nested(200, GITHUB), rules)).toThrow("nests deeper");
 });
 
 test("among many strings that hold nothing, the one that holds something is found, whatever stands beside it", () => {

@@ -25,7 +25,11 @@ export interface Redacted<T> {
 
 /** Changed when what a rule finds changes; stands beside what was redacted. */
 export const RULESET = "secrets/1";
-const DEPTH_MAX = 8;
+/** Encodings of one in another (JSON in a string, base64) that are undone; what has more cannot be looked at. */
+const LAYERS_MAX = 8;
+/** Deeper than anything that is read from outside. */
+const DEPTH_MAX = 128;
+const BASE64_MIN = 40;
 const BASE64 = /(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/=_-])/g;
 
 /** Any digest looks like a key of this kind: it would leave little of a journal. */
@@ -69,27 +73,42 @@ export function redactText(
   return { text: out + text.slice(at), found };
 }
 
-/** Redacts every string of a JSON value, and what is hidden in strings; `skip` tells what stays as it is. */
+/**
+ * Redacts every string of a JSON value, and what is hidden in strings; `skip` tells what stays as it is. Throws for a value
+ * that cannot be looked at as a whole: it nests too deep, or has too many encodings in each other.
+ */
 export function redactJson(
   value: Json,
   rules: readonly RedactionRule[] = SECRET_RULES,
   skip: (pointer: string) => boolean = () => false,
 ): Redacted<Json> {
+  return redactLayer(value, rules, skip, 0);
+}
+
+function redactLayer(
+  value: Json,
+  rules: readonly RedactionRule[],
+  skip: (pointer: string) => boolean,
+  layer: number,
+): Redacted<Json> {
   const spoke = new Set<string>();
   const paths: string[] = [];
-  const isQuiet = !mayHold(value, rules);
+  const look = lookAt(value, rules);
+  if (look === "nothing") return { value, rules: [], paths: [] };
+  const isQuiet = look === "hidden";
   const walk = (item: Json, at: string, depth: number): Json => {
     if (skip(at)) return item;
     if (typeof item === "string") {
-      const clean = isQuiet ? redactHidden(item, rules, depth, spoke) : redactString(item, rules, depth, spoke);
+      const clean = isQuiet ? redactHidden(item, rules, layer, spoke) : redactString(item, rules, layer, spoke);
       if (clean !== item) paths.push(at);
       return clean;
     }
-    if (typeof item !== "object" || item === null || depth > 64) return item;
+    if (typeof item !== "object" || item === null) return item;
+    checkDepth(depth);
     if (Array.isArray(item)) return item.map((one, i) => walk(one, `${at}/${i}`, depth + 1));
     const out: Record<string, Json> = {};
     for (const [key, one] of Object.entries(item)) {
-      const name = isQuiet ? key : redactString(key, rules, DEPTH_MAX, spoke);
+      const name = isQuiet ? key : redactString(key, rules, layer, spoke);
       out[name] = walk(one, `${at}/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`, depth + 1);
     }
     return out;
@@ -112,60 +131,81 @@ export function withoutTornSecrets<T extends Record<string, Json>>(data: T, path
 const BETWEEN = "\u0000";
 
 /**
- * False when no rule speaks for any string of a value. All are looked at together: payloads have many short strings, and
- * forty patterns cost more to begin than to run. What matches across two strings only costs a closer look.
+ * What a closer look could find in a value: nothing, only what is hidden in strings (base64), or anything. All strings are
+ * looked at together: payloads have many short ones, and forty patterns cost more to begin than to run. What matches across
+ * two strings only costs a closer look.
  */
-function mayHold(value: Json, rules: readonly RedactionRule[]): boolean {
+function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidden" | "anything" {
   const strings: string[] = [];
   const collect = (item: Json, depth: number): void => {
-    if (typeof item === "string") return void strings.push(item);
-    if (typeof item !== "object" || item === null || depth > 64) return;
-    if (Array.isArray(item)) return item.forEach((one) => collect(one, depth + 1));
-    for (const [key, one] of Object.entries(item)) {
+    if (typeof item === "string") {
+      strings.push(item);
+      const inner = nestedIn(item);
+      if (inner !== undefined) collect(inner, depth + 1);
+      return;
+    }
+    if (typeof item !== "object" || item === null) return;
+    checkDepth(depth);
+    if (Array.isArray(item)) {
+      for (const one of item) collect(one, depth + 1);
+      return;
+    }
+    for (const key of Object.keys(item)) {
       strings.push(key);
-      collect(one, depth + 1);
+      collect(item[key] as Json, depth + 1);
     }
   };
   collect(value, 0);
   const text = strings.join(BETWEEN);
-  return rules.some((rule) => text.search(rule.pattern) !== -1);
+  if (rules.some((rule) => text.search(rule.pattern) !== -1)) return "anything";
+  return text.length >= BASE64_MIN && text.search(BASE64) !== -1 ? "hidden" : "nothing";
+}
+
+/** The value of a string that is JSON itself; undefined for others. */
+function nestedIn(text: string): Json | undefined {
+  if (!/^\s*[[{]/.test(text)) return undefined;
+  try {
+    return JSON.parse(text) as Json;
+  } catch {
+    return undefined;
+  }
+}
+
+function checkDepth(depth: number): void {
+  if (depth > DEPTH_MAX) throw new RangeError(`the value nests deeper than ${DEPTH_MAX}`);
 }
 
 /** What no rule sees as it stands: JSON in a string, and base64. */
-function redactHidden(text: string, rules: readonly RedactionRule[], depth: number, spoke: Set<string>): string {
-  return depth >= DEPTH_MAX ? text : redactBase64(redactNested(text, rules, spoke), rules, depth, spoke);
+function redactHidden(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
+  if (layer > LAYERS_MAX) throw new RangeError(`more than ${LAYERS_MAX} encodings in each other`);
+  return redactBase64(redactNested(text, rules, layer, spoke), rules, layer, spoke);
 }
 
-function redactString(text: string, rules: readonly RedactionRule[], depth: number, spoke: Set<string>): string {
+function redactString(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
   const { text: clean, found } = redactText(text, rules);
   for (const { rule } of found) spoke.add(rule);
-  return redactHidden(clean, rules, depth, spoke);
+  return redactHidden(clean, rules, layer, spoke);
 }
 
 /** A string that is JSON itself: its own strings are looked at, with their escapes undone. */
-function redactNested(text: string, rules: readonly RedactionRule[], spoke: Set<string>): string {
-  if (!/^\s*[[{]/.test(text)) return text;
-  let inner: Json;
-  try {
-    inner = JSON.parse(text) as Json;
-  } catch {
-    return text;
-  }
+function redactNested(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
+  const inner = nestedIn(text);
+  if (inner === undefined) return text;
   const before = spoke.size;
-  const { value, rules: names, paths } = redactJson(inner, rules);
+  const { value, rules: names, paths } = redactLayer(inner, rules, () => false, layer + 1);
   for (const name of names) spoke.add(name);
   return paths.length > 0 || spoke.size > before ? JSON.stringify(value) : text;
 }
 
 /** Base64 whose content holds a secret goes out as a whole. */
-function redactBase64(text: string, rules: readonly RedactionRule[], depth: number, spoke: Set<string>): string {
-  if (text.length < 40) return text;
+function redactBase64(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
+  if (text.length < BASE64_MIN) return text;
   return text.replaceAll(BASE64, (match) => {
     const decoded = Buffer.from(match, "base64").toString("utf8");
     // What is no text holds no secret that these rules know.
     if (decoded.includes("\ufffd")) return match;
     const inner = new Set<string>();
-    if (redactString(decoded, rules, depth + 1, inner) === decoded) return match;
+    if (redactString(decoded, rules, layer + 1, inner) === decoded) return match;
     for (const name of inner) spoke.add(name);
     return mark([...inner][0] ?? "base64");
   });

@@ -38,7 +38,7 @@ const TOOL_PAGES_MAX = 50;
 const DEFINITIONS_FRESH_MS = 30_000;
 
 export interface McpClientsOptions {
-  readonly net: Net;
+  readonly net: Pick<Net, "fetch">;
   readonly secrets: Secrets;
   readonly clock: Clock;
   readonly log: Log;

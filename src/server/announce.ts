@@ -31,7 +31,7 @@ const WEBHOOK_TIMEOUT_MS = 10_000;
 
 export function announceApprovals(
   commit: Commit,
-  options: { net: Net; log: Log; webhook: string | null; private_origins: readonly string[] },
+  options: { net: Pick<Net, "fetch">; log: Log; webhook: string | null; private_origins: readonly string[] },
 ): void {
   const { webhook, net, log } = options;
   if (webhook === null) return;

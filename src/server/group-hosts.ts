@@ -127,7 +127,8 @@ export class GroupHosts {
   }
 
   get isReady(): boolean {
-    return this.owned.length > 0;
+    if (this.ownership) return this.owned.length > 0;
+    return this.hosts.some((host) => host.isReady);
   }
 
   /** Results that come while there is no engine anywhere are dropped: recovery treats their attempts as lost. */

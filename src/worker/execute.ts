@@ -18,7 +18,7 @@ import type { RecordedAnswers } from "./recorded-model.ts";
 import { Semaphore } from "./semaphore.ts";
 
 export interface ExecuteDeps {
-  readonly net: Net;
+  readonly net: Pick<Net, "fetch">;
   readonly secrets: Secrets;
   readonly blobs: Pick<BlobStore, "get" | "put">;
   readonly clock: Clock;

@@ -11,7 +11,7 @@ import { scrubText } from "../kit/scrub.ts";
 import { JobError } from "./pool.ts";
 
 export interface HttpToolDeps {
-  readonly net: Net;
+  readonly net: Pick<Net, "fetch">;
   readonly secrets: Secrets;
   readonly private_origins: readonly string[];
 }

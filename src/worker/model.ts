@@ -23,7 +23,7 @@ import { JobError } from "./pool.ts";
 import type { JobContext } from "./pool.ts";
 
 export interface ModelDeps {
-  readonly net: Net;
+  readonly net: Pick<Net, "fetch">;
   readonly secrets: Secrets;
   readonly blobs: Pick<BlobStore, "get">;
   readonly clock: Clock;

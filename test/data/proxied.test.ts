@@ -189,10 +189,15 @@ describe.skipIf(!present)("recorded exchanges through the proxy", () => {
     owner: () => world.engine,
     governance: world.shelf,
     net: {
-      fetch: async () => {
+      request: async () => {
         left += 1;
         if (!now) throw new Error("a call left that must not");
-        return new Response(now.body, { status: now.status, headers: { "content-type": now.type } });
+        const { body, status, type } = now;
+        const bytes = Buffer.from(body);
+        async function* parts() {
+          yield bytes;
+        }
+        return { status, headers: { "content-type": type }, body: parts(), text: async () => bytes.toString("utf8") };
       },
     },
     secrets: { resolve: async () => "" },

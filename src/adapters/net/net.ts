@@ -4,11 +4,14 @@
 // across origins. Environment proxies are ignored.
 import { lookup } from "node:dns";
 import { BlockList, isIP } from "node:net";
+import { pipeline } from "node:stream";
+import type { Readable, Transform } from "node:stream";
+import { createBrotliDecompress, createGunzip, createInflate } from "node:zlib";
 import { Agent, fetch as undiciFetch } from "undici";
-import type { RequestInit as UndiciInit } from "undici";
+import type { Dispatcher, RequestInit as UndiciInit } from "undici";
 import { LIMITS } from "../../contract/limits.ts";
 import { NetRefused } from "../../contract/ports.ts";
-import type { Net, NetPolicy } from "../../contract/ports.ts";
+import type { Net, NetAnswer, NetCall, NetPolicy } from "../../contract/ports.ts";
 
 const PRIVATE = new BlockList();
 // A list of its own: Node matches IPv4 addresses against mapped IPv6 subnets of the same list.
@@ -103,21 +106,112 @@ const SECRET_HEADERS = ["authorization", "cookie", "proxy-authorization", "x-api
 const REDIRECTS = new Set([301, 302, 303, 307, 308]);
 
 export class EgressNet implements Net {
-  async fetch(target: string, init: RequestInit, policy: NetPolicy): Promise<Response> {
-    let { url, isPrivate } = checkedUrl(target, policy);
-    let request: RequestInit = { ...init, redirect: "manual" };
-    for (let hop = 0; ; hop++) {
-      const dispatcher = isPrivate ? privateAgent : publicAgent;
-      const response = await send(url, request, dispatcher);
-      const location = response.headers.get("location");
-      if (!REDIRECTS.has(response.status) || location === null) return limited(response, policy.response_bytes_max);
-      await response.body?.cancel();
-      if (hop >= LIMITS.http_redirects_max) throw new NetRefused(`more than ${LIMITS.http_redirects_max} redirects`);
-      const next = checkedUrl(new URL(location, url).href, policy);
-      request = redirected(request, response.status, next.url.origin !== url.origin);
-      url = next.url;
-      isPrivate = next.isPrivate;
-    }
+  fetch(target: string, init: RequestInit, policy: NetPolicy): Promise<Response> {
+    return followed<RequestInit, Response>(target, { ...init, redirect: "manual" }, policy, {
+      send,
+      location: (response) => response.headers.get("location"),
+      drop: (response) => response.body?.cancel(),
+      redirected,
+    }).then((response) => limited(response, policy.response_bytes_max));
+  }
+
+  request(target: string, call: NetCall, policy: NetPolicy): Promise<NetAnswer> {
+    return followed<NetCall, Dispatcher.ResponseData>(target, call, policy, {
+      send: dispatch,
+      location: ({ headers }) => textOf(headers["location"]),
+      drop: ({ body }) => body.dump(),
+      redirected: redirectedCall,
+    }).then((response) => answerOf(response, policy.response_bytes_max));
+  }
+}
+
+/** What the two ways of asking do differently. */
+interface Way<Asked, Got> {
+  send(url: URL, asked: Asked, dispatcher: Agent): Promise<Got>;
+  location(got: Got): string | null;
+  drop(got: Got): unknown;
+  redirected(asked: Asked, status: number, crossOrigin: boolean): Asked;
+}
+
+async function followed<Asked, Got extends { status: number } | { statusCode: number }>(
+  target: string,
+  asked: Asked,
+  policy: NetPolicy,
+  way: Way<Asked, Got>,
+): Promise<Got> {
+  let { url, isPrivate } = checkedUrl(target, policy);
+  for (let hop = 0; ; hop++) {
+    const got = await way.send(url, asked, isPrivate ? privateAgent : publicAgent);
+    const status = "status" in got ? got.status : got.statusCode;
+    const location = REDIRECTS.has(status) ? way.location(got) : null;
+    if (location === null) return got;
+    await way.drop(got);
+    if (hop >= LIMITS.http_redirects_max) throw new NetRefused(`more than ${LIMITS.http_redirects_max} redirects`);
+    const next = checkedUrl(new URL(location, url).href, policy);
+    asked = way.redirected(asked, status, next.url.origin !== url.origin);
+    ({ url, isPrivate } = next);
+  }
+}
+
+/** undici wraps what the lookup threw. */
+function refusalIn(error: unknown): unknown {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return cause instanceof NetRefused ? cause : error;
+}
+
+async function dispatch(url: URL, call: NetCall, dispatcher: Agent): Promise<Dispatcher.ResponseData> {
+  const { method, headers, body = null, signal } = call;
+  try {
+    return await dispatcher.request({
+      origin: url.origin,
+      path: `${url.pathname}${url.search}`,
+      method,
+      headers,
+      body,
+      // Whatever tells of an abort as a signal does is taken for one.
+      signal: signal as AbortSignal,
+    });
+  } catch (error) {
+    throw refusalIn(error);
+  }
+}
+
+function textOf(value: string | string[] | undefined): string | null {
+  return value === undefined ? null : String(value);
+}
+
+const DECODERS: Readonly<Record<string, () => Transform>> = {
+  gzip: createGunzip,
+  "x-gzip": createGunzip,
+  deflate: createInflate,
+  br: createBrotliDecompress,
+};
+
+/** Nothing asks for an encoding; a server that uses one all the same is understood. */
+function answerOf(response: Dispatcher.ResponseData, bytes_max: number): NetAnswer {
+  const headers: Record<string, string> = {};
+  for (const [name, value] of Object.entries(response.headers)) headers[name] = textOf(value) ?? "";
+  const decoder = DECODERS[headers["content-encoding"]?.toLowerCase() ?? ""];
+  const decoded: Readable = decoder ? pipeline(response.body, decoder(), () => undefined) : response.body;
+  const body = within(decoded, bytes_max);
+  return {
+    status: response.statusCode,
+    headers,
+    body,
+    text: async () => {
+      const parts: Uint8Array[] = [];
+      for await (const part of body) parts.push(part);
+      return Buffer.concat(parts).toString("utf8");
+    },
+  };
+}
+
+async function* within(body: Readable, bytes_max: number): AsyncGenerator<Uint8Array> {
+  let seen = 0;
+  for await (const chunk of body as AsyncIterable<Uint8Array>) {
+    seen += chunk.byteLength;
+    if (seen > bytes_max) throw new NetRefused(`the response is larger than ${bytes_max} bytes`);
+    yield chunk;
   }
 }
 
@@ -125,10 +219,18 @@ async function send(url: URL, request: RequestInit, dispatcher: Agent): Promise<
   try {
     return await undiciFetch(url, { ...(request as unknown as UndiciInit), dispatcher });
   } catch (error) {
-    // undici wraps what the lookup threw.
-    const cause = error instanceof Error ? error.cause : undefined;
-    throw cause instanceof NetRefused ? cause : error;
+    throw refusalIn(error);
   }
+}
+
+/** Of a call whose body would change hands nothing is sent again. */
+function redirectedCall(call: NetCall, status: number, crossOrigin: boolean): NetCall {
+  const init: RequestInit = { method: call.method, headers: { ...call.headers } };
+  const next = redirected(init, status, crossOrigin);
+  const { body, signal } = call;
+  const keepsBody = next.method !== "GET" && body !== undefined;
+  const headers = Object.fromEntries(new Headers(next.headers));
+  return { method: next.method === "GET" ? "GET" : "POST", headers, signal, ...(keepsBody ? { body } : {}) };
 }
 
 function redirected(request: RequestInit, status: number, crossOrigin: boolean): RequestInit {
