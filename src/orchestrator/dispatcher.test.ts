@@ -300,6 +300,26 @@ test("the jobs that follow from results go to the worker that brought them, as f
   expect((await other).map((given) => given.job.step)).toEqual([4]);
 });
 
+test("a worker that has much more than another one that waits leaves it what follows, until both have their share", async () => {
+  const next = Array.from({ length: 8 }, (_, n) => job(20 + n));
+  const { dispatcher, lease } = setUp(async () => dispatcher.dispatch(next, 5));
+  dispatcher.dispatch(
+    Array.from({ length: 10 }, (_, n) => job(1 + n)),
+    5,
+  );
+  const [first] = await lease(alice, [], 10);
+  const other = dispatcher.lease({ worker: bob, labels: [], max: 10, wait_ms: 10_000 });
+  const { jobs } = await dispatcher.exchange({
+    worker: alice,
+    labels: [],
+    max: 10,
+    results: [result(first as LeasedJob)],
+  });
+  expect(await other).toHaveLength(7);
+  expect(jobs).toHaveLength(1);
+  expect([dispatcher.runningOn(alice), dispatcher.runningOn(bob)]).toEqual([10, 7]);
+});
+
 test("a job whose worker has hung up before the answer goes to the next one", async () => {
   const { dispatcher, lease } = setUp();
   const gone = new AbortController();

@@ -17,23 +17,8 @@ import { WORKER_LOST } from "../core/decide.ts";
 import { serves, ticketKey } from "../contract/queue.ts";
 import type { Queue, Ticket } from "../contract/queue.ts";
 import type { LeasedJob, LeasedResult, LeaseRef, Verdict } from "../contract/workers.ts";
-
-/** Who leases: the credential and its process. */
-export interface WorkerId {
-  readonly name: string;
-  readonly instance: string;
-}
-
-/** A worker that asks for jobs just now. */
-interface Waiter {
-  readonly worker: WorkerId;
-  readonly labels: readonly string[];
-  readonly max: number;
-  readonly jobs: LeasedJob[];
-  readonly leaving?: (() => boolean) | undefined;
-  /** Called when it has jobs, or when it should look into the queue. */
-  wake: () => void;
-}
+import { keyOf, sameWorker, Waiters } from "./waiters.ts";
+import type { Waiter, WorkerId } from "./waiters.ts";
 
 interface Held {
   readonly job: Job;
@@ -74,7 +59,6 @@ const SWEEP_MS = 1_000;
 const LOST_TICKET_MS = 2_000;
 const POLL_MS = 500;
 const SETTLED_KEPT = 10_000;
-
 export class Dispatcher implements JobQueue {
   private readonly options: DispatcherOptions;
   private readonly held = new Map<string, Held>();
@@ -82,10 +66,11 @@ export class Dispatcher implements JobQueue {
   private settled = new Set<string>();
   private settledBefore = new Set<string>();
   private readonly outgoing: Ticket[] = [];
-  /** In the order in which they get jobs. */
-  private waiters: Waiter[] = [];
+  private readonly waiters = new Waiters((worker) => this.runningOn(worker));
   private readonly limits: KeyedLimit<Held>;
   private running = 0;
+  /** Jobs out on each worker process, by its key. */
+  private readonly loads = new Map<string, number>();
   private timer: Timer | null = null;
   private sweeping: Promise<void> | null = null;
 
@@ -113,7 +98,7 @@ export class Dispatcher implements JobQueue {
     this.timer?.cancel();
     this.timer = null;
     await this.sweeping;
-    for (const waiter of this.waiters.splice(0)) waiter.wake();
+    this.waiters.wakeAll();
   }
 
   /** Jobs that wait, and jobs that are out. */
@@ -125,9 +110,7 @@ export class Dispatcher implements JobQueue {
 
   /** Jobs out on each worker process. */
   runningOn(worker: WorkerId): number {
-    let count = 0;
-    for (const held of this.held.values()) if (held.worker && sameWorker(held.worker, worker)) count += 1;
-    return count;
+    return this.loads.get(keyOf(worker)) ?? 0;
   }
 
   dispatch(jobs: readonly Job[], priority: number): void {
@@ -155,16 +138,14 @@ export class Dispatcher implements JobQueue {
     const left = alone ? tickets.filter((ticket) => !this.handOver(ticket)) : tickets;
     if (left.length === 0) return;
     this.options.queue.push(left).then(
-      () => this.wake(left.length),
+      () => this.waiters.wake(left.length),
       // The jobs are here; the sweep pushes their tickets again.
       (error: unknown) => this.options.log.warn("queue.push_failed", { error: messageOf(error) }),
     );
   }
 
   private handOver(ticket: Ticket): boolean {
-    const waiter = this.waiters.find(
-      ({ labels, jobs, max, leaving }) => jobs.length < max && leaving?.() !== true && serves(labels, ticket.needs),
-    );
+    const waiter = this.waiters.for(ticket.needs);
     const job = waiter && this.claim(ticket, waiter.worker);
     if (!job) return false;
     waiter.jobs.push(job);
@@ -188,7 +169,7 @@ export class Dispatcher implements JobQueue {
     for (const [key, held] of this.held) {
       if (!isGone(held.ticket.run_id)) continue;
       this.held.delete(key);
-      if (held.worker) this.vacate(held);
+      if (held.worker) this.vacate(held, held.worker);
     }
   }
 
@@ -227,19 +208,15 @@ export class Dispatcher implements JobQueue {
         // A turn later: more jobs of the same commit may be on their way to it.
         this.options.clock.soon(resolve);
       };
-      this.waiters.push({ ...waiter, wake });
+      this.waiters.add({ ...waiter, wake });
     });
-    this.waiters = this.waiters.filter((other) => other.jobs !== waiter.jobs);
+    this.waiters.remove(waiter);
     return waiter.jobs;
   }
 
   /** Lets a worker that waits look up: it is leaving. */
   dismiss(worker: WorkerId): void {
-    for (const waiter of this.waiters.filter((other) => sameWorker(other.worker, worker))) waiter.wake();
-  }
-
-  private wake(count: number): void {
-    for (const waiter of this.waiters.slice(0, Math.max(1, count))) waiter.wake();
+    this.waiters.dismiss(worker);
   }
 
   private async take(worker: WorkerId, labels: readonly string[], max: number): Promise<LeasedJob[]> {
@@ -287,6 +264,7 @@ export class Dispatcher implements JobQueue {
     held.token = this.token(held.ticket, worker, held.epoch);
     held.until_ms = now + LIMITS.worker_lease_ms;
     this.running += 1;
+    this.loads.set(keyOf(worker), this.runningOn(worker) + 1);
     this.options.onLeased?.(now - held.waiting_since_ms);
     return { job: held.job, attempt_epoch: held.epoch, token: held.token };
   }
@@ -296,10 +274,11 @@ export class Dispatcher implements JobQueue {
     const tickets = jobs.flatMap(({ job, token }) => {
       const held = this.held.get(ticketKey(job));
       // After a take-over the same attempt may be out again, with another lease.
-      if (held?.token !== token) return [];
+      if (held?.token !== token || !held.worker) return [];
+      const { worker } = held;
       held.worker = null;
       held.token = "";
-      this.vacate(held);
+      this.vacate(held, worker);
       return [held.ticket];
     });
     if (tickets.length > 0) this.push(tickets);
@@ -355,18 +334,17 @@ export class Dispatcher implements JobQueue {
   }): Promise<{ verdicts: Verdict[]; jobs: readonly LeasedJob[] }> {
     const { worker, labels, max } = wanted;
     const waiter: Waiter = { worker, labels, max, jobs: [], wake: () => undefined };
-    // First in the row: its jobs then cost no request of their own.
-    if (max > 0) this.waiters.unshift(waiter);
+    if (max > 0) this.waiters.addFirst(waiter);
     try {
       const verdicts = await this.report(worker, wanted.results);
       // What the commit made ready was sent a turn ago.
       await new Promise<void>((resolve) => this.options.clock.soon(resolve));
-      this.waiters = this.waiters.filter((other) => other !== waiter);
+      this.waiters.remove(waiter);
       if (!wanted.gone?.aborted) return { verdicts, jobs: waiter.jobs };
       this.giveBack(waiter.jobs);
       return { verdicts, jobs: [] };
     } catch (error) {
-      this.waiters = this.waiters.filter((other) => other !== waiter);
+      this.waiters.remove(waiter);
       this.giveBack(waiter.jobs);
       throw error;
     }
@@ -410,12 +388,15 @@ export class Dispatcher implements JobQueue {
     const held = this.held.get(key);
     if (!held) return;
     this.held.delete(key);
-    if (held.worker) this.vacate(held);
+    if (held.worker) this.vacate(held, held.worker);
   }
 
   /** A job is not out any more: who waits for its places gets a ticket. */
-  private vacate(held: Held): void {
+  private vacate(held: Held, worker: WorkerId): void {
     this.running -= 1;
+    const left = this.runningOn(worker) - 1;
+    if (left > 0) this.loads.set(keyOf(worker), left);
+    else this.loads.delete(keyOf(worker));
     for (const { key } of limitsOf(held.job)) this.admit(key, this.limits.leave(key));
   }
 
@@ -491,8 +472,4 @@ export class Dispatcher implements JobQueue {
 
 function laneOf({ tenant_id, priority, needs }: Pick<Ticket, "tenant_id" | "priority" | "needs">): string {
   return `${needs.join(",")}|${priority}|${tenant_id}`;
-}
-
-function sameWorker(a: WorkerId, b: WorkerId): boolean {
-  return a.name === b.name && a.instance === b.instance;
 }

@@ -1,7 +1,7 @@
 // Use cases of remote workers: their credentials, their leases, and what an operator sees of them and of the queue.
 import { rfc3339 } from "../kit/clock.ts";
 import type { Clock } from "../kit/clock.ts";
-import { sameText, secretsEqual, sha256Hex } from "../kit/hash.ts";
+import { sameText, sha256Hex } from "../kit/hash.ts";
 import type { Random } from "../kit/random.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Db } from "../contract/ports.ts";
@@ -26,7 +26,8 @@ import { LIMITS } from "../contract/limits.ts";
 import type { RunState } from "../core/run-state.ts";
 import { insertWorker, listWorkers, revokeWorker } from "../store/workers.ts";
 import type { WorkerRow } from "../store/workers.ts";
-import type { Dispatcher, WorkerId } from "./dispatcher.ts";
+import type { Dispatcher } from "./dispatcher.ts";
+import type { WorkerId } from "./waiters.ts";
 import type { Engine } from "./engine.ts";
 
 /** One process of a worker, as last heard of. */
@@ -66,6 +67,8 @@ const FORGET_MS = 60_000;
 export class Workers {
   private readonly options: WorkersOptions;
   private rows: readonly WorkerRow[] = [];
+  /** Those that were not revoked, by the digest of their token. */
+  private byToken: ReadonlyMap<string, WorkerRow> = new Map();
   private readonly instances = new Map<string, Instance>();
   /** Processes that were asked to end; one that is started later under the same name is not meant. */
   private readonly drained = new Set<string>();
@@ -77,6 +80,8 @@ export class Workers {
   /** Reads the credentials; repeated, so that another node's changes are seen. */
   async refresh(): Promise<void> {
     this.rows = await this.options.db.transaction({ role: "qd_system" }, listWorkers);
+    const valid = this.rows.filter((row) => row.revoked_at_us === null);
+    this.byToken = new Map(valid.map((row) => [row.token_sha256, row]));
     const gone = this.options.clock.monotonic_ms() - FORGET_MS;
     for (const [key, instance] of this.instances) {
       if (instance.seen_ms >= gone) continue;
@@ -88,10 +93,8 @@ export class Workers {
   /** The worker with this token; null when there is none or it was revoked. */
   authenticate(token: string): Pick<WorkerRow, "name"> | null {
     if (sameText(token, this.options.nodeToken)) return { name: CONTROL_NODE };
-    const hash = sha256Hex(token);
-    let found: WorkerRow | null = null;
-    for (const row of this.rows) if (row.revoked_at_us === null && secretsEqual(row.token_sha256, hash)) found = row;
-    return found;
+    // What is looked up is a digest: how long that takes says nothing of the token.
+    return this.byToken.get(sha256Hex(token)) ?? null;
   }
 
   async mint(by: string, name: string, labels: readonly string[]): Promise<MintedWorker> {

@@ -172,6 +172,8 @@ export class Link {
         }
         onJobs(jobs);
         hand.freed();
+        // What is done at once goes with what has waited for this answer: fewer and fuller requests.
+        if (jobs.length > 0) await this.turn();
       } catch (error) {
         if (this.failed("report", error) || (isStopping() && failures > 3)) break;
         failures += 1;
@@ -180,6 +182,11 @@ export class Link {
     }
     // In the same breath as the last look: what finishes from here on begins a report of its own.
     this.reporting = false;
+  }
+
+  /** Lets what is ready to run do so. */
+  private turn(): Promise<void> {
+    return new Promise((resolve) => this.options.clock.soon(resolve));
   }
 
   /** What calls say. It is told once; what cannot be told in time is dropped. */

@@ -16,10 +16,12 @@ const jobs = (count: number): LeasedJob[] =>
   });
 
 /** A control plane whose answers the test gives by hand; each has as many jobs as were asked for, so room is really used. */
-function world() {
+function world({ atOnce = false } = {}) {
   const leases: { max: number; answer: () => void }[] = [];
   const reports: { max: number; answer: () => void }[] = [];
   const running: Job[] = [];
+  /** How many results each report brought. */
+  const sent: number[] = [];
   let most = 0;
   const clock = new FakeClock();
   const client: LinkClient = {
@@ -27,13 +29,15 @@ function world() {
       new Promise((resolve) =>
         leases.push({ max: body.max, answer: () => resolve({ jobs: jobs(body.max), drain: false }) }),
       ),
-    report: (body: ResultsRequest) =>
-      new Promise((resolve) =>
+    report: (body: ResultsRequest) => {
+      sent.push(body.results.length);
+      return new Promise((resolve) =>
         reports.push({
           max: body.max,
           answer: () => resolve({ items: body.results.map(() => ({ accepted: true })), jobs: jobs(body.max) }),
         }),
-      ),
+      );
+    },
     heartbeat: () => Promise.resolve({ stop: [], drain: false, groups: [] }),
     progress: () => Promise.resolve(null),
   };
@@ -47,6 +51,7 @@ function world() {
       dispatch: (given) => {
         running.push(...given);
         most = Math.max(most, worker.figures.running + worker.figures.unreported);
+        if (atOnce) queueMicrotask(() => finish(given.length));
       },
       abort: () => undefined,
     },
@@ -67,7 +72,7 @@ function world() {
         outcome: { ok: true, output: {}, cost_micro_usd: 0 },
       })) as unknown as readonly JobResult[],
     );
-  return { worker, clock, leases, reports, finish, most: () => most };
+  return { worker, clock, leases, reports, finish, sent, most: () => most };
 }
 
 describe("a remote worker", () => {
@@ -89,6 +94,26 @@ describe("a remote worker", () => {
     reports.shift()?.answer();
     await clock.pass(1);
     expect(most()).toBe(CONCURRENCY);
+  });
+});
+
+describe("reports", () => {
+  test("what is done as soon as it came goes with what has waited for the answer", async () => {
+    const { worker, clock, leases, reports, sent } = world({ atOnce: true });
+    worker.start();
+    await clock.pass(1);
+    leases.shift()?.answer();
+    await clock.pass(1);
+    expect(sent).toEqual([4]);
+    // What the next lease brings is done at once and waits; so does what comes with the answer.
+    leases.shift()?.answer();
+    await clock.pass(1);
+    const [first] = reports.splice(0);
+    first?.answer();
+    await clock.pass(1);
+    expect(sent).toHaveLength(2);
+    expect(sent[1]).toBe(worker.figures.unreported);
+    expect(sent[1]).toBeGreaterThan(first?.max ?? 0);
   });
 });
 

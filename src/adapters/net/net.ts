@@ -168,8 +168,7 @@ async function dispatch(url: URL, call: NetCall, dispatcher: Agent): Promise<Dis
       method,
       headers,
       body,
-      // Whatever tells of an abort as a signal does is taken for one.
-      signal: signal as AbortSignal,
+      signal,
     });
   } catch (error) {
     throw refusalIn(error);
