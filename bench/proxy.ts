@@ -98,11 +98,21 @@ async function portkey(provider: string): Promise<Subject> {
 
 const agent = new Agent({ connections: 64 });
 
+/** A run has a number of steps that it may not pass: so many calls are one session. */
+const SESSION_CALLS = 1_000;
+let asked = 0;
+
 async function ask({ url, headers }: Pick<Subject, "url" | "headers">, stream: boolean): Promise<void> {
+  const session = `s${Math.floor(asked++ / SESSION_CALLS)}`;
   const messages = [{ role: "user", content: "hello" }];
   const answer = await request(url, {
     method: "POST",
-    headers: { "content-type": "application/json", authorization: "Bearer x", ...headers },
+    headers: {
+      "content-type": "application/json",
+      authorization: "Bearer x",
+      "quarterdeck-session": session,
+      ...headers,
+    },
     body: JSON.stringify({ model: "m-1", messages, max_tokens: 100, stream }),
     dispatcher: agent,
   });
@@ -128,6 +138,8 @@ async function figuresOf(subject: Subject, direct: Pick<Subject, "url" | "header
     row[`direct_${what}_p50_ms`] = Number(alone.toFixed(3));
     row[`added_${what}_p50_ms`] = Number((through - alone).toFixed(3));
   }
+  // Both are warm then: one of them has not had the streams before.
+  await concurrently(CALLS * 4, 32, () => ask(subject, false));
   const cpu = cpuOfTree(subject.pid);
   const begun = performance.now();
   await concurrently(CALLS * 2, 32, () => ask(subject, false));

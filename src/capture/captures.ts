@@ -8,7 +8,7 @@ import { hmacHex } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
-import { AppError } from "../contract/errors.ts";
+import { AppError, isAppError } from "../contract/errors.ts";
 import type { EventDraft, TerminalState } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { newId } from "../contract/ids.ts";
@@ -25,6 +25,7 @@ import type { Command } from "../core/decide.ts";
 import type { RunState } from "../core/run-state.ts";
 import type { ForeignCommand } from "../core/foreign.ts";
 import { differingPaths } from "../core/past-calls.ts";
+import { privacyRisk } from "../core/privacy.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import { chainAt } from "../journal/past.ts";
 import { identityOf, isAmbiguous, nameOf, recordedCalls, replayedEnd } from "./recording.ts";
@@ -351,11 +352,44 @@ export class Captures {
     return (await this.options.find(caller, run_id)) ?? run;
   }
 
+  /**
+   * Signatures are made with the tenant's key: those of a run that came from another server say nothing here. They are made
+   * again of the requests, as far as those are on record as they came.
+   */
+  private async signedHere(tenant_id: string, calls: readonly RecordedCall[]): Promise<readonly RecordedCall[]> {
+    const signed: RecordedCall[] = [];
+    for (const call of calls) {
+      const signature = await this.signatureOf(tenant_id, call.requested);
+      if (signature === call.signature) return calls;
+      signed.push(signature === null ? call : { ...call, signature });
+    }
+    return signed;
+  }
+
+  private async signatureOf(tenant_id: string, requested: JsonObject): Promise<string | null> {
+    const { api, redaction } = requested;
+    if (typeof api !== "string" || redaction !== undefined) return null;
+    const request = await this.requestOf(tenant_id, requested).catch((error: unknown) => {
+      if (isAppError(error, "NOT_FOUND")) return null;
+      throw error;
+    });
+    if (!isObject(request)) return null;
+    const model = String(request["model"] ?? requested["model"]);
+    return this.signature(tenant_id, { api, model, request: canonicalRequest(request) });
+  }
+
   private async recording(caller: CaptureCaller, source_run_id: string) {
     const source = await this.options.find(caller, source_run_id);
     if (!source) throw new AppError("NOT_FOUND", `There is no run ${source_run_id}`);
     const rows = await readWholeRun(this.options.store, caller.tenant_id, source_run_id);
     const events = rows.flatMap((row) => decodeBody(row.body));
+    const [unseen] = privacyRisk(events);
+    if (unseen !== undefined)
+      throw new AppError(
+        "REPLAY_REFUSED",
+        `A payload of event ${unseen} of ${source_run_id} could not be redacted and was not kept; who may can override that`,
+        { details: { reason: "privacy_risk", seq: unseen } },
+      );
     const calls = recordedCalls(events, (call) => this.toolSignature(caller.tenant_id, call));
     if (source.kind !== "captured" || calls.length === 0) {
       throw new AppError(
@@ -365,7 +399,8 @@ export class Captures {
       );
     }
     const bySignature = new Map<string, RecordedCall[]>();
-    for (const call of calls) bySignature.set(call.signature, [...(bySignature.get(call.signature) ?? []), call]);
+    for (const call of await this.signedHere(caller.tenant_id, calls))
+      bySignature.set(call.signature, [...(bySignature.get(call.signature) ?? []), call]);
     const source_seq = events.at(-1)?.seq ?? 0;
     const lineage: Lineage = {
       source_run_id,

@@ -13,6 +13,8 @@ export interface ProxyAnswer {
   readonly body: string | AsyncIterable<string>;
 }
 
+export type WholeAnswer = ProxyAnswer & { readonly body: string };
+
 /** What clients read of an answer besides its body. */
 const PASSED_HEADERS =
   /^(x-request-id|request-id|retry-after|openai-[a-z-]+|x-ratelimit-[a-z-]+|anthropic-ratelimit-[a-z-]+)$/;
@@ -24,7 +26,7 @@ export function denied(api: WireApi, draft: EventDraft | undefined): ProxyAnswer
 }
 
 /** An error in the provider's own form. */
-export function refusal(api: WireApi, status: number, code: string, message: string, retry = "false"): ProxyAnswer {
+export function refusal(api: WireApi, status: number, code: string, message: string, retry = "false"): WholeAnswer {
   return {
     status,
     // Asking again mostly gives the same answer; SDKs retry by themselves unless they are told.

@@ -318,7 +318,7 @@ export class Proxy {
       if (isCut) return;
       if (ended) throw error;
       ended = true;
-      await this.failed(admitted, networkFailure(error, gone.aborted, ""), 502, null);
+      await this.failed(admitted, networkFailure(error, gone.aborted, ""), 502, null, false);
       throw error;
     } finally {
       given.leash.close();
@@ -387,14 +387,33 @@ export class Proxy {
     failure: JobFailure,
     status: number,
     passed: { text: string; headers: Record<string, string> } | null,
+    isAnswered = true,
   ): Promise<Forwarded> {
     // Whoever hung up may have to pay for what came until then; what never arrived costs nothing.
-    const usage = failure.class === "cancelled" ? { usage: admitted.worst } : {};
-    await this.report(admitted, { ok: false, failure, ...usage });
-    const answer = passed
-      ? { status, headers: passed.headers, body: passed.text }
+    const isGone = failure.class === "cancelled";
+    const usage = isGone ? { usage: admitted.worst } : {};
+    const { headers, body } = passed
+      ? { headers: passed.headers, body: passed.text }
       : refusal(admitted.call.api, status, failure.code, failure.message);
-    return { answer, failure };
+    const clean = this.options.redactor.payload({ body, message: failure.message }, "", "model.failed");
+    const message = clean.value?.message ?? "";
+    // Nobody has seen the answer of a call whose client has hung up, or whose stream had begun.
+    const seen =
+      isGone || !isAnswered ? {} : await this.answered(admitted, { status, headers, body: clean.value?.body ?? null });
+    const recorded = { ...seen, ...(clean.mark ? { redaction: markJson(clean.mark) } : {}) };
+    await this.report(admitted, { ok: false, failure: { ...failure, message }, ...usage, recorded });
+    return { answer: { status, headers, body }, failure };
+  }
+
+  /** What a client was answered instead of what it asked for, so that it can be given again. */
+  private async answered(
+    { call }: Admitted,
+    given: { status: number; headers: Readonly<Record<string, string>>; body: string | null },
+  ): Promise<JsonObject> {
+    const { status, headers, body } = given;
+    const { "content-type": content_type = "application/json", ...others } = headers;
+    const raw = body === null ? { raw_withheld: true } : await this.kept(call.caller.tenant_id, "raw", body, body);
+    return { content_type, ...(Object.keys(others).length > 0 ? { headers: others } : {}), ...raw, status };
   }
 
   private async report({ call, run_id, step, begun_ms }: Admitted, outcome: JobOutcome): Promise<void> {
@@ -417,7 +436,10 @@ export class Proxy {
         : String(completed["raw"] ?? "");
     return {
       status: Number(completed["status"] ?? 200),
-      headers: { "content-type": String(completed["content_type"] ?? "application/json") },
+      headers: {
+        ...(isObject(completed["headers"]) ? (completed["headers"] as Record<string, string>) : {}),
+        "content-type": String(completed["content_type"] ?? "application/json"),
+      },
       body: raw,
     };
   }

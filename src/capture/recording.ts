@@ -1,5 +1,6 @@
 // What a captured run's journal says of the calls that were made in it, as far as they can be made and answered again.
 import { canonicalJson } from "../kit/jcs.ts";
+import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
 import { isToolEnd } from "../core/foreign.ts";
@@ -34,6 +35,7 @@ export function identityOf(kind: string, data: JsonObject): { tool: string; args
 function isAnswer(kind: string, event: StoredEvent): boolean {
   if (kind === "tool") return isToolEnd(event.type) || (event.type === "tool.failed" && event.origin !== undefined);
   if (kind === "retrieval") return event.type === "retrieval.completed" || event.type === "retrieval.failed";
+  if (event.type === "model.failed") return typeof event.data["status"] === "number";
   return event.type === "model.completed";
 }
 
@@ -53,6 +55,10 @@ export function recordedCalls(
   if (!CALLED.includes(String(events[0]?.data["fidelity"]))) return [];
   const begun = new Map<number, StoredEvent>();
   const calls: RecordedCall[] = [];
+  // Where another model was asked then, the client has never seen that the first one failed.
+  const passedOver = new Set(
+    events.map((event) => isObject(event.data["fallback_of"]) && event.data["fallback_of"]["step"]),
+  );
   for (const event of events) {
     const step = event.step ?? 0;
     if (BEGINS.includes(event.type) && !begun.has(step)) begun.set(step, event);
@@ -60,6 +66,7 @@ export function recordedCalls(
     const kind = request?.type.slice(0, request.type.indexOf(".")) ?? "";
     if (!request || !isAnswer(kind, event)) continue;
     begun.delete(step);
+    if (event.type === "model.failed" && passedOver.has(step)) continue;
     const { data } = request;
     const signature = kind === "model" ? data["signature"] : toolSignature(identityOf(kind, data));
     if (typeof signature !== "string") continue;
@@ -84,6 +91,7 @@ export function isAmbiguous(same: readonly RecordedCall[]): boolean {
       canonicalJson([
         completed["content"] ?? completed["result"] ?? completed["documents"] ?? null,
         completed["tool_calls"] ?? [],
+        completed["status"] ?? null,
       ]);
     return said(call) !== said(next);
   });

@@ -107,6 +107,8 @@ export function eventLine(event: Event): string | null {
       return mark("‖", `${yellow("approval needed")}: ${short(data["reason"], 80)}`);
     case "human.approval_resolved":
       return mark("✓", `${short(data["decision"], 20)} by ${bold(short(data["by"], 60))}`);
+    case "privacy.overridden":
+      return mark("!", `${yellow("privacy overridden")}: ${short(data["reason"], 100)}`);
     case "human.input":
       return mark("»", `input ${short(data["content"], 100)}`);
     case "budget.warned":

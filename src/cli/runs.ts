@@ -200,6 +200,16 @@ export function addRuns(root: Command): void {
       });
   }
   runs
+    .command("override-privacy <run>")
+    .description("let a run be replayed and exported although a payload of it could not be redacted")
+    .requiredOption("--reason <text>", "why; stands in its journal")
+    .action(async (id: string, { reason }: { reason: string }, command: Command) => {
+      const globals = globalsOf(command);
+      show(globals, await clientOf(globals).act(id, "privacy-override", { reason }), (run) =>
+        print(`${run.run_id} may be replayed and exported`),
+      );
+    });
+  runs
     .command("input <run> <text>")
     .description("answer a run that waits for input")
     .option("--final", "nothing follows: the run ends")

@@ -105,6 +105,13 @@ export const ERRORS = {
     "An artifact that an event names is not here",
     "Upload what `details.missing` names (POST /artifacts), or leave artifacts out (`--profile minimal`).",
   ),
+  PRIVACY_RISK: row(
+    409,
+    1,
+    false,
+    "A payload of the run could not be redacted",
+    "Look at the events that `details.seqs` names; who may can take the risk on (`runs override-privacy RUN --reason TEXT`).",
+  ),
   ARTIFACT_CORRUPT: row(500, 1, false, "An artifact does not have its digest", "Restore the file from a backup."),
   INTERNAL_ERROR: row(500, 1, true, "Something failed inside", "Report the request id; the log has the cause."),
   DATABASE_UNAVAILABLE: row(

@@ -41,6 +41,7 @@ export const EVENT_TYPES = [
   "budget.exceeded",
   "budget.overrun",
   "replay.mismatched",
+  "privacy.overridden",
   "journal.late",
   "journal.import_note",
   // Of runs whose events come from outside.

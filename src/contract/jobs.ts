@@ -136,7 +136,13 @@ export type JobOutcome =
       /** What else a captured answer is recorded with: its raw bytes. */
       recorded?: JsonObject;
     }
-  | { ok: false; failure: JobFailure; usage?: Usage };
+  | {
+      ok: false;
+      failure: JobFailure;
+      usage?: Usage;
+      /** What a captured client was answered. */
+      recorded?: JsonObject;
+    };
 
 export interface JobResult extends JobBase {
   readonly kind: "tool" | "model";

@@ -46,7 +46,7 @@ export const JOURNAL_ROUTES = {
     status: 200,
     response: Text,
     produces: "application/x-ndjson",
-    errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_MISSING"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_MISSING", "PRIVACY_RISK"],
   },
   importJournal: {
     method: "POST",

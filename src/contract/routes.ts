@@ -12,7 +12,7 @@ import { JOURNAL_ROUTES } from "./journal-routes.ts";
 import { REPLAY_ROUTES } from "./replay-routes.ts";
 import { TOOL_ROUTES } from "./tool-reviews.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
-import { Approval, Explanation, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
+import { Approval, Explanation, OverridePrivacy, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
 
 /** `public` is for probes alone: they say nothing about anybody's data. */
 export const PERMISSIONS = [
@@ -24,6 +24,7 @@ export const PERMISSIONS = [
   "events:write",
   "approvals:read",
   "approvals:resolve",
+  "privacy:override",
   "registry:read",
   "registry:write",
   "journal:verify",
@@ -212,6 +213,17 @@ export const ROUTES = {
     status: 200,
     response: Run,
     errors: [...onRun, "RUN_NOT_WAITING"],
+  },
+  overridePrivacy: {
+    method: "POST",
+    path: "/runs/:id/privacy-override",
+    permission: "privacy:override",
+    summary: "Lets a run be replayed and exported although a payload of it could not be redacted; on record.",
+    params: IdParam,
+    body: OverridePrivacy,
+    status: 200,
+    response: Run,
+    errors: onRun,
   },
   explainStep: {
     method: "GET",

@@ -70,6 +70,18 @@ export const RunInput = Type.Object(
   { additionalProperties: false },
 );
 
+export const OverridePrivacy = Type.Object(
+  {
+    reason: Type.String({
+      minLength: 1,
+      maxLength: LIMITS.note_chars_max,
+      description: "Why it may be replayed and exported all the same; stands in the run's journal, with who says so.",
+    }),
+  },
+  { additionalProperties: false },
+);
+export type OverridePrivacy = Static<typeof OverridePrivacy>;
+
 export const ResolveStep = Type.Union([
   Type.Object(
     {

@@ -14,7 +14,7 @@ import type { DecideContext } from "./decide-context.ts";
 import { idleCommand, isIdle, onForeign } from "./foreign.ts";
 import type { ForeignCommand } from "./foreign.ts";
 import { onIngest } from "./ingest.ts";
-import type { IngestCommand } from "./ingest.ts";
+import type { TellCommand } from "./ingest.ts";
 import { gateAgain, gateApproved } from "./gate.ts";
 import { denyModel, gateApprovedModel } from "./gate-model.ts";
 import { awaitsInput, isClaimable } from "./run-state.ts";
@@ -34,7 +34,7 @@ export type Command =
   | { type: "resume"; actor: Actor }
   | { type: "resolve"; step: number; resolution: Resolution; actor: Actor }
   | ForeignCommand
-  | IngestCommand;
+  | TellCommand;
 
 export type Resolution =
   | { outcome: "completed"; result: Json; note: string }
@@ -69,6 +69,9 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
     case "ingest":
       onIngest(decision, command);
       break;
+    case "override":
+      decision.push({ type: "privacy.overridden", actor: command.actor, data: { reason: command.reason } });
+      break;
     default:
       onPerson(decision, command);
   }
@@ -78,7 +81,20 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
 
 type PersonCommand = Exclude<
   Command,
-  { type: "start" | "result" | "tick" | "recover" | "abort" | "call" | "tool" | "replayed" | "end" | "ingest" }
+  {
+    type:
+      | "start"
+      | "result"
+      | "tick"
+      | "recover"
+      | "abort"
+      | "call"
+      | "tool"
+      | "replayed"
+      | "end"
+      | "ingest"
+      | "override";
+  }
 >;
 
 function onPerson(decision: Decision, command: PersonCommand): void {
@@ -326,7 +342,7 @@ function onResult(decision: Decision, result: JobResult): void {
   const current = open && step.attempt === result.attempt && step.kind === result.kind;
   if (!step || !current || isTerminal(run.state)) return lateResult(decision, result);
   const { outcome } = result;
-  if (!outcome.ok) return onFailure(decision, step, result, outcome.failure, outcome.usage);
+  if (!outcome.ok) return onFailure(decision, step, result, outcome);
   if (outcome.kind === "tool") return toolCompleted(decision, step, result);
   modelCompleted(decision, step, result);
 }
@@ -409,7 +425,9 @@ function modelCompleted(decision: Decision, step: StepState, result: JobResult):
 /** Code of a failure that no worker reported: the one who had the job was not heard of any more. */
 export const WORKER_LOST = "worker_lost";
 
-function onFailure(decision: Decision, step: StepState, result: JobResult, failure: JobFailure, usage?: Usage): void {
+type Failed = Extract<JobResult["outcome"], { ok: false }>;
+
+function onFailure(decision: Decision, step: StepState, result: JobResult, { failure, usage, recorded }: Failed): void {
   const { run, ctx } = decision;
   const [name, version] = splitTarget(step.target);
   const tool = step.kind === "tool" ? ctx.catalog.tool(name, version) : null;
@@ -424,7 +442,7 @@ function onFailure(decision: Decision, step: StepState, result: JobResult, failu
     decision.push({ type: "step.in_doubt", step: step.n, data });
     return;
   }
-  const data: JsonObject = { class: failure.class, code: failure.code };
+  const data: JsonObject = { class: failure.class, code: failure.code, ...recorded };
   const cost = costOf(decision, step, usage);
   if (cost > 0) data["cost_micro_usd"] = cost;
   data["message"] = failure.message;

@@ -3,6 +3,7 @@
 import { assert, present } from "../kit/assert.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Catalog, RunBudget } from "../contract/catalog.ts";
+import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, RunKind, TerminalState } from "../contract/events.ts";
 import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { ArtifactRef, ToolCall } from "../contract/jobs.ts";
@@ -28,7 +29,8 @@ const obj = (data: Data, key: string): JsonObject => (data[key] ?? {}) as JsonOb
 export function fold(run: RunState, event: EventDraft, at_us: number, catalog: Catalog): void {
   const data: Data = event.data;
   run.seq += 1;
-  run.updated_us = at_us;
+  // What is said of a run that has ended does not make it end later.
+  if (!isTerminal(run.state)) run.updated_us = at_us;
   if (event.origin) {
     noteOrigin(run, event.origin);
     if (!isState(event.type)) return foldObserved(run, event);

@@ -182,6 +182,8 @@ function commandOf(run: RunState, append: readonly StoredEvent[], index: number)
       return plain(approvalOf(data, actor));
     case "step.resolved":
       return plain({ type: "resolve", step: event.step ?? 0, resolution: resolutionOf(append, index), actor });
+    case "privacy.overridden":
+      return plain({ type: "override", reason: text(data, "reason"), actor });
     case "run.waiting":
       return plain(data["reason"] === "paused" ? { type: "pause", actor } : { type: "tick" });
     case "run.running":

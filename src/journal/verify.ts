@@ -27,7 +27,7 @@ export function startOfChain(tenant_id: string, run_id: string): ChainProgress {
 }
 
 const TERMINAL = /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/;
-const AFTER_TERMINAL = /^(journal|evaluation)\.|^human\.feedback$/;
+const AFTER_TERMINAL = /^(journal|evaluation)\.|^(human\.feedback|privacy\.overridden)$/;
 
 /** Checks one row against what came before it. */
 export function verifyRow(before: ChainProgress, row: AppendRow): ChainProgress | ChainFault {

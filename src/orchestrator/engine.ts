@@ -18,7 +18,7 @@ import { nextDue } from "../core/advance.ts";
 import { encodeAppend } from "../core/chain.ts";
 import { decide } from "../core/decide.ts";
 import type { Command } from "../core/decide.ts";
-import type { IngestCommand } from "../core/ingest.ts";
+import type { TellCommand } from "../core/ingest.ts";
 import { SliceShort } from "../core/decide-context.ts";
 import type { Policy } from "../core/policy.ts";
 import { emptyRun } from "../core/run-state.ts";
@@ -157,7 +157,7 @@ export class Engine {
    * started begins with them; one that has ended is read again, for what may still be said of it. `isNew`: the id was made
    * just now, so there is nothing to look for.
    */
-  async ingest(tenant_id: string, run_id: string, command: IngestCommand, isNew = false): Promise<Told> {
+  async ingest(tenant_id: string, run_id: string, command: TellCommand, isNew = false): Promise<Told> {
     if (!this.actors.has(run_id)) await this.parked.take(run_id);
     let actor = this.actors.get(run_id);
     if (!actor) {

@@ -18,6 +18,7 @@ import type { Command } from "../core/decide.ts";
 import { splitTarget } from "../core/decide.ts";
 import { fold } from "../core/fold.ts";
 import { decidedCall } from "../core/decided-call.ts";
+import { privacyRisk } from "../core/privacy.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { hasPast, lineageOf } from "../journal/past.ts";
@@ -53,7 +54,7 @@ export function approvalView(row: ApprovalRow): Approval {
 }
 
 export interface RunsOptions {
-  readonly engine: () => Pick<Engine, "start" | "command" | "peek">;
+  readonly engine: () => Pick<Engine, "start" | "command" | "ingest" | "peek">;
   /** An id for a run that is to begin in this process. */
   readonly newRunId: () => string;
   readonly store: JournalStore;
@@ -195,6 +196,17 @@ export class Runs {
           ? { outcome: "failed" as const, message: resolution.message, note }
           : { outcome: "retry" as const, note };
     return this.steer(caller, run_id, { type: "resolve", step, resolution: ours, actor: this.actor(caller) });
+  }
+
+  /** A payload of the run could not be redacted; it may be replayed and exported all the same. Throws CONFLICT where none is. */
+  async overridePrivacy(caller: Caller, run_id: string, reason: string): Promise<Run> {
+    await this.need(caller, run_id);
+    const rows = await readWholeRun(this.options.store, caller.tenant_id, run_id);
+    if (privacyRisk(rows.flatMap((row) => decodeBody(row.body))).length === 0)
+      throw new AppError("CONFLICT", `Every payload of run ${run_id} could be looked at; there is nothing to override`);
+    const command = { type: "override" as const, reason, actor: this.actor(caller) };
+    await this.options.engine().ingest(caller.tenant_id, run_id, command);
+    return runView(await this.need(caller, run_id));
   }
 
   /** Starts a new run with the same target, version and input. */

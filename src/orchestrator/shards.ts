@@ -9,7 +9,7 @@ import type { RunSummary } from "../contract/journal.ts";
 import { groupOf, groupOfName, placedRunId } from "../contract/placement.ts";
 import type { SliceKey } from "../contract/slices.ts";
 import type { Command } from "../core/decide.ts";
-import type { IngestCommand } from "../core/ingest.ts";
+import type { TellCommand } from "../core/ingest.ts";
 import type { RunState } from "../core/run-state.ts";
 import type { Engine, Told } from "./engine.ts";
 import type { RunImport } from "./imports.ts";
@@ -79,7 +79,7 @@ export class Shards {
     return this.of(run_id).decided(tenant_id, run_id, command);
   }
 
-  async ingest(tenant_id: string, run_id: string, command: IngestCommand, isNew = false): Promise<Told> {
+  async ingest(tenant_id: string, run_id: string, command: TellCommand, isNew = false): Promise<Told> {
     return this.of(run_id).ingest(tenant_id, run_id, command, isNew);
   }
 

@@ -16,6 +16,7 @@ import type { Lineage, ReplaySession, StartFork, StartReplay } from "../contract
 import { artifactsOf } from "../core/artifacts.ts";
 import { chainStart, decodeBody, encodeAppend } from "../core/chain.ts";
 import type { Governance } from "../core/governance.ts";
+import { privacyRisk } from "../core/privacy.ts";
 import { redecide } from "../core/redecide.ts";
 import type { Redecision } from "../core/redecide.ts";
 import type { RunState } from "../core/run-state.ts";
@@ -151,13 +152,11 @@ export class Replays {
     const chain = chainFault(recorded.rows);
     if (chain)
       throw refused("chain_broken", `The journal of ${run_id} does not verify at event ${chain.seq}: ${chain.fault}`);
-    const unseen = recorded.events.find(
-      (event) => (event.data["redaction"] as JsonObject | undefined)?.["status"] === "failed",
-    );
-    if (unseen)
+    const [unseen] = privacyRisk(recorded.events);
+    if (unseen !== undefined)
       throw refused(
         "privacy_risk",
-        `A payload of event ${unseen.seq} of ${run_id} could not be redacted and was not kept`,
+        `A payload of event ${unseen} of ${run_id} could not be redacted and was not kept; who may can override that`,
       );
     for (const digest of artifactsOf(recorded.events)) {
       if (await this.options.blobs.has(caller.tenant_id, digest)) continue;

@@ -19,6 +19,9 @@ interface Sent {
   readonly headers?: Record<string, string>;
 }
 
+/** What may be done to a run, as its path says it. */
+export type RunVerb = "cancel" | "pause" | "resume" | "retry" | "input" | "privacy-override";
+
 export class Client {
   private readonly options: ClientOptions;
 
@@ -77,7 +80,7 @@ export class Client {
     return this.json(`/runs/${encodeURIComponent(run_id)}/events?after_seq=${after_seq}`);
   }
 
-  act(run_id: string, verb: "cancel" | "pause" | "resume" | "retry" | "input", body: unknown = {}): Promise<Run> {
+  act(run_id: string, verb: RunVerb, body: unknown = {}): Promise<Run> {
     return this.json(`/runs/${encodeURIComponent(run_id)}/${verb}`, { method: "POST", body });
   }
 

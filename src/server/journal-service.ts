@@ -7,6 +7,7 @@ import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
 import { artifactsOf } from "../core/artifacts.ts";
 import { decodeBody } from "../core/chain.ts";
+import { privacyRisk } from "../core/privacy.ts";
 import { importRecorded } from "../capture/import.ts";
 import type { Redactor } from "../capture/redact.ts";
 import type { ImportSeams } from "../capture/import.ts";
@@ -63,11 +64,18 @@ export class LocalJournalService implements JournalService {
   }
 
   async checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void> {
-    if (profile !== "full") return;
     const missing: string[] = [];
     for await (const run of this.runs(caller, run_id)) {
       const rows = await readWholeRun(this.options.store, caller.tenant_id, run.run_id);
-      for (const digest of artifactsOf(rows.flatMap((row) => decodeBody(row.body))))
+      const events = rows.flatMap((row) => decodeBody(row.body));
+      const risk = privacyRisk(events);
+      if (risk.length > 0)
+        throw new AppError(
+          "PRIVACY_RISK",
+          `A payload of event ${risk[0]} of ${run.run_id} could not be redacted and was not kept`,
+          { details: { run_id: run.run_id, seqs: risk.slice(0, 100) } },
+        );
+      for (const digest of profile === "full" ? artifactsOf(events) : [])
         if (!(await this.options.blobs.has(caller.tenant_id, digest))) missing.push(digest);
     }
     if (missing.length === 0) return;

@@ -51,6 +51,8 @@ export const runHandlers = {
       request.body as ResolveStep,
     );
   },
+  overridePrivacy: ({ services, request }) =>
+    services.runs.overridePrivacy(request.caller, request.params["id"] ?? "", noted(request.body, "reason")),
   explainStep: ({ services, request }) => {
     const id = request.params["id"] ?? "";
     return services.runs.explain(request.caller, id, stepNumber(id, request.params["step"] ?? ""));
