@@ -231,7 +231,11 @@ export class Captures {
     const command: ForeignCommand = {
       type: "replayed",
       call: call.id,
-      requested: { type: `${call.kind}.requested`, data: { ...call.requested, ...target, determinism }, ...observed },
+      // What was denied was never asked for.
+      requested:
+        found.ended === "model.denied"
+          ? null
+          : { type: `${call.kind}.requested`, data: { ...call.requested, ...target, determinism }, ...observed },
       ended: { ...replayedEnd(found, { ...rest, determinism }), ...observed },
     };
     await this.options.owner().decided(caller.tenant_id, run_id, command);

@@ -19,7 +19,7 @@ export type WholeAnswer = ProxyAnswer & { readonly body: string };
 const PASSED_HEADERS =
   /^(x-request-id|request-id|retry-after|openai-[a-z-]+|x-ratelimit-[a-z-]+|anthropic-ratelimit-[a-z-]+)$/;
 /** A call that was decided against, in the provider's own form. */
-export function denied(api: WireApi, draft: EventDraft | undefined): ProxyAnswer {
+export function denied(api: WireApi, draft: Pick<EventDraft, "data"> | undefined): ProxyAnswer {
   const reason = String(draft?.data["reason"] ?? "denied");
   const status = reason === "budget_exceeded" ? 429 : 403;
   return refusal(api, status, reason, `This call was not allowed: ${reason}. The run's journal has the decision`);

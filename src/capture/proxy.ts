@@ -135,6 +135,7 @@ export class Proxy {
     const id = newId("event", this.options).replace("evt_", "call_");
     if (captures.isReplay(run_id)) {
       const found = await captures.replayed(call.caller, run_id, { id, kind: "model", signature, requested: recorded });
+      if (found.ended === "model.denied") return denied(call.api, { data: found.completed });
       return this.recordedAnswer(call.caller.tenant_id, found.completed);
     }
     return this.walk(call, { run_id, id, model, body, recorded });

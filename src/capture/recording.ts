@@ -17,7 +17,13 @@ export interface RecordedCall {
   readonly completed: JsonObject;
 }
 
-const BEGINS: readonly string[] = ["model.requested", "tool.proposed", "tool.requested", "retrieval.requested"];
+const BEGINS: readonly string[] = [
+  "model.proposed",
+  "model.requested",
+  "tool.proposed",
+  "tool.requested",
+  "retrieval.requested",
+];
 
 export type CallKind = "model" | "tool" | "retrieval";
 
@@ -36,6 +42,8 @@ function isAnswer(kind: string, event: StoredEvent): boolean {
   if (kind === "tool") return isToolEnd(event.type) || (event.type === "tool.failed" && event.origin !== undefined);
   if (kind === "retrieval") return event.type === "retrieval.completed" || event.type === "retrieval.failed";
   if (event.type === "model.failed") return typeof event.data["status"] === "number";
+  // Where a fallback was denied, its client saw how the model before it had failed.
+  if (event.type === "model.denied") return event.data["fallback_of"] === undefined;
   return event.type === "model.completed";
 }
 
@@ -57,17 +65,20 @@ export function recordedCalls(
   const calls: RecordedCall[] = [];
   // Where another model was asked then, the client has never seen that the first one failed.
   const passedOver = new Set(
-    events.map((event) => isObject(event.data["fallback_of"]) && event.data["fallback_of"]["step"]),
+    events
+      .filter((event) => BEGINS.includes(event.type))
+      .map(({ data }) => isObject(data["fallback_of"]) && data["fallback_of"]["step"]),
   );
   for (const event of events) {
     const step = event.step ?? 0;
-    if (BEGINS.includes(event.type) && !begun.has(step)) begun.set(step, event);
-    const request = begun.get(step);
+    // What was approved is asked for again, with all that it says.
+    if (event.type === "model.requested" || (BEGINS.includes(event.type) && !begun.has(step))) begun.set(step, event);
+    const request = begun.get(step) ?? (event.type === "model.denied" ? event : undefined);
     const kind = request?.type.slice(0, request.type.indexOf(".")) ?? "";
     if (!request || !isAnswer(kind, event)) continue;
     begun.delete(step);
     if (event.type === "model.failed" && passedOver.has(step)) continue;
-    const { data } = request;
+    const data = request.type === "model.proposed" ? ((request.data["args"] ?? {}) as JsonObject) : request.data;
     const signature = kind === "model" ? data["signature"] : toolSignature(identityOf(kind, data));
     if (typeof signature !== "string") continue;
     const { type: ended, seq, data: completed } = event;

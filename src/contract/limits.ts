@@ -91,6 +91,8 @@ export const LIMITS = {
   worker_lease_ms: 5_000,
   /** A control node that is not heard of for so long has lost its runs to another one. */
   node_lease_ms: 5_000,
+  /** A migration may take long, and so may another node's; a network that went silent must not hold up a start for ever. */
+  database_setup_ms: 600_000,
   /** A statement of a serving connection that is not answered for so long has lost its connection. */
   database_answer_ms: 20_000,
   /** How long a request waits for an owner while the runs change hands. */

@@ -40,7 +40,7 @@ export type ForeignCommand =
   | { type: "call"; call: ForeignCall }
   | { type: "tool"; call: ForeignToolCall }
   /** A call of a replayed process, answered from the recording. */
-  | { type: "replayed"; call: string; requested: ReplayedEvent; ended: ReplayedEvent }
+  | { type: "replayed"; call: string; requested: ReplayedEvent | null; ended: ReplayedEvent }
   | EndCommand;
 
 export interface EndCommand {
@@ -114,7 +114,7 @@ export function onForeign(decision: Decision, command: ForeignCommand): void {
     );
   }
   const { call, requested, ended } = command;
-  decision.push({ ...requested, step, call });
+  if (requested) decision.push({ ...requested, step, call });
   decision.push({ ...ended, step, call });
 }
 

@@ -186,6 +186,20 @@ describe("the LLM proxy", () => {
     expect([more.code, await session(more.err)]).toMatchObject([1, { failed_step: 3 }]);
   });
 
+  test("what was refused by policy or budget, or by the provider, is refused again in a replay, with no call leaving", async () => {
+    for (const [agent, question, said] of [
+      ["beggar", "What is new?", "budget_exceeded"],
+      ["captured", "overload", "503"],
+    ]) {
+      const first = await qd("capture", "--agent", agent ?? "", "--", "node", AGENT, "chat", question ?? "");
+      expect([first.code, first.out]).toEqual([7, expect.stringContaining(said ?? "")]);
+      const before = model.requests.length;
+      const again = await qd("replay", idIn(first.err), "--", "node", AGENT, "chat", question ?? "");
+      expect([again.code, again.out]).toEqual([7, expect.stringContaining(first.out)]);
+      expect(model.requests.length).toBe(before);
+    }
+  });
+
   test("capture mirrors the exit code, and leaves a bundle that verifies when the process fails", async () => {
     const file = path.join(data, "failed.jsonl");
     const failed = await qd("capture", "--bundle-on-fail", file, "--", "node", AGENT, "chat", "overload");

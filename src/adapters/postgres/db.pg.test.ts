@@ -3,6 +3,7 @@ import { DbError } from "../../contract/ports.ts";
 import { PostgresDb, withClient } from "./db.ts";
 import { FaultProxy } from "../../../test/support/fault-proxy.ts";
 import { testDatabase } from "../../../test/support/postgres.ts";
+import { until } from "../../../test/support/processes.ts";
 
 test("a connection that breaks while it is lent out, between two statements, fails its transaction and nothing else", async () => {
   const database = await testDatabase();
@@ -34,11 +35,17 @@ test("a network that goes silent without a word is a connection that is gone, fo
     db.transaction({ role: "qd_system" }, (tx) => tx.query<{ one: number }>({ text: "select 1 as one" }));
   const session = await db.session({ role: "qd_system" });
   expect((await ask()).rows).toEqual([{ one: 1 }]);
-  const silence = proxy.hush(1_500);
-  const begun = performance.now();
-  const ended = await Promise.allSettled([ask(), session.query({ text: "select 1" })]);
+  let silence = Promise.resolve();
+  let begun = 0;
+  const setUp = withClient({ url, answer_ms: 300 }, async (tx) => {
+    silence = proxy.hush(1_500);
+    begun = performance.now();
+    await tx.query({ text: "select 1" });
+  });
+  await until("the network is silent", async () => begun > 0);
+  const ended = await Promise.allSettled([ask(), session.query({ text: "select 1" }), setUp]);
   const gone = { status: "rejected", reason: { name: "DbError", connection: true } };
-  expect(ended).toMatchObject([gone, gone]);
+  expect(ended).toMatchObject([gone, gone, gone]);
   expect(performance.now() - begun).toBeLessThan(1_200);
   await session.close();
   await silence;

@@ -144,9 +144,12 @@ function databaseError(error: unknown): unknown {
   return sqlstate === "" && !connection ? error : new DbError(error.message, { sqlstate, connection, cause: error });
 }
 
-/** A plain connection for setup and migrations, under the login's own role. */
+/** A plain connection for setup and migrations, under the login's own role. Throws DbError when no answer comes in time. */
 export async function withClient<T>(options: PostgresOptions, fn: (tx: DbTx) => Promise<T>): Promise<T> {
-  const client = new pg.Client(clientConfig(options));
+  const client = new pg.Client({
+    ...clientConfig(options),
+    query_timeout: options.answer_ms ?? LIMITS.database_setup_ms,
+  });
   client.on("error", () => undefined);
   try {
     await client.connect();

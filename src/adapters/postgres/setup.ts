@@ -5,6 +5,7 @@ import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { AppError } from "../../contract/errors.ts";
+import { LIMITS } from "../../contract/limits.ts";
 import type { DbTx } from "../../contract/ports.ts";
 import { sha256Hex } from "../../kit/hash.ts";
 import { withClient } from "./db.ts";
@@ -136,7 +137,7 @@ function unfitLogin(role: string): AppError {
 
 /** Refuses a login that can never serve, seen by the owner; one that is not there yet will be made. */
 export async function checkUnbound(owner: PostgresOptions, login: string): Promise<void> {
-  await withClient(owner, async (tx) => {
+  await withClient({ ...owner, answer_ms: LIMITS.database_answer_ms }, async (tx) => {
     const { rows } = await tx.query<{ unbound: boolean }>({
       text: "select rolsuper or rolbypassrls as unbound from pg_roles where rolname = $1",
       values: [login],
@@ -147,7 +148,7 @@ export async function checkUnbound(owner: PostgresOptions, login: string): Promi
 
 /** Refuses a login that row-level security does not bind: with it every promise about tenants would be void. */
 export async function checkLogin(login: PostgresOptions): Promise<void> {
-  await withClient(login, async (tx) => {
+  await withClient({ ...login, answer_ms: LIMITS.database_answer_ms }, async (tx) => {
     const { rows } = await tx.query<{ role: string; unbound: boolean; owner: boolean }>({
       text: `select current_user as role, rolsuper or rolbypassrls as unbound,
         exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'qd' and c.relowner = r.oid) as owner
