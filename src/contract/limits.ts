@@ -95,6 +95,11 @@ export const LIMITS = {
   database_setup_ms: 600_000,
   /** A statement of a serving connection that is not answered for so long has lost its connection. */
   database_answer_ms: 20_000,
+  /**
+   * A transaction whose client says nothing for so long is ended by the database: a process that was frozen in the middle of
+   * one must not hold up who takes over from it.
+   */
+  database_idle_ms: 10_000,
   /** How long a request waits for an owner while the runs change hands. */
   forward_wait_ms: 10_000,
   /** How long other nodes have for their part of an answer; without it the answer is what the others know. */

@@ -1,5 +1,6 @@
 // A control node that does not own a run passes requests on to the one that does. While the run changes hands a request
 // waits; it is sent again only when it is certain that it had no effect.
+import { pipeline } from "node:stream";
 import { request } from "undici";
 import type { Dispatcher } from "undici";
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -163,8 +164,8 @@ export class Forwarder {
     }
     reply.hijack();
     reply.raw.writeHead(answer.statusCode, headersOf(answer.headers));
-    answer.body.on("error", () => reply.raw.destroy());
-    answer.body.pipe(reply.raw);
+    // Ends both: the owner has to learn that nobody reads any more, and the client that there is no more to come.
+    pipeline(answer.body, reply.raw, () => undefined);
     return true;
   }
 

@@ -5,7 +5,9 @@ import { testDatabase } from "../../test/support/postgres.ts";
 import type { TestDatabase } from "../../test/support/postgres.ts";
 import { withClient } from "../adapters/postgres/db.ts";
 import { FencedError } from "../contract/journal.ts";
+import type { Db, DbScope, DbTx } from "../contract/ports.ts";
 import type { SliceNeed } from "../contract/slices.ts";
+import { PostgresJournalStore } from "../journal/postgres-store.ts";
 import { PostgresBudgetSlices, wantedSlices } from "./budget-slices.ts";
 
 const GROUPS = 4;
@@ -98,6 +100,42 @@ test("many that ask at once are never granted more than there is", async () => {
   const granted = await Promise.all(Array.from({ length: GROUPS }, (_, group) => slices.granted(group)));
   const sum = granted.flat().reduce((total, one) => total + (one.budget === budget ? one.granted_micro_usd : 0), 0);
   expect(sum).toBeLessThanOrEqual(LIMIT);
+});
+
+test("who takes a group over reads what its former owner was just about to give back", async () => {
+  const budget = fresh();
+  await slices.ask(owner(3), needOf(budget, 400));
+  let commit = (): void => undefined;
+  let reached = (): void => undefined;
+  const isWritten = new Promise<void>((resolve) => (reached = resolve));
+  const gate = new Promise<void>((resolve) => (commit = resolve));
+  // Frozen between the statement and the commit.
+  const slow: Db = Object.create(database.db, {
+    transaction: {
+      value: <T>(scope: DbScope, work: (tx: DbTx) => Promise<T>) =>
+        database.db.transaction(scope, async (tx) => {
+          const value = await work(tx);
+          reached();
+          await gate;
+          return value;
+        }),
+    },
+  });
+  const giving = new PostgresBudgetSlices(slow, GROUPS).giveBack(owner(3), needOf(budget, 0), {
+    micro_usd: 0,
+    tokens: 0,
+  });
+  await isWritten;
+  const heir = new PostgresJournalStore(database.db);
+  const taken = heir.acquireGroup(3, "heir").then(async (lease) => {
+    const granted = (await slices.granted(3)).find((one) => one.budget === budget);
+    return { lease, granted: granted?.granted_micro_usd };
+  });
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  commit();
+  await giving;
+  expect(await taken).toMatchObject({ lease: { shard_epoch: 2 }, granted: 0 });
+  await expect(slices.ask(owner(3), needOf(budget, 10))).rejects.toBeInstanceOf(FencedError);
 });
 
 test("a former owner gets nothing and gives nothing back", async () => {

@@ -116,7 +116,10 @@ async function readSlices(tx: DbTx, key: SliceKey): Promise<SliceRow[]> {
   return rows;
 }
 
-/** Only the owner of a group changes its slices. */
+/**
+ * Only the owner of a group changes its slices. Its row is held until that is committed: a take-over comes before, and then it
+ * is refused, or after, and then the next owner reads what was written.
+ */
 async function writeSlice(
   tx: DbTx,
   owner: Owner,
@@ -126,7 +129,7 @@ async function writeSlice(
   const { count } = await tx.query({
     name: "write_slice",
     text: `insert into qd.budget_slices (tenant_id, budget, period_start_us, grp, granted_micro_usd, granted_tokens)
-      select $1, $2, $3, $4, $6, $7 where exists (select from qd.groups where grp = $4 and shard_epoch = $5)
+      select $1, $2, $3, $4, $6, $7 from (select from qd.groups where grp = $4 and shard_epoch = $5 for share) own
       on conflict (tenant_id, budget, period_start_us, grp) do update
         set granted_micro_usd = excluded.granted_micro_usd, granted_tokens = excluded.granted_tokens, wanted = false`,
     values: [...keyOf(key), owner.group, owner.shard_epoch, granted.granted_micro_usd, granted.granted_tokens],

@@ -25,6 +25,33 @@ test("a connection that breaks while it is lent out, between two statements, fai
   await database.close();
 });
 
+test("a transaction whose process says nothing any more does not hold what others wait for", async () => {
+  const database = await testDatabase();
+  const frozen = new PostgresDb({ ...database.login, idle_ms: 300 });
+  let wake: (() => void) | null = null;
+  const held = frozen.transaction({ role: "qd_system" }, async (tx) => {
+    await tx.query({ text: "update qd.groups set owner = 'frozen'" });
+    await new Promise<void>((resolve) => (wake = resolve));
+    await tx.query({ text: "update qd.groups set owner = 'late'" });
+  });
+  const outcome = held.then(
+    () => "committed",
+    (error: unknown) => error,
+  );
+  await until("it holds the row", async () => wake !== null);
+  await database.db.transaction({ role: "qd_system" }, (tx) =>
+    tx.query({ text: "update qd.groups set owner = 'heir'" }),
+  );
+  (wake as (() => void) | null)?.();
+  expect(await outcome).toMatchObject({ name: "DbError", connection: true });
+  const { rows } = await database.db.transaction({ role: "qd_system" }, (tx) =>
+    tx.query({ text: "select owner from qd.groups" }),
+  );
+  expect(rows).toEqual([{ owner: "heir" }]);
+  await frozen.close();
+  await database.close();
+});
+
 test("a network that goes silent without a word is a connection that is gone, for transactions and for sessions", async () => {
   const database = await testDatabase();
   const { socket_dir, user } = database.login;

@@ -20,6 +20,8 @@ export interface PostgresOptions {
   readonly connections_max?: number;
   /** How long an answer may take before the connection counts as gone; for connections that serve. */
   readonly answer_ms?: number;
+  /** How long a transaction may say nothing before the database ends it. */
+  readonly idle_ms?: number;
 }
 
 function clientConfig(options: PostgresOptions): pg.ClientConfig {
@@ -66,7 +68,11 @@ export class PostgresDb implements Db {
 
   constructor(options: PostgresOptions) {
     // A network can go silent without a word; the system would wait a quarter of an hour to find out.
-    this.config = { ...clientConfig(options), query_timeout: options.answer_ms ?? LIMITS.database_answer_ms };
+    this.config = {
+      ...clientConfig(options),
+      query_timeout: options.answer_ms ?? LIMITS.database_answer_ms,
+      idle_in_transaction_session_timeout: options.idle_ms ?? LIMITS.database_idle_ms,
+    };
     this.pool = new pg.Pool({ ...this.config, max: options.connections_max ?? 8, idleTimeoutMillis: 30_000 });
     // A connection that breaks is replaced at the next use; without a listener the process would end. The pool listens to
     // idle ones; one that is lent out breaks unheard, and its user learns of it from the next statement.
