@@ -93,6 +93,18 @@ test("a renewal that is never answered does not keep a node from losing its leas
   expect([one.ownership.isOwner(0), one.ownership.urlOf(0)]).toEqual([false, "http://two"]);
 });
 
+test("a first start that takes longer than a lease keeps what it opens", async () => {
+  const clock = new FakeClock();
+  const leases = new SharedLeases(2, clock);
+  const one = node(leases, "one", clock, () => clock.sleep(LIMITS.node_lease_ms * 3));
+  const starting = one.ownership.start();
+  await clock.pass(LIMITS.node_lease_ms * 3 + 1_000);
+  await starting;
+  expect(one.ownership.owned).toEqual([0, 1]);
+  await clock.pass(1_000);
+  expect(one.seen).toEqual(["claimed 0", "claimed 1"]);
+});
+
 test("what was lost while it was being opened does not stay open", async () => {
   const clock = new FakeClock();
   const leases = new SharedLeases(1, clock);

@@ -130,8 +130,9 @@ export class Ownership {
   /** Looks once, and has what it takes open; then goes on looking until it is stopped. */
   async start(): Promise<void> {
     await this.look();
-    await Promise.all(this.opening);
+    // Opening many runs may take longer than a lease: it is renewed meanwhile.
     this.loop = this.run();
+    await Promise.all(this.opening);
   }
 
   /** Gives everything up: the others need not wait for the leases to run out. */
