@@ -65,14 +65,15 @@ async function run<Row>(client: DriverClient, statement: Parameters<DbTx["query"
 export class PostgresDb implements Db {
   private readonly pool: pg.Pool;
   private readonly config: pg.ClientConfig;
+  private readonly idle_ms: number;
 
   constructor(options: PostgresOptions) {
     // A network can go silent without a word; the system would wait a quarter of an hour to find out.
     this.config = {
       ...clientConfig(options),
       query_timeout: options.answer_ms ?? LIMITS.database_answer_ms,
-      idle_in_transaction_session_timeout: options.idle_ms ?? LIMITS.database_idle_ms,
     };
+    this.idle_ms = options.idle_ms ?? LIMITS.database_idle_ms;
     this.pool = new pg.Pool({ ...this.config, max: options.connections_max ?? 8, idleTimeoutMillis: 30_000 });
     // A connection that breaks is replaced at the next use; without a listener the process would end. The pool listens to
     // idle ones; one that is lent out breaks unheard, and its user learns of it from the next statement.
@@ -84,7 +85,8 @@ export class PostgresDb implements Db {
     const client = await this.connect();
     let broken = false;
     try {
-      await client.query(`begin; ${scopeSql(scope, "local ")}`);
+      const idle = `set local idle_in_transaction_session_timeout = ${this.idle_ms}`;
+      await client.query(`begin; ${scopeSql(scope, "local ")}; ${idle}`);
       const value = await fn({ query: (statement) => run(client, statement) });
       await client.query("commit");
       return value;
