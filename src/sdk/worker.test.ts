@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { seams } from "../../test/support/engine.ts";
 import { FakeClock } from "../../test/support/fake-clock.ts";
+import { AppError } from "../contract/errors.ts";
 import type { Job, JobResult } from "../contract/jobs.ts";
 import { placedRunId } from "../contract/placement.ts";
 import type { LeasedJob, LeaseRequest, ResultsRequest } from "../contract/workers.ts";
@@ -125,6 +126,8 @@ describe("with several control nodes", () => {
     const groups = (first: string, second: string, epoch = 1) =>
       Array.from({ length: 8 }, (_, group) => ({ group, url: group < 4 ? first : second, shard_epoch: epoch }));
     let map = groups("http://a", "http://b");
+    /** Nodes that own nothing of what they are told. */
+    const refusing = new Set<string>();
     const queued: LeasedJob[] = [];
     const client = (name: string): LinkClient => ({
       lease: async () => {
@@ -133,6 +136,7 @@ describe("with several control nodes", () => {
       },
       report: async ({ results }: ResultsRequest) => {
         await clock.sleep(1);
+        if (refusing.has(name)) throw new AppError("FENCED", "Another node owns the runs, or is about to");
         for (const { run_id } of results) told.set(name, [...(told.get(name) ?? []), run_id]);
         return { items: results.map(() => ({ accepted: true })), jobs: [] };
       },
@@ -166,7 +170,7 @@ describe("with several control nodes", () => {
           },
         ]);
     };
-    return { clock, told, worker, queued, finish, move: (to: typeof map) => (map = to), groups };
+    return { clock, told, worker, queued, finish, refusing, move: (to: typeof map) => (map = to), groups };
   }
 
   const jobOf = (group: number): LeasedJob => {
@@ -195,6 +199,24 @@ describe("with several control nodes", () => {
     expect(told.get("http://b")).toEqual([second.job.run_id]);
     expect(told.has("door")).toBe(false);
     expect(worker.figures).toMatchObject({ accepted: 2, running: 0, unreported: 0 });
+  });
+
+  test("an outcome that its owner has refused goes to the next one, also when nothing else finishes any more", async () => {
+    const { clock, told, worker, queued, finish, refusing, move, groups } = nodes();
+    worker.start();
+    await clock.pass(1_500);
+    const one = jobOf(1);
+    queued.push(one);
+    await clock.pass(200);
+    refusing.add("http://a");
+    finish();
+    await clock.pass(500);
+    expect(told.size).toBe(0);
+    // The same two nodes: each has what the other one had.
+    move(groups("http://b", "http://a", 2));
+    await clock.pass(5_000);
+    expect(told.get("http://b")).toEqual([one.job.run_id]);
+    expect(worker.figures).toMatchObject({ accepted: 1, unreported: 0 });
   });
 
   test("what finishes just when a report has ended is reported too", async () => {

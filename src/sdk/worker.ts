@@ -146,15 +146,15 @@ export class RemoteWorker {
     for (const ref of stop) this.options.runner.abort(ref.run_id);
     if (drain && !this.stopping) this.end("drained");
     this.owners.heard(groups);
+    if (this.ended) return;
     const wanted = new Set(this.owners.urls.length > 0 ? this.owners.urls : [DOOR]);
-    if (this.ended || (wanted.size === this.links.size && [...wanted].every((url) => this.links.has(url)))) return;
     for (const [url, link] of this.links) {
       if (wanted.has(url)) continue;
       link.leave();
       this.links.delete(url);
     }
     for (const url of wanted) if (!this.links.has(url)) this.connect(url);
-    // What was meant for another node may be meant for this one now.
+    // What was meant for one node may be meant for another now, also where the nodes are the same.
     for (const link of this.links.values()) link.report();
   }
 
