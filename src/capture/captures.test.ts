@@ -3,7 +3,9 @@ import { beforeEach, expect, test } from "vitest";
 import { ReplayWorld } from "../../test/support/replay-world.ts";
 import { seams } from "../../test/support/engine.ts";
 import type { JsonObject } from "../kit/json.ts";
+import { AppError } from "../contract/errors.ts";
 import { Captures } from "./captures.ts";
+import { Quarantine } from "./quarantine.ts";
 
 const MODEL = `
 kind: Model
@@ -24,11 +26,16 @@ beforeEach(async () => {
 });
 
 function make(): Captures {
+  const none = {
+    get: () => Promise.reject(new AppError("NOT_FOUND", "there are none")),
+    put: () => Promise.reject(new Error("there are none")),
+  };
   return new Captures({
     owner: () => world.engine,
     store: world.store,
     tenantKey: () => new Uint8Array(32),
-    blobs: { get: () => Promise.reject(new Error("there are none")) },
+    blobs: none,
+    quarantine: new Quarantine({ blobs: none, tenantKey: () => new Uint8Array(32), ...seams }),
     external: async (_caller, ids) =>
       [...world.store.runs.values()].filter((run) => run.external_id !== null && ids.includes(run.external_id)),
     find: async (_caller, run_id) => world.engine.peek(run_id) ?? world.store.runs.get(run_id) ?? null,

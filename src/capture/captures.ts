@@ -25,9 +25,11 @@ import type { Command } from "../core/decide.ts";
 import type { RunState } from "../core/run-state.ts";
 import type { ForeignCommand } from "../core/foreign.ts";
 import { differingPaths } from "../core/past-calls.ts";
-import { privacyRisk } from "../core/privacy.ts";
+import { isUnseen, privacyRisk } from "../core/privacy.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import { chainAt } from "../journal/past.ts";
+import { restored } from "./quarantine.ts";
+import type { OpenedPayload, Quarantine } from "./quarantine.ts";
 import { identityOf, isAmbiguous, nameOf, recordedCalls, replayedEnd } from "./recording.ts";
 import type { CallKind, RecordedCall } from "./recording.ts";
 
@@ -54,6 +56,7 @@ export interface CapturesOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly blobs: Pick<BlobStore, "get">;
+  readonly quarantine: Quarantine;
   /** An id for a run that is to begin in this process; one that its source has a name for is placed by that. */
   readonly newRunId: (external_id?: string) => string;
   readonly find: (caller: CaptureCaller, run_id: string) => Promise<RunSummary | null>;
@@ -71,6 +74,10 @@ interface Replay {
 }
 
 const SESSIONS_MAX = 10_000;
+const AMBIGUOUS =
+  "Calls with this signature were in flight together and got different answers; which is which cannot be told";
+const TORN =
+  "The recorded answer held a secret in pieces and was not kept, or nobody could look at it and it is not here; it cannot be given again";
 
 /** What a session of calls without a run is known by. */
 export function sessionName(
@@ -204,27 +211,20 @@ export class Captures {
     const n = replay.used.get(call.signature) ?? 0;
     const found = same[n];
     if (!found) return this.unrecorded(caller, run_id, replay, call.requested);
-    if (isAmbiguous(same)) {
-      const message =
-        "Calls with this signature were in flight together and got different answers; which is which cannot be told";
-      return this.stop(caller, run_id, "ambiguous_signature", message, {
-        paths: [],
-        source_seq: found.seq,
-        source_step: found.step,
-      });
-    }
-    if (found.completed["raw_withheld"] === true) {
-      const message = "The recorded answer held a secret in pieces and was not kept, so it cannot be given again";
-      return this.stop(caller, run_id, "privacy_risk", message, {
-        paths: [],
-        source_seq: found.seq,
-        source_step: found.step,
-      });
-    }
+    const at = { paths: [], source_seq: found.seq, source_step: found.step };
+    if (isAmbiguous(same)) return this.stop(caller, run_id, "ambiguous_signature", AMBIGUOUS, at);
+    // Before anything is waited for: the same may be asked for meanwhile.
     replay.used.set(call.signature, n + 1);
+    const opened = await this.opened(caller, replay, found);
+    if (opened === null) return this.stop(caller, run_id, "privacy_risk", TORN, at);
     const source = { run_id: replay.source_run_id, seq: found.seq };
     const determinism = { mode: "exact", reason: "source_output_reused", source };
     const { cost_micro_usd: _cost, duration_ms: _ms, usage: _usage, ...rest } = found.completed;
+    const { quarantine } = this.options;
+    const { tenant_id } = caller;
+    // The replay has no more in plain sight than its source, and keeps what it needs to be replayed itself.
+    if (opened.length > 0)
+      rest["redaction"] = await quarantine.putAway({ tenant_id, run_id }, rest["redaction"], opened);
     const target = call.kind === "retrieval" ? {} : { [call.kind]: found.requested[call.kind] ?? "" };
     // What was observed elsewhere is so again: nothing here made the call.
     const observed = replay.observed ? { origin: {} } : {};
@@ -239,7 +239,24 @@ export class Captures {
       ended: { ...replayedEnd(found, { ...rest, determinism }), ...observed },
     };
     await this.options.owner().decided(caller.tenant_id, run_id, command);
-    return found;
+    return opened.length === 0 ? found : { ...found, completed: restored(found.completed, opened) };
+  }
+
+  /** What of an answer had been put away unseen; null where the answer is not whole even with that. */
+  private async opened(
+    { tenant_id }: CaptureCaller,
+    { source_run_id }: Replay,
+    { completed }: RecordedCall,
+  ): Promise<readonly OpenedPayload[] | null> {
+    const place = { tenant_id, run_id: source_run_id };
+    // What came from another server is not here.
+    const opened = await this.options.quarantine.open(place, completed["redaction"]).catch((error: unknown) => {
+      if (isAppError(error, "NOT_FOUND")) return [];
+      throw error;
+    });
+    const { raw, raw_ref, raw_withheld } = restored(completed, opened);
+    const isSeen = !isUnseen(completed) || opened.length > 0 || raw !== undefined || raw_ref !== undefined;
+    return isSeen && (raw_withheld !== true || typeof raw === "string") ? opened : null;
   }
 
   /** Answers a call that the SDK of a replayed program asks for. */
@@ -391,7 +408,7 @@ export class Captures {
     if (unseen !== undefined)
       throw new AppError(
         "REPLAY_REFUSED",
-        `A payload of event ${unseen} of ${source_run_id} could not be redacted and was not kept; who may can override that`,
+        `A payload of event ${unseen} of ${source_run_id} could not be redacted; who may can override that`,
         { details: { reason: "privacy_risk", seq: unseen } },
       );
     const calls = recordedCalls(events, (call) => this.toolSignature(caller.tenant_id, call));

@@ -4,13 +4,13 @@ import { decodeBody } from "../core/chain.ts";
 import { importRecorded } from "./import.ts";
 
 const caller = { tenant_id: TENANT, project: "default", principal: "ada" };
-const events = (format: string, value: unknown) =>
-  importRecorded({ format, text: JSON.stringify(value), caller, seams }).flatMap((run) =>
+const events = async (format: string, value: unknown) =>
+  (await importRecorded({ format, text: JSON.stringify(value), caller, seams })).flatMap((run) =>
     run.rows.flatMap((row) => decodeBody(row.body)).map(({ type, data }) => ({ type, data })),
   );
 
-test("a transcript of Anthropic's Messages", () => {
-  const found = events("anthropic-messages", {
+test("a transcript of Anthropic's Messages", async () => {
+  const found = await events("anthropic-messages", {
     model: "claude",
     system: "Be brief.",
     messages: [
@@ -47,8 +47,8 @@ test("a transcript of Anthropic's Messages", () => {
   expect(found.at(-1)?.data).toMatchObject({ output: "It rains." });
 });
 
-test("an ATIF trajectory", () => {
-  const found = events("atif", {
+test("an ATIF trajectory", async () => {
+  const found = await events("atif", {
     schema_version: "ATIF-v1.7",
     trajectory_id: "x",
     agent: { name: "a", model_name: "m" },
@@ -72,9 +72,9 @@ test("an ATIF trajectory", () => {
   expect(found.at(-1)?.data).toMatchObject({ output: "done" });
 });
 
-test("secrets in an import are not stored", () => {
+test("secrets in an import are not stored", async () => {
   const secret = ["ghp", "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"].join("_");
-  const found = events("openai-chat", {
+  const found = await events("openai-chat", {
     messages: [
       { role: "user", content: `my token is ${secret}` },
       { role: "assistant", content: "ok" },

@@ -8,7 +8,9 @@ import { AppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft, TerminalState } from "../contract/events.ts";
 import type { AppendRow, RunSummary } from "../contract/journal.ts";
 import { chainStart, encodeAppend } from "../core/chain.ts";
+import type { Quarantine } from "./quarantine.ts";
 import { Redactor } from "./redact.ts";
+import type { Keep } from "./redact.ts";
 import { eventsOf } from "./openai-chat.ts";
 import { displayMessages } from "./tau-bench.ts";
 import { anthropicRun } from "./anthropic-transcript.ts";
@@ -156,28 +158,41 @@ function lastText(messages: readonly JsonObject[]): Json {
   return said?.["content"] ?? null;
 }
 
-/** Turns recorded runs into rows of captured runs. */
-export function importRecorded(options: {
+/** Turns recorded runs into rows of captured runs. Without a quarantine what cannot be looked at is dropped. */
+export async function importRecorded(options: {
   format: string;
   text: string;
   caller: { tenant_id: string; project: string; principal: string };
   seams: ImportSeams;
   redactor?: Redactor;
-}): CapturedRun[] {
-  const redactor = options.redactor ?? new Redactor("secrets");
-  return readRecorded(options.format, options.text).map((run) => capture(run, options.caller, options.seams, redactor));
+  quarantine?: Quarantine;
+}): Promise<CapturedRun[]> {
+  const { caller, seams, quarantine, redactor = new Redactor("secrets") } = options;
+  const captured: CapturedRun[] = [];
+  for (const run of readRecorded(options.format, options.text)) {
+    const run_id = seams.newRunId();
+    const { drafts, steps } = eventsOf(run, caller);
+    const keep: Keep = async (payload) =>
+      quarantine ? quarantine.keep({ tenant_id: caller.tenant_id, run_id }, payload) : payload;
+    const clean: EventDraft[] = [];
+    for (const draft of drafts) clean.push({ ...draft, data: await redactor.data(draft.data, draft.type, keep) });
+    captured.push(capture(run, { run_id, drafts: clean, steps, caller, seams }));
+  }
+  return captured;
 }
 
 function capture(
   run: RecordedRun,
-  caller: { tenant_id: string; project: string; principal: string },
-  seams: ImportSeams,
-  redactor: Redactor,
+  given: {
+    run_id: string;
+    drafts: readonly EventDraft[];
+    steps: number;
+    caller: { tenant_id: string; project: string; principal: string };
+    seams: ImportSeams;
+  },
 ): CapturedRun {
-  const run_id = seams.newRunId();
+  const { run_id, drafts, steps, caller, seams } = given;
   const at_us = seams.clock.now_us();
-  const { drafts: found, steps } = eventsOf(run, caller);
-  const drafts = found.map((draft) => ({ ...draft, data: redactor.data(draft.data, draft.type) }));
   const rows: AppendRow[] = [];
   let chain = chainStart(caller.tenant_id, run_id);
   let seq = 0;

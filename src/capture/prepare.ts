@@ -14,13 +14,15 @@ import { LIMITS } from "../contract/limits.ts";
 import type { BlobStore } from "../contract/ports.ts";
 import type { IngestFault, ObservedEvent } from "../core/ingest.ts";
 import type { CaptureCaller, Captures } from "./captures.ts";
-import type { Redactor } from "./redact.ts";
+import type { Place, Quarantine } from "./quarantine.ts";
+import type { Keep, Redactor } from "./redact.ts";
 import { upcast } from "./upcast.ts";
 import { canonicalRequest } from "../contract/wire/wire.ts";
 
 export interface PrepareOptions {
   readonly captures: Pick<Captures, "signature">;
   readonly redactor: Redactor;
+  readonly quarantine: Quarantine;
   readonly blobs: Pick<BlobStore, "put">;
   readonly tenantKey: (tenant_id: string) => Uint8Array;
 }
@@ -64,7 +66,7 @@ export async function prepareEvents(
     const { request } = one.event.data;
     if (isObject(request)) one.event.data["signature"] = signatureOf(options, caller, one.event.data, request);
   }
-  return settleEvents(options, caller.tenant_id, checked);
+  return settleEvents(options, { tenant_id: caller.tenant_id, run_id: given.run_id }, checked);
 }
 
 function signatureOf(
@@ -99,7 +101,7 @@ export function* appendable(events: readonly ObservedEvent[]): Iterable<Observed
 /** Redacts and stores what is large. Most batches hold nothing to redact: they are looked at together. */
 export async function settleEvents(
   options: PrepareOptions,
-  tenant_id: string,
+  place: Place,
   checked: readonly Prepared[],
 ): Promise<Prepared[]> {
   const { redactor } = options;
@@ -109,16 +111,18 @@ export async function settleEvents(
     const { event } = one;
     // A character is three bytes at most: what is short is not measured.
     if (event.fault || (clean && one.size * UTF8_BYTES_MAX <= LIMITS.inline_bytes_max)) done.push(one);
-    else done.push(await settleOne(options, tenant_id, one, clean));
+    else done.push(await settleOne(options, place, one, clean));
   }
   return done;
 }
 
-async function settleOne(options: PrepareOptions, tenant_id: string, one: Prepared, clean: boolean): Promise<Prepared> {
-  const { redactor } = options;
+async function settleOne(options: PrepareOptions, place: Place, one: Prepared, clean: boolean): Promise<Prepared> {
+  const { redactor, quarantine } = options;
   const { no, event } = one;
-  const said = event.said && !clean ? redactor.data(event.said) : event.said;
-  const data = await largeApart(options, tenant_id, clean ? event.data : redactor.data(event.data, event.type));
+  const keep: Keep = (payload) => quarantine.keep(place, payload);
+  const said = event.said && !clean ? await redactor.data(event.said, "", keep) : event.said;
+  const seen = clean ? event.data : await redactor.data(event.data, event.type, keep);
+  const data = await largeApart(options, place.tenant_id, seen);
   const size = Buffer.byteLength(canonicalJson([data, said ?? null]));
   if (size <= LIMITS.event_bytes_max) return { no, event: { ...event, data, ...(said ? { said } : {}) }, size };
   const message = `The event has ${size} bytes besides its payloads; ${LIMITS.event_bytes_max} are the limit`;

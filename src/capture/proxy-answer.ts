@@ -3,8 +3,10 @@ import { messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
 import type { JobFailure } from "../contract/jobs.ts";
 import { NetRefused } from "../contract/ports.ts";
-import type { NetAnswer } from "../contract/ports.ts";
+import type { BlobStore, NetAnswer } from "../contract/ports.ts";
 import type { WireApi } from "../contract/wire/wire.ts";
+import { isObject } from "../kit/json.ts";
+import type { JsonObject } from "../kit/json.ts";
 import { scrubText } from "../kit/scrub.ts";
 
 export interface ProxyAnswer {
@@ -56,4 +58,22 @@ export function networkFailure(error: unknown, gone: boolean, key: string): JobF
   if (error instanceof NetRefused) return { class: "permanent", code: "egress_refused", message };
   const timeout = error instanceof Error && error.name === "TimeoutError";
   return { class: "transient", code: timeout ? "timeout" : "provider_unreachable", message };
+}
+
+/** The answer of a recorded call, byte for byte. */
+export async function recordedAnswer(
+  blobs: Pick<BlobStore, "get">,
+  tenant_id: string,
+  completed: JsonObject,
+): Promise<ProxyAnswer> {
+  const { raw_ref: ref, raw, headers, status, content_type } = completed;
+  const isApart = isObject(ref) && typeof ref["digest"] === "string";
+  return {
+    status: Number(status ?? 200),
+    headers: {
+      ...(isObject(headers) ? (headers as Record<string, string>) : {}),
+      "content-type": String(content_type ?? "application/json"),
+    },
+    body: isApart ? (await blobs.get(tenant_id, String(ref["digest"]))).toString("utf8") : String(raw ?? ""),
+  };
 }

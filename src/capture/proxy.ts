@@ -22,11 +22,12 @@ import { awaitedCall } from "../core/foreign.ts";
 import type { ForeignCall } from "../core/foreign.ts";
 import { isClaimable } from "../core/run-state.ts";
 import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
-import { denied, networkFailure, passedHeaders, refusal, statusFailure } from "./proxy-answer.ts";
+import { denied, networkFailure, passedHeaders, recordedAnswer, refusal, statusFailure } from "./proxy-answer.ts";
 import type { ProxyAnswer } from "./proxy-answer.ts";
 import { before, endsRun, Leash, RunWatch } from "./wait.ts";
 import type { Subscribe } from "./wait.ts";
 import { joined, markJson } from "./redact.ts";
+import type { Quarantine } from "./quarantine.ts";
 import type { RedactedPayload, Redactor } from "./redact.ts";
 import { canonicalRequest, EventSplitter } from "../contract/wire/wire.ts";
 import type { WireAnswer, WireApi } from "../contract/wire/wire.ts";
@@ -34,6 +35,7 @@ import type { WireAnswer, WireApi } from "../contract/wire/wire.ts";
 export interface ProxyOptions {
   readonly captures: Captures;
   readonly redactor: Redactor;
+  readonly quarantine: Quarantine;
   readonly owner: () => CaptureOwner;
   readonly governance: Pick<Governance, "of">;
   readonly net: Pick<Net, "request">;
@@ -124,7 +126,9 @@ export class Proxy {
     const request = canonicalRequest(body);
     const signature = captures.signature(call.caller.tenant_id, { api: call.api.name, model, request });
     // The signature is of the request as it came; what is recorded is redacted.
-    const clean = this.options.redactor.payload(body, "/request", "model.requested");
+    const place = { tenant_id: call.caller.tenant_id, run_id };
+    const seen = this.options.redactor.payload(body, "/request", "model.requested");
+    const clean = await this.options.quarantine.keep(place, seen);
     const text = clean.mark ? JSON.stringify(clean.value) : call.body.toString("utf8");
     const recorded: JsonObject = {
       api: call.api.name,
@@ -136,7 +140,7 @@ export class Proxy {
     if (captures.isReplay(run_id)) {
       const found = await captures.replayed(call.caller, run_id, { id, kind: "model", signature, requested: recorded });
       if (found.ended === "model.denied") return denied(call.api, { data: found.completed });
-      return this.recordedAnswer(call.caller.tenant_id, found.completed);
+      return recordedAnswer(this.options.blobs, call.caller.tenant_id, found.completed);
     }
     return this.walk(call, { run_id, id, model, body, recorded });
   }
@@ -342,14 +346,15 @@ export class Proxy {
   ): Promise<void> {
     const { tenant_id } = admitted.call.caller;
     const told = answer.usage !== null && !cut_off;
-    const { redactor } = this.options;
+    const { redactor, quarantine } = this.options;
+    const place = { tenant_id, run_id: admitted.run_id };
     const content_and_calls = { content: answer.content, tool_calls: answer.tool_calls.map((one) => ({ ...one })) };
     // Together first: most answers hold nothing, and two looks cost more than one.
     const isClean = redactor.isClean([{ type: "model.completed", data: { ...content_and_calls, raw: raw.text } }]);
-    const clean = <T extends Json>(value: T, at: string): RedactedPayload<T> =>
-      isClean ? { value, mark: null } : redactor.payload(value, at, "model.completed");
-    const said = clean(content_and_calls, "");
-    const bytes = clean(raw.text, "/raw");
+    const clean = async <T extends Json>(value: T, at: string): Promise<RedactedPayload<T>> =>
+      isClean ? { value, mark: null } : quarantine.keep(place, redactor.payload(value, at, "model.completed"));
+    const said = await clean(content_and_calls, "");
+    const bytes = await clean(raw.text, "/raw");
     const mark = joined([said.mark, bytes.mark]);
     // A secret that a stream says in pieces stands in no single event of it: such a stream is not kept.
     const isTorn = said.mark !== null && bytes.mark === null;
@@ -396,11 +401,14 @@ export class Proxy {
     const { headers, body } = passed
       ? { headers: passed.headers, body: passed.text }
       : refusal(admitted.call.api, status, failure.code, failure.message);
-    const clean = this.options.redactor.payload({ body, message: failure.message }, "", "model.failed");
+    const { redactor, quarantine } = this.options;
+    const place = { tenant_id: admitted.call.caller.tenant_id, run_id: admitted.run_id };
+    const found = redactor.payload({ message: failure.message, raw: body }, "", "model.failed");
+    const clean = await quarantine.keep(place, found);
     const message = clean.value?.message ?? "";
     // Nobody has seen the answer of a call whose client has hung up, or whose stream had begun.
     const seen =
-      isGone || !isAnswered ? {} : await this.answered(admitted, { status, headers, body: clean.value?.body ?? null });
+      isGone || !isAnswered ? {} : await this.answered(admitted, { status, headers, body: clean.value?.raw ?? null });
     const recorded = { ...seen, ...(clean.mark ? { redaction: markJson(clean.mark) } : {}) };
     await this.report(admitted, { ok: false, failure: { ...failure, message }, ...usage, recorded });
     return { answer: { status, headers, body }, failure };
@@ -427,22 +435,6 @@ export class Proxy {
       if (!isAppError(error, "STALE_RESULT") && !isAppError(error, "RUN_TERMINAL")) throw error;
       this.options.log.warn("proxy.late_outcome", { run_id, step, error: messageOf(error) });
     }
-  }
-
-  private async recordedAnswer(tenant_id: string, completed: JsonObject): Promise<ProxyAnswer> {
-    const ref = completed["raw_ref"];
-    const raw =
-      isObject(ref) && typeof ref["digest"] === "string"
-        ? (await this.options.blobs.get(tenant_id, ref["digest"])).toString("utf8")
-        : String(completed["raw"] ?? "");
-    return {
-      status: Number(completed["status"] ?? 200),
-      headers: {
-        ...(isObject(completed["headers"]) ? (completed["headers"] as Record<string, string>) : {}),
-        "content-type": String(completed["content_type"] ?? "application/json"),
-      },
-      body: raw,
-    };
   }
 
   /** A payload as it is recorded: in the event when it is small, else as an artifact. */

@@ -1,4 +1,4 @@
-// Redaction of what others send us to record. A payload that cannot be looked at is not kept: nothing is stored unseen.
+// Redaction of what others send us to record. A payload that cannot be looked at is in no event: it goes into quarantine.
 import type { RedactionLevel, RedactionMark } from "../contract/redaction.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
@@ -14,7 +14,11 @@ export interface RedactedPayload<T> {
   readonly value: T | null;
   /** Null when nothing was touched. */
   readonly mark: RedactionMark | null;
+  /** What could not be looked at, without what a rule takes out; absent where not even the rules could be followed. */
+  readonly withheld?: T;
 }
+
+export type Keep = (payload: RedactedPayload<JsonObject>) => Promise<RedactedPayload<JsonObject>>;
 
 export interface RedactorOptions {
   /** Rules for single fields, before the patterns. */
@@ -39,11 +43,13 @@ export class Redactor {
 
   /** Redacts a value; `at` names it in the data of an event of this type. */
   payload<T extends Json>(value: T, at: string, type = ""): RedactedPayload<T> {
+    let seen: { readonly withheld?: T } = {};
     try {
       const ruled = this.fields.apply(type, value, at, {
         hash: (item) => this.hash(canonicalJson(item)),
         redact: (item) => redactJson(item, this.strict).value,
       });
+      seen = { withheld: (ruled ? ruled.value : value) as T };
       const found = this.byPattern(ruled ? ruled.value : value, at, ruled?.raw ?? []);
       const touched = ruled?.touched ?? [];
       if (found.paths.length === 0 && touched.length === 0) return { value, mark: null };
@@ -55,7 +61,7 @@ export class Redactor {
       };
       return { value: found.value as T, mark };
     } catch {
-      return { value: null, mark: { status: "failed", ruleset: this.ruleset, rules: [], paths: [at] } };
+      return { value: null, mark: { status: "failed", ruleset: this.ruleset, rules: [], paths: [at] }, ...seen };
     }
   }
 
@@ -67,10 +73,10 @@ export class Redactor {
     return { ...found, paths: found.paths.map((path) => `${at}${path}`) };
   }
 
-  /** Redacts an event's data; its mark stands in it. */
-  data(data: JsonObject, type = ""): JsonObject {
+  /** Redacts an event's data; its mark stands in it. `keep` puts away what could not be looked at. */
+  async data(data: JsonObject, type: string, keep: Keep): Promise<JsonObject> {
     const { kept, open } = structureOf(data, type);
-    const { value, mark } = this.payload(open, "", type);
+    const { value, mark } = await keep(this.payload(open, "", type));
     if (!mark) return data;
     const clean = withoutTornSecrets(isObject(value) ? value : {}, mark.paths);
     return { ...kept, ...clean, redaction: markJson(mark) };
@@ -106,7 +112,9 @@ function structureOf(data: JsonObject, type: string): { kept: JsonObject; open: 
 const LOOKING: FieldHands = { hash: () => "", redact: (value) => value };
 
 export function markJson(mark: RedactionMark): JsonObject {
-  return { paths: [...mark.paths], rules: [...mark.rules], ruleset: mark.ruleset, status: mark.status };
+  const { paths, quarantined, rules, ruleset, status } = mark;
+  const away = quarantined ? { quarantined: quarantined.map((one) => ({ ...one })) } : {};
+  return { paths: [...paths], ...away, rules: [...rules], ruleset, status };
 }
 
 /** One mark for several parts of an event; a failure outweighs the rest. */
@@ -114,7 +122,9 @@ export function joined(marks: readonly (RedactionMark | null)[]): RedactionMark 
   const given = marks.filter((mark) => mark !== null);
   const [first] = given;
   if (!first) return null;
+  const quarantined = given.flatMap((mark) => mark.quarantined ?? []);
   return {
+    ...(quarantined.length > 0 ? { quarantined } : {}),
     status: given.some((mark) => mark.status === "failed") ? "failed" : "redacted",
     ruleset: first.ruleset,
     rules: [...new Set(given.flatMap((mark) => mark.rules))],

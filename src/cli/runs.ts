@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { AppError } from "../contract/errors.ts";
 import type { Progress } from "../contract/progress.ts";
-import type { Run, StartRun } from "../contract/runs.ts";
+import type { QuarantinedPayload, Run, StartRun } from "../contract/runs.ts";
 import { parseUsd } from "../kit/money.ts";
 import type { Client } from "../sdk/client.ts";
 import { readText } from "./apply.ts";
@@ -151,10 +151,36 @@ function addList(runs: Command): void {
     });
 }
 
+function addPrivacy(runs: Command): void {
+  runs
+    .command("override-privacy <run>")
+    .description("let a run be replayed and exported although a payload of it could not be redacted")
+    .requiredOption("--reason <text>", "why; stands in its journal")
+    .action(async (id: string, { reason }: { reason: string }, command: Command) => {
+      const globals = globalsOf(command);
+      show(globals, await clientOf(globals).act(id, "privacy-override", { reason }), (run) =>
+        print(`${run.run_id} may be replayed and exported`),
+      );
+    });
+  runs
+    .command("quarantined <run>")
+    .description("show what could not be looked at when it came, once that is overridden")
+    .action(async (id: string, _options, command: Command) => {
+      const globals = globalsOf(command);
+      const path = `/runs/${encodeURIComponent(id)}/quarantine`;
+      show(globals, await clientOf(globals).json<{ items: QuarantinedPayload[] }>(path), ({ items }) => {
+        for (const { seq, type, at, value } of items)
+          print(`${seq}  ${type}  ${at || "/"}\n${safe(JSON.stringify(value))}`);
+        if (items.length === 0) print(`Nothing of ${id} is in quarantine`);
+      });
+    });
+}
+
 export function addRuns(root: Command): void {
   addRun(root);
   const runs = root.command("runs").description("read and steer runs");
   addList(runs);
+  addPrivacy(runs);
   runs
     .command("get <run>")
     .description("one run")
@@ -199,16 +225,6 @@ export function addRuns(root: Command): void {
         show(globals, await clientOf(globals).act(id, verb), (run) => print(`${run.run_id} ${stateText(run.state)}`));
       });
   }
-  runs
-    .command("override-privacy <run>")
-    .description("let a run be replayed and exported although a payload of it could not be redacted")
-    .requiredOption("--reason <text>", "why; stands in its journal")
-    .action(async (id: string, { reason }: { reason: string }, command: Command) => {
-      const globals = globalsOf(command);
-      show(globals, await clientOf(globals).act(id, "privacy-override", { reason }), (run) =>
-        print(`${run.run_id} may be replayed and exported`),
-      );
-    });
   runs
     .command("input <run> <text>")
     .description("answer a run that waits for input")

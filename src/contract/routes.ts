@@ -12,7 +12,16 @@ import { JOURNAL_ROUTES } from "./journal-routes.ts";
 import { REPLAY_ROUTES } from "./replay-routes.ts";
 import { TOOL_ROUTES } from "./tool-reviews.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
-import { Approval, Explanation, OverridePrivacy, ResolveStep, Run, RunInput, StartRun } from "./runs.ts";
+import {
+  Approval,
+  Explanation,
+  OverridePrivacy,
+  QuarantinedPayload,
+  ResolveStep,
+  Run,
+  RunInput,
+  StartRun,
+} from "./runs.ts";
 
 /** `public` is for probes alone: they say nothing about anybody's data. */
 export const PERMISSIONS = [
@@ -224,6 +233,16 @@ export const ROUTES = {
     status: 200,
     response: Run,
     errors: onRun,
+  },
+  listQuarantined: {
+    method: "GET",
+    path: "/runs/:id/quarantine",
+    permission: "privacy:override",
+    summary: "Payloads of a run that could not be looked at when they came, once that is overridden.",
+    params: IdParam,
+    status: 200,
+    response: Type.Object({ items: Type.Array(QuarantinedPayload) }),
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "PRIVACY_RISK", "ARTIFACT_CORRUPT"],
   },
   explainStep: {
     method: "GET",

@@ -1,5 +1,6 @@
 // Runs as the API shows them.
 import { Type, type Static } from "typebox";
+import type { Json } from "../kit/json.ts";
 import { Name, RunId } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { MicroUsd } from "./money.ts";
@@ -81,6 +82,15 @@ export const OverridePrivacy = Type.Object(
   { additionalProperties: false },
 );
 export type OverridePrivacy = Static<typeof OverridePrivacy>;
+
+/** A payload that nobody could look at, as it came. */
+export const QuarantinedPayload = Type.Object({
+  seq: Type.Integer({ description: "Of the event that it belongs to." }),
+  type: Type.String(),
+  at: Type.String({ description: "JSON pointer into the event's data; empty for all of it." }),
+  value: Type.Unsafe<Json>({}),
+});
+export type QuarantinedPayload = Static<typeof QuarantinedPayload>;
 
 export const ResolveStep = Type.Union([
   Type.Object(

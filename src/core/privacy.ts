@@ -1,4 +1,4 @@
-// Runs with a payload that could not be looked at before it was to be recorded. It was not kept, and nobody knows what else of
+// Runs with a payload that could not be looked at before it was to be recorded. It is in quarantine, and nobody knows what else of
 // the run it would have touched: such a run is neither replayed nor exported, unless a person with the permission says so on
 // record.
 import type { Actor, EventDraft } from "../contract/events.ts";
@@ -13,7 +13,8 @@ export interface OverrideCommand {
 
 type Seen = Pick<EventDraft, "type" | "data" | "origin"> & { readonly seq: number };
 
-function isUnseen(data: Readonly<Record<string, unknown>> | undefined): boolean {
+/** True for an event's data of which something could not be looked at. */
+export function isUnseen(data: Readonly<Record<string, unknown>> | undefined): boolean {
   const redaction = data?.["redaction"];
   return isObject(redaction) && redaction["status"] === "failed";
 }

@@ -19,6 +19,7 @@ import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
 import type { ExportProfile } from "../contract/journal-routes.ts";
+import type { QuarantinedPayload } from "../contract/runs.ts";
 import type { ShardView } from "../contract/workers.ts";
 import type { Commit } from "../orchestrator/engine.ts";
 
@@ -42,6 +43,8 @@ export interface JournalService {
   verify(caller: Caller, run_id: string | null): Promise<Verified>;
   /** Throws ARTIFACT_MISSING for a run that cannot be exported whole. */
   checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void>;
+  /** Payloads that nobody could look at, once somebody has taken that on. Throws PRIVACY_RISK before. */
+  quarantined(caller: Caller, run_id: string): Promise<readonly QuarantinedPayload[]>;
   export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string>;
   /** `groups`: only runs of these, for a node that does its part; `budgets`: with what the budgets had used. */
   import(caller: Caller, text: string, part?: { groups: readonly number[]; budgets: boolean }): Promise<Imported>;

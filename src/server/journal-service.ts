@@ -1,14 +1,18 @@
 // The journal's use cases that span modules: verify, export, import, captured runs.
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
+import type { StoredEvent } from "../contract/events.ts";
 import { groupOf, SIGNER_GROUP } from "../contract/placement.ts";
 import type { AppendRow, ApprovalRow, BudgetUse, CommittedRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
+import type { QuarantinedPayload } from "../contract/runs.ts";
 import { artifactsOf } from "../core/artifacts.ts";
 import { decodeBody } from "../core/chain.ts";
 import { privacyRisk } from "../core/privacy.ts";
 import { importRecorded } from "../capture/import.ts";
+import { quarantinedIn } from "../capture/quarantine.ts";
+import type { Quarantine } from "../capture/quarantine.ts";
 import type { Redactor } from "../capture/redact.ts";
 import type { ImportSeams } from "../capture/import.ts";
 import { readWholeRun, verifyAll, verifyOne } from "../journal/audit.ts";
@@ -41,6 +45,7 @@ export interface JournalServiceOptions {
   /** Groups whose runs are taken here; one node signs for all. */
   readonly owned: () => readonly number[];
   readonly redactor: Redactor;
+  readonly quarantine: Quarantine;
   readonly groups: number;
 }
 
@@ -68,19 +73,30 @@ export class LocalJournalService implements JournalService {
     for await (const run of this.runs(caller, run_id)) {
       const rows = await readWholeRun(this.options.store, caller.tenant_id, run.run_id);
       const events = rows.flatMap((row) => decodeBody(row.body));
-      const risk = privacyRisk(events);
-      if (risk.length > 0)
-        throw new AppError(
-          "PRIVACY_RISK",
-          `A payload of event ${risk[0]} of ${run.run_id} could not be redacted and was not kept`,
-          { details: { run_id: run.run_id, seqs: risk.slice(0, 100) } },
-        );
+      checkPrivacy(run.run_id, events);
       for (const digest of profile === "full" ? artifactsOf(events) : [])
         if (!(await this.options.blobs.has(caller.tenant_id, digest))) missing.push(digest);
     }
     if (missing.length === 0) return;
     const message = `Run ${run_id} names ${missing.length} artifacts that are not here: ${missing.slice(0, 3).join(", ")}`;
     throw new AppError("ARTIFACT_MISSING", message, { details: { run_id, missing: missing.slice(0, 100) } });
+  }
+
+  /** Payloads that nobody could look at, once somebody has taken that on. Throws PRIVACY_RISK before. */
+  async quarantined(caller: Caller, run_id: string): Promise<QuarantinedPayload[]> {
+    const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
+    const run = await this.options.db.transaction(scope, (tx) => getRun(tx, run_id));
+    if (run?.project_id !== caller.project) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
+    const rows = await readWholeRun(this.options.store, caller.tenant_id, run_id);
+    const events = rows.flatMap((row) => decodeBody(row.body));
+    checkPrivacy(run_id, events);
+    const place = { tenant_id: caller.tenant_id, run_id };
+    const items: QuarantinedPayload[] = [];
+    for (const { seq, type, data, origin } of events)
+      for (const mark of [data["redaction"], origin?.said?.["redaction"]])
+        for (const { at, value } of await this.options.quarantine.open(place, mark))
+          items.push({ seq, type, at, value });
+    return items;
   }
 
   export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string> {
@@ -109,8 +125,11 @@ export class LocalJournalService implements JournalService {
     const proven: CommittedRow[] = [];
     for await (const run of this.runs(caller, run_id)) {
       for (const row of await readWholeRun(store, caller.tenant_id, run.run_id)) {
+        const events = decodeBody(row.body);
         for (const digest of row.body.toString("utf8").matchAll(/sha256:[0-9a-f]{64}/g)) digests.add(digest[0]);
-        for (const digest of artifactsOf(decodeBody(row.body))) named.add(digest);
+        for (const digest of artifactsOf(events)) named.add(digest);
+        // Only the keys of this server open them: they belong into its backup, not to others.
+        if (run_id !== null) for (const digest of quarantinedOf(events)) digests.delete(digest);
         if (run_id !== null) proven.push(row);
         yield rowLine(row);
       }
@@ -249,12 +268,13 @@ export class LocalJournalService implements JournalService {
   }
 
   async importRuns(caller: Caller, format: string, text: string): Promise<readonly ImportedRun[]> {
-    const imported = importRecorded({
+    const imported = await importRecorded({
       format,
       text,
       caller,
       seams: this.options.seams,
       redactor: this.options.redactor,
+      quarantine: this.options.quarantine,
     });
     const results: ImportedRun[] = [];
     for (const run of imported) {
@@ -268,6 +288,20 @@ export class LocalJournalService implements JournalService {
     }
     return results;
   }
+}
+
+function checkPrivacy(run_id: string, events: readonly StoredEvent[]): void {
+  const seqs = privacyRisk(events);
+  if (seqs.length === 0) return;
+  throw new AppError("PRIVACY_RISK", `A payload of event ${seqs[0]} of ${run_id} could not be redacted`, {
+    details: { run_id, seqs: seqs.slice(0, 100) },
+  });
+}
+
+function quarantinedOf(events: readonly StoredEvent[]): string[] {
+  return events
+    .flatMap(({ data, origin }) => [data["redaction"], origin?.said?.["redaction"]])
+    .flatMap((mark) => quarantinedIn(mark).map((one) => one.digest));
 }
 
 function plain(value: unknown): Json {

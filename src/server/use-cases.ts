@@ -3,6 +3,7 @@ import { Captures } from "../capture/captures.ts";
 import { Ingest } from "../capture/ingest.ts";
 import { Otlp } from "../capture/otlp/otlp.ts";
 import { Proxy } from "../capture/proxy.ts";
+import { Quarantine } from "../capture/quarantine.ts";
 import { Redactor } from "../capture/redact.ts";
 import { ToolCalls } from "../capture/tool-calls.ts";
 import type { Subscribe } from "../capture/wait.ts";
@@ -61,6 +62,7 @@ export function useCases(given: Given): UseCases {
   const { registry, store, db, past, remote, clock, hosts, keeping, outside, watchers } = given;
   const { blobs } = keeping;
   const redactor = redactorOf(outside, keeping.tenantKey);
+  const quarantine = new Quarantine({ ...keeping, random: systemRandom });
   const { shards } = hosts;
   const owner = () => shards;
   const newRunId = shards.newRunId.bind(shards);
@@ -105,6 +107,7 @@ export function useCases(given: Given): UseCases {
     shards,
     find,
     redactor,
+    quarantine,
     seams,
     outside,
     watchers,
@@ -113,6 +116,7 @@ export function useCases(given: Given): UseCases {
   const journal = new LocalJournalService({
     ...keeping,
     redactor,
+    quarantine,
     store,
     db,
     registry,
@@ -138,22 +142,23 @@ function foreignUses(given: {
   shards: Shards;
   find: Runs["find"];
   redactor: Redactor;
+  quarantine: Quarantine;
   seams: { clock: Clock; random: typeof systemRandom };
   outside: OutsideUse;
   watchers: Watchers;
   blobs: BlobStore;
   tenantKey: (tenant_id: string) => Uint8Array;
 }): Pick<UseCases, "captures" | "ingest" | "otlp" | "proxy" | "tools"> {
-  const { registry, store, db, shards, find, redactor, seams, outside, blobs, tenantKey } = given;
+  const { registry, store, db, shards, find, redactor, quarantine, seams, outside, blobs, tenantKey } = given;
   const owner = () => shards;
   const newRunId = shards.newRunId.bind(shards);
   const external = ({ tenant_id }: { tenant_id: string }, external_ids: readonly string[]) =>
     db.transaction({ role: "qd_app", tenant_id }, (tx) => findExternal(tx, external_ids));
-  const captures = new Captures({ owner, store, tenantKey, blobs, find, external, newRunId, ...seams });
+  const captures = new Captures({ owner, store, tenantKey, blobs, quarantine, find, external, newRunId, ...seams });
   const door = { captures, owner, governance: registry, blobs, ...seams };
   const { clock } = seams;
   const staged = new PostgresStagedEvents(db);
-  const preparing = { captures, redactor, blobs, tenantKey, owner };
+  const preparing = { captures, redactor, quarantine, blobs, tenantKey, owner };
   const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
   const otlp = new Otlp({ ...preparing, external, newRunId });
   const subscribe: Subscribe = (run_id, listener, moved) => {
@@ -163,7 +168,7 @@ function foreignUses(given: {
     ];
     return () => stops.forEach((stop) => stop());
   };
-  const proxy = new Proxy({ ...door, redactor, ...outside, subscribe });
+  const proxy = new Proxy({ ...door, redactor, quarantine, ...outside, subscribe });
   const tools = new ToolCalls({ ...door, store, subscribe });
   return { captures, ingest, otlp, proxy, tools };
 }

@@ -28,14 +28,14 @@ interface Pair {
 }
 
 const caller = { tenant_id: TENANT, project: "default", principal: "ada" };
-const imported = new Map<string, ReturnType<typeof importRecorded>>();
+const imported = new Map<string, Awaited<ReturnType<typeof importRecorded>>>();
 
-function runOf({ file, key }: Pair["a"]) {
+async function runOf({ file, key }: Pair["a"]) {
   const local = file.replace("/dev/", "/").replace("/heldout/", "/");
   let runs = imported.get(local);
   if (!runs) {
     const format = local.startsWith("tau-bench") ? "tau-bench" : "tau2";
-    runs = importRecorded({ format, text: readFileSync(path.join(RUNS, local), "utf8"), caller, seams });
+    runs = await importRecorded({ format, text: readFileSync(path.join(RUNS, local), "utf8"), caller, seams });
     imported.set(local, runs);
   }
   const found = runs.find((run) => run.key === key);
@@ -43,17 +43,17 @@ function runOf({ file, key }: Pair["a"]) {
   return found;
 }
 
-function compare(pair: Pair): RunDiff {
+async function compare(pair: Pair): Promise<RunDiff> {
   const intern = new Interner();
-  const side = (given: Pair["a"]) => {
-    const { rows, summary } = runOf(given);
+  const side = async (given: Pair["a"]) => {
+    const { rows, summary } = await runOf(given);
     const events = rows.flatMap((row) => decodeBody(row.body));
     const [started] = events;
     if (!started) throw new Error("no events");
     const { run_id } = summary;
     return { ...trace([{ run_id, started, events, program: null }], intern), run_id };
   };
-  return diffRuns({ a: side(pair.a), b: side(pair.b) }, intern, { noisy: false });
+  return diffRuns({ a: await side(pair.a), b: await side(pair.b) }, intern, { noisy: false });
 }
 
 describe.skipIf(!present)("natural pairs", () => {
@@ -67,24 +67,25 @@ describe.skipIf(!present)("natural pairs", () => {
   // Pairs over files that are not in the folder cannot be looked at.
   const pairs = all.filter((pair) => /^(tau-bench-airline|tau2-activegraph)\//.test(pair.a.file));
 
-  test(`${pairs.length} pairs: first message that differs and delta of tools`, () => {
+  test(`${pairs.length} pairs: first message that differs and delta of tools`, async () => {
     expect(pairs.length).toBeGreaterThan(40);
-    const wrong = pairs.flatMap((pair) => {
-      const diff = compare(pair);
+    const wrong: string[] = [];
+    for (const pair of pairs) {
+      const diff = await compare(pair);
       const message = diff.first_divergence?.message ?? null;
       const agree =
         message === pair.first_divergent_message &&
         JSON.stringify(sorted(diff.tools_only_in_a)) === JSON.stringify(sorted(pair.tool_calls_only_in_a)) &&
         JSON.stringify(sorted(diff.tools_only_in_b)) === JSON.stringify(sorted(pair.tool_calls_only_in_b));
-      return agree ? [] : [`${pair.a.key} / ${pair.b.key}: ${message} for ${pair.first_divergent_message}`];
-    });
+      if (!agree) wrong.push(`${pair.a.key} / ${pair.b.key}: ${message} for ${pair.first_divergent_message}`);
+    }
     if (wrong.length > 0) console.warn(wrong.join("\n"));
     expect(1 - wrong.length / pairs.length).toBeGreaterThanOrEqual(0.95);
   });
 
-  test("a run and itself: nothing differs", () => {
+  test("a run and itself: nothing differs", async () => {
     for (const pair of pairs) {
-      const diff = compare({ ...pair, b: pair.a });
+      const diff = await compare({ ...pair, b: pair.a });
       expect(diff).toMatchObject({ equal: true, changes: [], inserted: 0, removed: 0 });
     }
   });

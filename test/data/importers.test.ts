@@ -23,26 +23,23 @@ const files = (folder: string, wanted: RegExp): string[] =>
         .filter((name) => wanted.test(name))
         .map((name) => `${folder}/${name}`)
     : [];
-const load = (format: string, file: string) =>
-  importRecorded({
-    format,
-    text: readFileSync(path.join(RUNS, file), "utf8"),
-    caller,
-    seams,
-    redactor: new Redactor("off"),
-  }).map((run) => {
+const load = async (format: string, file: string) => {
+  const text = readFileSync(path.join(RUNS, file), "utf8");
+  const runs = await importRecorded({ format, text, caller, seams, redactor: new Redactor("off") });
+  return runs.map((run) => {
     expect(verifyRun(run.rows)).toMatchObject({ events: run.rows.at(-1)?.last_seq });
     return { ...run, events: run.rows.flatMap((row) => decodeBody(row.body)) };
   });
-type Loaded = ReturnType<typeof load>[number];
+};
+type Loaded = Awaited<ReturnType<typeof load>>[number];
 const count = (run: Loaded | undefined, type: string) => run?.events.filter((event) => event.type === type).length ?? 0;
 
 describe.skipIf(!present)("importers", () => {
-  test.each(files("tau2-activegraph", /results\.json$/))("tau2: %s", (file) => {
+  test.each(files("tau2-activegraph", /results\.json$/))("tau2: %s", async (file) => {
     const source = JSON.parse(readFileSync(path.join(RUNS, file), "utf8")) as {
       simulations: { messages: { role: string; tool_calls: unknown[] | null }[] }[];
     };
-    const runs = load("tau2", file);
+    const runs = await load("tau2", file);
     expect(runs).toHaveLength(source.simulations.length);
     for (const [i, { messages }] of source.simulations.entries()) {
       expect(count(runs[i], "model.completed")).toBe(messages.filter((message) => message.role === "assistant").length);
@@ -53,18 +50,18 @@ describe.skipIf(!present)("importers", () => {
     }
   });
 
-  test.each(files("tau2-toolorchestra", /simulations\.jsonl$/))("tau2: %s", (file) => {
+  test.each(files("tau2-toolorchestra", /simulations\.jsonl$/))("tau2: %s", async (file) => {
     const lines = readFileSync(path.join(RUNS, file), "utf8").trim().split("\n");
-    const runs = load("tau2", file);
+    const runs = await load("tau2", file);
     expect(runs).toHaveLength(lines.length);
     expect(runs.every((run) => run.summary.steps > 0)).toBe(true);
   });
 
-  test.each(files("swe-agent", /\.traj\.json$/))("SWE-agent: %s", (file) => {
+  test.each(files("swe-agent", /\.traj\.json$/))("SWE-agent: %s", async (file) => {
     const { trajectory } = JSON.parse(readFileSync(path.join(RUNS, file), "utf8")) as {
       trajectory: { action: string; observation: string }[];
     };
-    const [run] = load("swe-agent", file);
+    const [run] = await load("swe-agent", file);
     expect(count(run, "model.completed")).toBe(trajectory.length);
     const commands = run?.events
       .filter((event) => event.type === "tool.requested")
@@ -78,14 +75,14 @@ describe.skipIf(!present)("importers", () => {
     );
   });
 
-  test.each(files("openhands", /\.json$/))("OpenHands: %s", (file) => {
+  test.each(files("openhands", /\.json$/))("OpenHands: %s", async (file) => {
     const source = JSON.parse(readFileSync(path.join(RUNS, file), "utf8")) as unknown[] | { history: unknown[] };
     const all = (Array.isArray(source) ? source : source.history).flat() as {
       action?: string;
       source?: string;
       observation?: string;
     }[];
-    const [run] = load("openhands", file);
+    const [run] = await load("openhands", file);
     const acted = all.filter(
       (event) => event.action !== undefined && !["message", "finish", "system"].includes(event.action),
     );
@@ -96,11 +93,11 @@ describe.skipIf(!present)("importers", () => {
     expect(run?.summary.steps).toBeGreaterThan(0);
   });
 
-  test.each(files("langfuse-framework-traces", /trace\.json$/))("Langfuse: %s", (file) => {
+  test.each(files("langfuse-framework-traces", /trace\.json$/))("Langfuse: %s", async (file) => {
     const { observations } = JSON.parse(readFileSync(path.join(RUNS, file), "utf8")) as {
       observations: { type: string }[];
     };
-    const [run] = load("langfuse", file);
+    const [run] = await load("langfuse", file);
     const of = (...types: string[]) => observations.filter(({ type }) => types.includes(type)).length;
     expect(run?.fidelity).toBe("span");
     expect(count(run, "model.completed")).toBe(of("GENERATION"));
@@ -109,8 +106,8 @@ describe.skipIf(!present)("importers", () => {
     expect(said?.every((content) => content === null || typeof content === "string")).toBe(true);
   });
 
-  test.each(files("mcp-sessions-goose", /\.jsonl$/))("MCP sessions: %s", (file) => {
-    const [run, ...others] = load("mcp-session", file);
+  test.each(files("mcp-sessions-goose", /\.jsonl$/))("MCP sessions: %s", async (file) => {
+    const [run, ...others] = await load("mcp-session", file);
     const calls = readFileSync(path.join(RUNS, file), "utf8").split('"tools/call"').length - 1;
     expect(others).toEqual([]);
     expect([count(run, "tool.requested"), count(run, "tool.completed")]).toEqual([calls, calls]);
@@ -126,9 +123,9 @@ describe.skipIf(!present)("importers", () => {
       });
   });
 
-  test("a document of another format is refused with its line", () => {
+  test("a document of another format is refused with its line", async () => {
     for (const format of ["tau2", "swe-agent", "openhands", "langfuse", "anthropic-messages", "atif"])
-      expect(() => importRecorded({ format, text: '{"nothing": 1}', caller, seams })).toThrow(
+      await expect(importRecorded({ format, text: '{"nothing": 1}', caller, seams })).rejects.toThrow(
         /line 1: this is no document of format/,
       );
   });

@@ -6,6 +6,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { Captures } from "../../src/capture/captures.ts";
 import { Proxy } from "../../src/capture/proxy.ts";
 import type { ProxyAnswer } from "../../src/capture/proxy-answer.ts";
+import { Quarantine } from "../../src/capture/quarantine.ts";
 import { Redactor } from "../../src/capture/redact.ts";
 import { anthropicMessages } from "../../src/contract/wire/anthropic-messages.ts";
 import { openaiChat } from "../../src/contract/wire/openai-chat.ts";
@@ -171,7 +172,9 @@ describe.skipIf(!present)("recorded exchanges through the proxy", () => {
     },
     get: async (_tenant: string, digest: string) => artifacts.get(digest) ?? Buffer.alloc(0),
   };
+  const quarantine = new Quarantine({ blobs, tenantKey: () => new Uint8Array(32), ...seams });
   const captures = new Captures({
+    quarantine,
     owner: () => world.engine,
     store: world.store,
     tenantKey: () => new Uint8Array(32),
@@ -186,6 +189,7 @@ describe.skipIf(!present)("recorded exchanges through the proxy", () => {
   const proxy = new Proxy({
     captures,
     redactor: new Redactor("off"),
+    quarantine,
     owner: () => world.engine,
     governance: world.shelf,
     net: {

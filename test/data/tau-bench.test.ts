@@ -101,9 +101,9 @@ const executed = (events: readonly StoredEvent[]) => events.filter((event) => ev
 describe.skipIf(!present)("tau-bench airline runs", () => {
   const text = present ? readFileSync(file, "utf8") : "";
 
-  test("all 56 runs import as captured runs, verify, and keep every text byte for byte", () => {
+  test("all 56 runs import as captured runs, verify, and keep every text byte for byte", async () => {
     const recorded = readRecorded("tau-bench", text);
-    const captured = importRecorded({ format: "tau-bench", text, caller, seams });
+    const captured = await importRecorded({ format: "tau-bench", text, caller, seams });
     expect(captured).toHaveLength(56);
     for (const [index, run] of captured.entries()) {
       const result = verifyRun(run.rows);
@@ -121,9 +121,9 @@ describe.skipIf(!present)("tau-bench airline runs", () => {
     }
   });
 
-  test("the few-shot transcripts import and verify, and say that they are displays", () => {
+  test("the few-shot transcripts import and verify, and say that they are displays", async () => {
     for (const name of readdirSync(path.join(FOLDER, "few_shot"))) {
-      const few = importRecorded({
+      const few = await importRecorded({
         format: "tau-bench",
         text: readFileSync(path.join(FOLDER, "few_shot", name), "utf8"),
         caller,

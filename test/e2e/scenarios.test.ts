@@ -45,6 +45,14 @@ metadata: { name: main }
 spec: { rules: [{ id: all, effect: allow }] }
 `;
 
+/** More encodings in each other than are undone: what it holds cannot be known. */
+function layered(text: string): string {
+  let layers = text;
+  for (let n = 0; n < 12; n++) layers = Buffer.from(layers).toString("base64");
+  return layers;
+}
+const RIDDLE = layered("an answer that nobody can look into, and some more of it");
+
 const start = (args: string[] = []) =>
   startUp(data, { QUARTERDECK_PRIVATE_ORIGINS: `${ledger.url},${model.url}` }, ["--config", config, ...args]);
 /** Before the command: what follows `--` belongs to the process. */
@@ -61,6 +69,7 @@ beforeAll(async () => {
   model = await startScriptedModel(({ messages }) => {
     const said = JSON.stringify(messages);
     if (said.includes("overload")) return { status: 503 };
+    if (said.includes("riddle")) return { content: RIDDLE };
     if (!said.includes("invoices")) return { content: `Answer to ${messages.length} messages.` };
     const results = messages.filter((message) => message.role === "tool").length;
     if (results === 0)
@@ -207,9 +216,7 @@ test("6: a failure in CI leaves a file; elsewhere it is imported and runs again 
 });
 
 test("7: a payload that nobody could look at is not kept, and its run stays here until somebody who may says otherwise", async () => {
-  // More encodings in each other than are undone: what it holds cannot be known.
-  let layers = "a word that nobody will see, and some more of them";
-  for (let n = 0; n < 12; n++) layers = Buffer.from(layers).toString("base64");
+  const layers = layered("a word that nobody will see, and some more of them");
   const asked = await qd("capture", "--", "node", AGENT, "chat", layers);
   expect([asked.code, asked.out]).toEqual([0, "Answer to 1 messages.\n"]);
   const run_id = idIn(asked.err);
@@ -240,6 +247,42 @@ test("7: a payload that nobody could look at is not kept, and its run stays here
   expect((await as("some", "export", run_id, "-o", file)).code).toBe(0);
   expect((await qd("verify", "--file", file)).code).toBe(0);
   expect(await qd(...again)).toMatchObject({ code: 0, out: expect.stringContaining("Answer to 1 messages.") });
+  // What came is there for who may.
+  expect(await as("some", "runs", "quarantined", run_id)).toMatchObject({ code: 3 });
+  const shown = await qd("runs", "quarantined", run_id, "--json");
+  expect(JSON.parse(shown.out)).toMatchObject({
+    items: [{ seq: unseen?.seq, type: "model.requested", at: "/request" }],
+  });
+  expect(shown.out).toContain(layers.slice(0, 64));
   // There is nothing left to override, here or where nothing was ever hidden.
   expect(await qd(...override)).toMatchObject({ code: 1, err: expect.stringContaining("nothing to override") });
+});
+
+test("7: an answer that nobody could look at is given again once somebody who may has said so, and is nowhere in plain sight", async () => {
+  const asked = await qd("capture", "--", "node", AGENT, "chat", "a riddle");
+  expect([asked.code, asked.out]).toEqual([0, `${RIDDLE}\n`]);
+  const run_id = idIn(asked.err);
+  const hidden = async (id: string) =>
+    expect(JSON.stringify((await client().events(id)).items)).not.toContain(RIDDLE.slice(0, 64));
+  await hidden(run_id);
+  expect(await qd("runs", "quarantined", run_id)).toMatchObject({
+    code: 1,
+    err: expect.stringContaining("PRIVACY_RISK"),
+  });
+  const may = async (id: string) =>
+    expect((await qd("runs", "override-privacy", id, "--reason", "the customer agreed")).code).toBe(0);
+  await may(run_id);
+  const again = await qd("replay", run_id, "--", "node", AGENT, "chat", "a riddle");
+  expect([again.code, again.out]).toEqual([0, expect.stringContaining(RIDDLE)]);
+  // The replay has no more in plain sight than its source, and what it has is its own.
+  const replay_id = idIn(again.err);
+  await hidden(replay_id);
+  await may(replay_id);
+  for (const id of [run_id, replay_id])
+    expect((await qd("runs", "quarantined", id, "--json")).out).toContain(RIDDLE.slice(0, 64));
+  // Elsewhere nobody has the key: the file says what there was, and not what it said.
+  const file = path.join(data, "riddle.jsonl");
+  expect((await qd("export", run_id, "--profile", "full", "-o", file)).code).toBe(0);
+  expect((await qd("verify", "--file", file)).code).toBe(0);
+  expect(readFileSync(file, "utf8")).not.toContain('"type":"artifact"');
 });

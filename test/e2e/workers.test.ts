@@ -12,7 +12,7 @@ import { mint, startWorker } from "../support/workers.ts";
 import type { WorkerProcess } from "../support/workers.ts";
 
 const redis_url = inject("redis_url") ?? "";
-const LEDGER_MS = 300;
+const LEDGER_MS = 600;
 
 const LARGE = "large output of a job, ".repeat(1_000);
 const manifests = (ledger: Ledger, root: string) => `
@@ -98,13 +98,25 @@ for (const [driver, redis] of [
       workers.push(worker);
       return worker;
     };
-    const ended = (run: Run, state = "succeeded") =>
-      until(`run ${run.run_id} is ${state}`, async () => {
+    const ended = async (run: Run, state = "succeeded") => {
+      const probe = async () => {
         const now = await server.client.getRun(run.run_id);
         return now.state === state ? now : null;
+      };
+      return until(`run ${run.run_id} is ${state}`, probe).catch(async (error: Error) => {
+        const { items } = await server.client.events(run.run_id);
+        const said = items.map(({ type, seq }) => `${seq} ${type}`).join(", ");
+        throw new Error(`${error.message}; it has ${said}; ${JSON.stringify([await queues(), await list()])}`);
       });
+    };
     const queues = () => server.client.json<QueueView>("/queues");
     const leased = () => until("a job is out", async () => (await queues()).running > 0);
+    const heard = async () => {
+      const { once, idem } = await ledger.counts();
+      return [...Object.values(once), ...Object.values(idem)].reduce((sum, count) => sum + count, 0);
+    };
+    /** A job that is out may still be on its way: only its call shows that a worker has it. */
+    const called = (before: number) => until("a worker makes its call", async () => (await heard()) > before);
     const list = async () => (await server.client.json<{ items: WorkerView[] }>("/workers")).items;
 
     beforeAll(async () => {
@@ -209,12 +221,12 @@ for (const [driver, redis] of [
     test("a killed worker: what is idempotent runs again, what is not is in doubt, and nothing happens twice", async () => {
       const token = await mint(server, "killed");
       const worker = await work(token);
-      const before = await ledger.counts();
+      const [before, calls] = [await ledger.counts(), await heard()];
       const [put, pay] = [
         await server.client.startRun({ workflow: "putting" }),
         await server.client.startRun({ workflow: "paying" }),
       ];
-      await until("both are out", async () => (await queues()).running === 2);
+      await called(calls + 1);
       await worker.kill();
       const doubtful = await ended(pay, "waiting");
       expect(doubtful.reason).toBe("in_doubt");
@@ -230,8 +242,9 @@ for (const [driver, redis] of [
       const token = await mint(server, "poisoned");
       const run = await server.client.startRun({ workflow: "putting" });
       for (let attempt = 1; attempt <= 2; attempt++) {
+        const before = await heard();
         const worker = await work(token);
-        await leased();
+        await called(before);
         await worker.kill();
         await until("the job is lost", async () => (await queues()).running === 0);
       }
@@ -247,9 +260,9 @@ for (const [driver, redis] of [
 
     test("the control plane is killed while a worker pays: the result arrives later and settles the doubt", async () => {
       await work(await mint(server, "patient"));
-      const before = Object.keys((await ledger.counts()).once).length;
+      const [before, calls] = [Object.keys((await ledger.counts()).once).length, await heard()];
       const run = await server.client.startRun({ workflow: "paying" });
-      await leased();
+      await called(calls);
       await server.kill();
       await new Promise((resolve) => setTimeout(resolve, LEDGER_MS * 2));
       server = await up();

@@ -135,7 +135,7 @@ export class Otlp {
     const { tenant_id } = caller;
     const prepared = await settleEvents(
       this.options,
-      tenant_id,
+      { tenant_id, run_id },
       events.map((event) => ({ no: null, event, size: JSON.stringify(event.data).length })),
     );
     // A span that was refused is one, though it is two events.

@@ -53,6 +53,9 @@ export const runHandlers = {
   },
   overridePrivacy: ({ services, request }) =>
     services.runs.overridePrivacy(request.caller, request.params["id"] ?? "", noted(request.body, "reason")),
+  listQuarantined: async ({ services, request }) => ({
+    items: await services.journal.quarantined(request.caller, request.params["id"] ?? ""),
+  }),
   explainStep: ({ services, request }) => {
     const id = request.params["id"] ?? "";
     return services.runs.explain(request.caller, id, stepNumber(id, request.params["step"] ?? ""));
