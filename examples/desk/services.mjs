@@ -2,8 +2,8 @@
 // for tickets. Prints its addresses as one JSON line. Every refund is appended to a file, so that anybody can count them.
 import { appendFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
-import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
+import { Readable } from "node:stream";
+import { createMcpHandler, McpServer } from "@modelcontextprotocol/server";
 import { z } from "zod";
 
 const ledger = process.argv[2];
@@ -48,12 +48,12 @@ function ticketServer() {
   const text = (value) => ({ content: [{ type: "text", text: JSON.stringify(value) }] });
   server.registerTool(
     "search",
-    { description: "Finds tickets by text.", inputSchema: { query: z.string() } },
+    { description: "Finds tickets by text.", inputSchema: z.object({ query: z.string() }) },
     async ({ query }) => text(tickets.filter((ticket) => JSON.stringify(ticket).includes(query))),
   );
   server.registerTool(
     "add_note",
-    { description: "Adds a note to a ticket.", inputSchema: { ticket_id: z.string(), note: z.string() } },
+    { description: "Adds a note to a ticket.", inputSchema: z.object({ ticket_id: z.string(), note: z.string() }) },
     async ({ ticket_id, note }) => {
       const ticket = tickets.find((candidate) => candidate.ticket_id === ticket_id);
       if (!ticket) return { ...text({ error: "no such ticket" }), isError: true };
@@ -64,14 +64,18 @@ function ticketServer() {
   return server;
 }
 
+/** One server for each request: no state is shared between clients. */
+const mcp = createMcpHandler(ticketServer);
 const answerMcp = async (req, res) => {
-  if (req.method !== "POST") return send(res, 405, { error: "POST only" });
-  // One server and one transport for each request: no state is shared between clients.
-  const transport = new StreamableHTTPServerTransport({ enableJsonResponse: true });
-  const server = ticketServer();
-  res.on("close", () => void server.close());
-  await server.connect(transport);
-  await transport.handleRequest(req, res, JSON.parse(await read(req)));
+  const gone = new AbortController();
+  res.on("close", () => gone.abort());
+  const headers = Object.entries(req.headers).filter(([, value]) => typeof value === "string");
+  const body = req.method === "POST" ? { body: await read(req) } : {};
+  const init = { method: req.method, headers, signal: gone.signal, ...body };
+  const answer = await mcp.fetch(new Request(`http://${req.headers.host}${req.url}`, init));
+  res.writeHead(answer.status, Object.fromEntries(answer.headers));
+  if (answer.body) Readable.fromWeb(answer.body).on("error", () => res.destroy()).pipe(res);
+  else res.end();
 };
 const mcpServer = createServer((req, res) => void answerMcp(req, res));
 

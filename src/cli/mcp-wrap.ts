@@ -10,6 +10,13 @@ import { isObject, parseJson } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 
 const PROTOCOL = "2025-06-18";
+const ABOUT = { name: "quarterdeck", version: "1" };
+/** From this revision on there is no handshake: each request says what it speaks. */
+const CURRENT = {
+  "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+  "io.modelcontextprotocol/clientCapabilities": {},
+  "io.modelcontextprotocol/clientInfo": ABOUT,
+};
 const DISCOVERY_MS = 20_000;
 const PAGES_MAX = 50;
 
@@ -55,25 +62,22 @@ export async function toolNames(command: readonly string[], cwd: string): Promis
       const { value, done } = await Promise.race([answers.next(), failed]);
       if (done === true) return failed;
       const message = messageOf(value);
-      if (message?.["id"] !== id) continue;
-      if (isObject(message["result"])) return message["result"];
-      throw new AppError(
-        "VALIDATION_ERROR",
-        `${command.join(" ")} refused ${method}: ${JSON.stringify(message["error"])}`,
-      );
+      if (message?.["id"] === id) return message;
     }
   };
+  const asked = async (id: number, method: string, params: JsonObject): Promise<JsonObject> => {
+    const { result, error } = await ask(id, method, params);
+    if (isObject(result)) return result;
+    throw new AppError("VALIDATION_ERROR", `${command.join(" ")} refused ${method}: ${JSON.stringify(error)}`);
+  };
   try {
-    await ask(0, "initialize", {
-      protocolVersion: PROTOCOL,
-      capabilities: {},
-      clientInfo: { name: "quarterdeck", version: "1" },
-    });
-    send({ method: "notifications/initialized" });
+    const hello = await ask(0, "initialize", { protocolVersion: PROTOCOL, capabilities: {}, clientInfo: ABOUT });
+    const spoken: JsonObject = isObject(hello["result"]) ? {} : { _meta: CURRENT };
+    if (isObject(hello["result"])) send({ method: "notifications/initialized" });
     const names: string[] = [];
     let cursor: Json | undefined;
     for (let page = 1; page <= PAGES_MAX; page++) {
-      const result = await ask(page, "tools/list", cursor === undefined ? {} : { cursor });
+      const result = await asked(page, "tools/list", { ...spoken, ...(cursor === undefined ? {} : { cursor }) });
       for (const tool of Array.isArray(result["tools"]) ? result["tools"] : [])
         if (isObject(tool) && typeof tool["name"] === "string") names.push(tool["name"]);
       cursor = result["nextCursor"];

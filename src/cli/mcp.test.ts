@@ -1,8 +1,7 @@
 import { PassThrough, Readable } from "node:stream";
 import { expect, test } from "vitest";
-import { passOn } from "./mcp.ts";
-
-type Post = (body: string) => Promise<{ status: number; text: string }>;
+import { headersOf, passOn } from "./mcp.ts";
+import type { Post, Posted } from "./mcp.ts";
 
 async function said(lines: string[], post: Post): Promise<unknown[]> {
   const out = new PassThrough();
@@ -16,8 +15,7 @@ async function said(lines: string[], post: Post): Promise<unknown[]> {
 }
 
 const request = (id: number, method = "ping") => JSON.stringify({ jsonrpc: "2.0", id, method });
-const echo: Post = async (body) => {
-  const { id } = JSON.parse(body) as { id?: number };
+const echo = async ({ id }: { id?: unknown }): Promise<Posted> => {
   return id === undefined
     ? { status: 202, text: "" }
     : { status: 200, text: JSON.stringify({ jsonrpc: "2.0", id, result: {} }) };
@@ -34,9 +32,9 @@ test("every request is answered by one line, and a notification by none", async 
 test("a slow answer does not hold up the next one", async () => {
   let free = () => undefined as void;
   const first = new Promise<void>((resolve) => (free = resolve));
-  const answers = await said([request(1), request(2)], async (body) => {
-    const answer = await echo(body);
-    if (body.includes('"id":1')) await first;
+  const answers = await said([request(1), request(2)], async (message) => {
+    const answer = await echo(message);
+    if (message["id"] === 1) await first;
     else free();
     return answer;
   });
@@ -51,4 +49,55 @@ test("a line that is no JSON, a server that is away and a problem of the API are
   expect(await said([request(8)], () => Promise.resolve(problem))).toMatchObject([
     { id: 8, error: { message: "send a token" } },
   ]);
+});
+
+test("a request that its client takes back is given up, and not answered", async () => {
+  const lines = new PassThrough();
+  const out = new PassThrough();
+  let given: AbortSignal | null = null;
+  const post: Post = (message, _body, signal) => {
+    if (message["id"] === undefined) return echo(message);
+    given = signal;
+    return new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
+  };
+  const done = passOn(lines, out, post);
+  lines.write(`${request(4)}\n`);
+  await expect.poll(() => given).not.toBeNull();
+  lines.end(`${JSON.stringify({ method: "notifications/cancelled", params: { requestId: 4 } })}\n`);
+  await done;
+  expect(out.read()).toBeNull();
+});
+
+test("who listens has each event as a line, until the client goes", async () => {
+  const lines = new PassThrough();
+  const out = new PassThrough();
+  const post: Post = async (_message, _body, signal) => ({
+    status: 200,
+    text: "",
+    events: (async function* () {
+      yield '{"n":1}';
+      yield '{"n":2}';
+      await new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
+    })(),
+  });
+  const done = passOn(lines, out, post);
+  lines.write(`${request(1, "subscriptions/listen")}\n`);
+  await expect.poll(() => out.readableLength).toBe(16);
+  lines.end();
+  await done;
+  expect(String(out.read())).toBe('{"n":1}\n{"n":2}\n');
+});
+
+test("headers repeat what a message of the current revision says, and only of such a one", () => {
+  const meta = { "io.modelcontextprotocol/protocolVersion": "2026-07-28" };
+  expect(headersOf({ method: "tools/call", params: { name: "put", arguments: {}, _meta: meta } })).toMatchObject({
+    "mcp-protocol-version": "2026-07-28",
+    "mcp-method": "tools/call",
+    "mcp-name": "put",
+  });
+  const name = headersOf({ method: "tools/call", params: { name: "größe", _meta: meta } })["mcp-name"] ?? "";
+  expect(Buffer.from(name.slice("=?base64?".length, -2), "base64").toString()).toBe("größe");
+  expect(headersOf({ method: "tools/list", params: { _meta: meta } })).not.toHaveProperty("mcp-name");
+  for (const older of [{ method: "initialize", params: {} }, { method: "ping" }, { id: 1, result: {} }])
+    expect(headersOf(older)).toEqual({});
 });

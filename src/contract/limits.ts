@@ -28,6 +28,8 @@ export const LIMITS = {
   /** How long a call through the MCP gateway waits for its outcome, unless it says otherwise; clients give up after 60 s. */
   mcp_wait_ms: 50_000,
   mcp_wait_ms_max: 600_000,
+  /** Streams of MCP clients that listen for changes of tools, at one control node. */
+  mcp_listeners_max: 1_024,
   /** The same for a model call that waits for approval; `fetch` of Node gives up after 300 s without headers. */
   proxy_wait_ms: 240_000,
   proxy_wait_ms_max: 3_600_000,

@@ -4,6 +4,8 @@ import { Name } from "./ids.ts";
 
 /** In a call's `_meta`: how long its client can wait for an outcome, in milliseconds. */
 export const MCP_WAIT_META = "quarterdeck/wait_ms";
+/** On requests of `quarterdeck mcp`: its client speaks over stdio, and repeats no arguments in headers. */
+export const MCP_STDIO_HEADER = "quarterdeck-mcp-stdio";
 /** Names the agent that a call belongs to. */
 export const AGENT_HEADER = "quarterdeck-agent";
 /** How long a call may wait for the approval of a person, in milliseconds. */

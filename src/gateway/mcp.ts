@@ -1,6 +1,7 @@
 // Where MCP clients send their requests: /mcp, /mcp/runs/RUN for one run, and below either servers/NAME for the tools of one
-// server under their own names. One POST is one answer; there is nothing to
-// listen to, so GET and DELETE are refused as the protocol has it.
+// server under their own names. One POST is one answer, or a stream for who listens for changes; there are no sessions, so GET
+// and DELETE are refused as the protocol has it.
+import { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -30,6 +31,11 @@ export function mountMcp(
   given: { authenticator: Authenticator; host_names: readonly string[] },
 ): void {
   const gateway = new McpGateway(services);
+  const stop = services.registry.subscribe(() => void gateway.changed());
+  app.addHook("preClose", () => {
+    stop();
+    return gateway.close();
+  });
   const callerOf = (req: FastifyRequest): ToolCaller => {
     checkOrigin(req.headers, given.host_names);
     const principal = given.authenticator.authenticate({
@@ -61,14 +67,15 @@ export function mountMcp(
     }
     const headers = new Headers();
     for (const [name, value] of Object.entries(req.headers)) if (typeof value === "string") headers.set(name, value);
-    const request = new Request(`http://${req.headers.host ?? "localhost"}${req.url}`, { method: "POST", headers });
+    const init = { method: "POST", headers, signal: gone.signal };
+    const request = new Request(`http://${req.headers.host ?? "localhost"}${req.url}`, init);
     const { server: only } = req.params as { server?: string };
     const response = await gateway.handle(of, request, body, { gone: gone.signal, only });
+    reply.code(response.status).headers(Object.fromEntries(response.headers));
+    const isStream = response.headers.get("content-type")?.startsWith("text/event-stream") === true;
+    if (isStream && response.body) return void (await reply.send(Readable.fromWeb(response.body)));
     const text = await response.text();
-    await reply
-      .code(response.status)
-      .headers(Object.fromEntries(response.headers))
-      .send(text === "" ? undefined : text);
+    await reply.send(text === "" ? undefined : text);
   };
   const other = async (req: FastifyRequest, reply: FastifyReply): Promise<void> => {
     callerOf(req);

@@ -1,9 +1,8 @@
 // MCP client: one session per server, over stdio or streamable HTTP. Definitions are pinned by digest: before a call the
 // server's definition, at most half a minute old, must be the one that was pinned (a changed one needs approval). A server
-// that ended is started again at the next call, with growing pauses.
+// that ended is started again at the next call, with growing pauses. It speaks the revision 2026-07-28 and those before it.
 // stdio servers get no environment of ours but PATH and HOME and what the manifest names; commands run without a shell.
-import type { Client } from "@modelcontextprotocol/sdk/client/index.js";
-import type { Transport } from "@modelcontextprotocol/sdk/shared/transport.js";
+import type { Client, Tool, Transport, VersionNegotiationMode } from "@modelcontextprotocol/client";
 import type { Clock } from "../kit/clock.ts";
 import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
@@ -20,7 +19,7 @@ interface Session {
   readonly client: Client;
   /** Secrets that went to this server: kept out of what comes back. */
   readonly used: readonly string[];
-  tools: ReadonlyMap<string, DiscoveredTool>;
+  tools: ReadonlyMap<string, { readonly found: DiscoveredTool; readonly tool: Tool }>;
   /** When they were asked for; -Infinity once the server said that they have changed. */
   listed_at_ms: number;
   listing: Promise<void> | null;
@@ -33,6 +32,8 @@ interface Slot {
 }
 
 const CONNECT_TIMEOUT_MS = 20_000;
+/** A server that speaks of the current revision alone answers the handshake of those before with an error. */
+const MODERN: VersionNegotiationMode = { pin: "2026-07-28" };
 const TOOL_PAGES_MAX = 50;
 /** A server may change what it offers without a word: its definitions are asked for again after so long. */
 const DEFINITIONS_FRESH_MS = 30_000;
@@ -57,7 +58,7 @@ export class McpClients implements McpTools {
   async discover(server: McpServer): Promise<readonly DiscoveredTool[]> {
     const session = await this.session(server);
     await this.list(session);
-    return [...session.tools.values()];
+    return [...session.tools.values()].map(({ found }) => found);
   }
 
   async call(call: McpCall): Promise<McpResult> {
@@ -69,7 +70,7 @@ export class McpClients implements McpTools {
     });
     const known = session.tools.get(call.tool);
     if (!known) throw new McpCallError("mcp_unknown_tool", `The server has no tool ${call.tool}`, { sent: false });
-    if (known.digest !== call.digest) {
+    if (known.found.digest !== call.digest) {
       throw new McpCallError(
         "definition_changed",
         `The definition of ${call.tool} differs from the one that was pinned; a person has to review and approve it (quarterdeck tools review)`,
@@ -77,20 +78,22 @@ export class McpClients implements McpTools {
       );
     }
     try {
+      const { outputSchema: _promised, ...toolDefinition } = known.tool;
       const result = await session.client.callTool(
         { name: call.tool, arguments: call.args, _meta: { "quarterdeck/idempotency-key": call.idempotency_key } },
-        undefined,
         {
           timeout: call.timeout_ms,
           signal: call.signal,
           resetTimeoutOnProgress: false,
           onprogress: (said) => call.onProgress?.(scrubText(noteOf(said), session.used)),
+          // Without what it promises of its results: whoever looks at those knows that the call was made.
+          toolDefinition,
         },
       );
       const { is_error, result: value } = resultOf(result);
       return { is_error, result: scrub(value, session.used) };
     } catch (cause) {
-      throw callError(cause, session.used);
+      throw await callError(cause, session.used);
     }
   }
 
@@ -124,21 +127,41 @@ export class McpClients implements McpTools {
     }
   }
 
+  /** A process is not started twice only to ask it what it speaks: most speak of what was before, too. */
   private async connect(server: McpServer, onClose: () => void): Promise<Session> {
-    const { Client } = await import("@modelcontextprotocol/sdk/client/index.js");
-    const client = new Client({ name: "quarterdeck", version: this.options.version });
-    client.onclose = onClose;
-    client.onerror = (error) => this.options.log.warn("mcp.error", { error: error.message });
-    const used: string[] = [];
-    await client.connect(await this.transport(server, used), { timeout: CONNECT_TIMEOUT_MS });
-    const session: Session = { client, tools: new Map(), used, listed_at_ms: -Infinity, listing: null };
-    const { ToolListChangedNotificationSchema } = await import("@modelcontextprotocol/sdk/types.js");
-    client.setNotificationHandler(ToolListChangedNotificationSchema, () => void (session.listed_at_ms = -Infinity));
-    await this.list(session).catch(async (error: unknown) => {
-      await client.close();
+    if (server.transport === "http") return this.connectAs("auto", server, onClose);
+    const { ProtocolError } = await import("@modelcontextprotocol/client");
+    return this.connectAs("legacy", server, onClose).catch((error: unknown) => {
+      if (error instanceof ProtocolError) return this.connectAs(MODERN, server, onClose);
       throw error;
     });
-    return session;
+  }
+
+  private async connectAs(mode: VersionNegotiationMode, server: McpServer, onClose: () => void): Promise<Session> {
+    const { Client } = await import("@modelcontextprotocol/client");
+    const used: string[] = [];
+    const about = { name: "quarterdeck", version: this.options.version };
+    const client: Client = new Client(about, {
+      versionNegotiation: { mode },
+      listMaxPages: TOOL_PAGES_MAX,
+      listChanged: {
+        tools: { autoRefresh: false, debounceMs: 0, onChanged: () => void (session.listed_at_ms = -Infinity) },
+      },
+    });
+    const session: Session = { client, tools: new Map(), used, listed_at_ms: -Infinity, listing: null };
+    client.onerror = (error) => this.options.log.warn("mcp.error", { error: error.message });
+    let isOpen = false;
+    client.onclose = () => (isOpen ? onClose() : undefined);
+    try {
+      await client.connect(await this.transport(server, used), { timeout: CONNECT_TIMEOUT_MS });
+      await this.list(session);
+      // In the same breath as the last answer: one that ends from here on is not used any more.
+      isOpen = true;
+      return session;
+    } catch (error) {
+      await client.close();
+      throw error;
+    }
   }
 
   /** A session whose definitions are not older than they may be. */
@@ -163,21 +186,13 @@ export class McpClients implements McpTools {
   private async listed(session: Session): Promise<void> {
     // Before it is asked: a change that is told meanwhile counts.
     session.listed_at_ms = this.options.clock.monotonic_ms();
-    const tools = new Map<string, DiscoveredTool>();
-    let cursor: string | undefined;
-    for (let page = 0; page < TOOL_PAGES_MAX; page++) {
-      const from = cursor === undefined ? {} : { cursor };
-      const listed = await session.client.listTools(from, { timeout: CONNECT_TIMEOUT_MS });
-      for (const tool of listed.tools) tools.set(tool.name, definition(tool));
-      cursor = listed.nextCursor;
-      if (cursor === undefined) break;
-    }
-    session.tools = tools;
+    const { tools } = await session.client.listTools(undefined, { timeout: CONNECT_TIMEOUT_MS, cacheMode: "bypass" });
+    session.tools = new Map(tools.map((tool) => [tool.name, { found: definition(tool), tool }]));
   }
 
   private async transport(server: McpServer, used: string[]): Promise<Transport> {
     if (server.transport === "stdio") {
-      const { StdioClientTransport } = await import("@modelcontextprotocol/sdk/client/stdio.js");
+      const { StdioClientTransport } = await import("@modelcontextprotocol/client/stdio");
       const [command, ...args] = server.command;
       if (command === undefined) throw new AppError("CONFIG_INVALID", "An MCP command is empty");
       const env: Record<string, string> = {};
@@ -191,7 +206,7 @@ export class McpClients implements McpTools {
         ...(server.cwd === null ? {} : { cwd: server.cwd }),
       });
     }
-    const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/sdk/client/streamableHttp.js");
+    const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/client");
     const headers: Record<string, string> = {};
     for (const [name, value] of Object.entries(server.headers)) headers[name] = await this.secretOr(value, used);
     const policy = { private_origins: this.options.private_origins, response_bytes_max: LIMITS.tool_result_bytes_max };
@@ -257,10 +272,14 @@ function noteOf({
   return message === undefined ? count : `${message} (${count})`;
 }
 
-function callError(cause: unknown, used: readonly string[]): McpCallError {
-  const code = isObject(cause) && typeof cause["code"] === "number" ? cause["code"] : 0;
-  // JSON-RPC: the server refused the request before running anything (parse, request, method, params).
-  const refused = [-32_700, -32_600, -32_601, -32_602].includes(code);
-  const name = code === -32_001 ? "timeout" : refused ? "mcp_refused" : "mcp_failed";
+/** JSON-RPC: the server refused the request before it ran anything (parse, request, method, parameters, headers, revision). */
+const REFUSALS: readonly number[] = [-32_700, -32_600, -32_601, -32_602, -32_020, -32_021, -32_022];
+
+async function callError(cause: unknown, used: readonly string[]): Promise<McpCallError> {
+  const { ProtocolError, SdkError, SdkErrorCode } = await import("@modelcontextprotocol/client");
+  // Only what the server itself said: the library has errors of its own.
+  const refused = cause instanceof ProtocolError && REFUSALS.includes(cause.code);
+  const isLate = cause instanceof SdkError && cause.code === SdkErrorCode.RequestTimeout;
+  const name = isLate ? "timeout" : refused ? "mcp_refused" : "mcp_failed";
   return new McpCallError(name, scrubText(messageOf(cause), used), { sent: !refused, cause });
 }

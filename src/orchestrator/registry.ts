@@ -66,6 +66,7 @@ export class Registry implements Governance {
     everywhere?: () => Promise<void>;
   };
   private readonly loaded = new Map<string, RegistryHistory>();
+  private readonly listeners = new Set<() => void>();
 
   constructor(options: Registry["options"]) {
     this.options = options;
@@ -98,6 +99,13 @@ export class Registry implements Governance {
     const { builtins, log } = this.options;
     const onUnusable = (error: unknown) => log.error("policy.unusable", { error: messageOf(error) });
     this.loaded.set(`${tenant_id}/${project}`, new RegistryHistory({ items, aliases, moves, builtins, onUnusable }));
+    for (const listener of this.listeners) listener();
+  }
+
+  /** Calls the listener when something may have changed; returns the unsubscription. */
+  subscribe(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
   }
 
   items(tenant_id: string, project: string): readonly RegistryItem[] {

@@ -6,6 +6,11 @@ import path from "node:path";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import {
+  Client as CurrentClient,
+  StreamableHTTPClientTransport as CurrentTransport,
+} from "@modelcontextprotocol/client";
+import { StdioClientTransport as CurrentStdio } from "@modelcontextprotocol/client/stdio";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Event } from "../../src/contract/events.ts";
 import type { Approval, Run } from "../../src/contract/runs.ts";
@@ -223,6 +228,45 @@ describe("the MCP gateway", () => {
       return found.state === "succeeded" ? found : null;
     });
     expect(run).toMatchObject({ kind: "captured", steps: 4 });
+  });
+
+  const CURRENT = { pin: "2026-07-28" };
+  const PUT_ANSWER = { content: [{ type: "text", text: '{"n":1}' }] };
+  test("the current revision: calls are governed alike, and who listens hears of another tool", async () => {
+    let heard = 0;
+    const listChanged = { tools: { autoRefresh: false, debounceMs: 0, onChanged: () => void (heard += 1) } };
+    const client = new CurrentClient(
+      { name: "test", version: "1" },
+      { versionNegotiation: { mode: CURRENT }, listChanged },
+    );
+    const requestInit = { headers: { "quarterdeck-agent": "modern" } };
+    await client.connect(new CurrentTransport(new URL(`${server.url}/mcp`), { requestInit }));
+    expect((await client.listTools()).tools).toHaveLength(5);
+    expect(await client.callTool({ name: "put", arguments: { n: 7 } })).toMatchObject(PUT_ANSWER);
+    expect(
+      await client.callTool({ name: "files.move_file", arguments: { source: "a", destination: "b" } }),
+    ).toMatchObject({
+      isError: true,
+      content: [{ text: "Denied by policy: files_stay" }],
+    });
+    expect(await runOf("modern")).toMatchObject({ kind: "captured", steps: 2, cost_micro_usd: 10_000 });
+    const before = heard;
+    await server.client.apply("kind: Tool\nmetadata: { name: later }\nspec: { kind: builtin, builtin: noop }");
+    await until("it is told", async () => heard > before);
+    expect((await client.listTools(undefined, { cacheMode: "refresh" })).tools.map(({ name }) => name)).toContain(
+      "later",
+    );
+    await client.close();
+  });
+
+  test("the current revision over stdio, where a call has no headers", async () => {
+    const client = new CurrentClient({ name: "stdio", version: "1" }, { versionNegotiation: { mode: CURRENT } });
+    const args = [BIN, "mcp", "--agent", "piped-too", "--data", data];
+    await client.connect(new CurrentStdio({ command: process.execPath, args, stderr: "inherit" }));
+    expect((await client.listTools()).tools.length).toBeGreaterThan(4);
+    expect(await client.callTool({ name: "put", arguments: { n: 8 } })).toMatchObject(PUT_ANSWER);
+    await client.close();
+    await until("its run has ended", async () => (await runOf("piped-too")).state === "succeeded");
   });
 
   test("without a server `quarterdeck mcp` says so and ends", async () => {

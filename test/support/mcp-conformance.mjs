@@ -31,21 +31,41 @@ const ANSWERS = {
   },
   test_error_handling: { content: [text("This tool intentionally returns an error for testing")], isError: true },
   json_schema_2020_12_tool: { content: [text("ok")] },
+  test_custom_headers: { content: [text("ok")] },
 };
 const SCHEMA = {
   $schema: "https://json-schema.org/draft/2020-12/schema",
   type: "object",
-  $defs: { address: { type: "object", properties: { street: { type: "string" }, city: { type: "string" } } } },
-  properties: { name: { type: "string" }, address: { $ref: "#/$defs/address" } },
+  $defs: {
+    address: {
+      $anchor: "addressDef",
+      type: "object",
+      properties: { street: { type: "string" }, city: { type: "string" } },
+    },
+  },
+  properties: {
+    name: { type: "string" },
+    address: { $ref: "#/$defs/address" },
+    contactMethod: { type: "string", enum: ["phone", "email"] },
+    phone: { type: "string" },
+    email: { type: "string" },
+  },
+  allOf: [{ anyOf: [{ required: ["phone"] }, { required: ["email"] }] }],
+  if: { properties: { contactMethod: { const: "phone" } }, required: ["contactMethod"] },
+  // As text: an object with a `then` of its own is taken for a promise.
+  ...JSON.parse('{"then": {"required": ["phone"]}}'),
+  else: { required: ["email"] },
   additionalProperties: false,
 };
+const HEADERS = { type: "object", properties: { region: { type: "string", "x-mcp-header": "Region" } } };
+const SCHEMAS = { json_schema_2020_12_tool: SCHEMA, test_custom_headers: HEADERS };
 
 const server = new Server({ name: "conformance", version: "1" }, { capabilities: { tools: {} } });
 server.setRequestHandler(ListToolsRequestSchema, () => ({
   tools: Object.keys(ANSWERS).map((name) => ({
     name,
     description: `What the suite calls ${name}.`,
-    inputSchema: name.startsWith("json_schema") ? SCHEMA : { type: "object", properties: {} },
+    inputSchema: SCHEMAS[name] ?? { type: "object", properties: {} },
   })),
 }));
 server.setRequestHandler(CallToolRequestSchema, ({ params }) => ANSWERS[params.name]);
