@@ -5,9 +5,12 @@ import type { JobFailure } from "../contract/jobs.ts";
 import { NetRefused } from "../contract/ports.ts";
 import type { BlobStore, NetAnswer } from "../contract/ports.ts";
 import type { WireApi } from "../contract/wire/wire.ts";
+import type { Clock } from "../kit/clock.ts";
 import { isObject } from "../kit/json.ts";
 import type { JsonObject } from "../kit/json.ts";
 import { scrubText } from "../kit/scrub.ts";
+import type { StopSignal } from "../kit/stop.ts";
+import { before } from "./wait.ts";
 
 export interface ProxyAnswer {
   readonly status: number;
@@ -60,20 +63,40 @@ export function networkFailure(error: unknown, gone: boolean, key: string): JobF
   return { class: "transient", code: timeout ? "timeout" : "provider_unreachable", message };
 }
 
-/** The answer of a recorded call, byte for byte. */
+/** How long a client may take to hang up again. */
+const HANG_UP_MS = 120_000;
+
+/** The answer of a recorded call, byte for byte; where it ended before it was whole, it does so again. */
 export async function recordedAnswer(
-  blobs: Pick<BlobStore, "get">,
-  tenant_id: string,
+  { blobs, clock }: { blobs: Pick<BlobStore, "get">; clock: Clock },
+  { caller, gone }: { caller: { tenant_id: string }; gone: StopSignal },
   completed: JsonObject,
 ): Promise<ProxyAnswer> {
-  const { raw_ref: ref, raw, headers, status, content_type } = completed;
+  const { raw_ref: ref, raw, headers, status, content_type, broken_by } = completed;
   const isApart = isObject(ref) && typeof ref["digest"] === "string";
+  const text = isApart
+    ? (await blobs.get(caller.tenant_id, String(ref["digest"]))).toString("utf8")
+    : String(raw ?? "");
   return {
     status: Number(status ?? 200),
     headers: {
       ...(isObject(headers) ? (headers as Record<string, string>) : {}),
       "content-type": String(content_type ?? "application/json"),
     },
-    body: isApart ? (await blobs.get(tenant_id, String(ref["digest"]))).toString("utf8") : String(raw ?? ""),
+    body:
+      broken_by === undefined
+        ? text
+        : brokenOff(
+            text,
+            broken_by === "client"
+              ? before(new Promise<never>(() => undefined), clock, { wait_ms: HANG_UP_MS, gone })
+              : null,
+          ),
   };
+}
+
+async function* brokenOff(text: string, end: Promise<null> | null): AsyncIterable<string> {
+  if (text !== "") yield text;
+  await end;
+  throw new Error("The recorded answer ends here");
 }

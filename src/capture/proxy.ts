@@ -12,7 +12,7 @@ import { present } from "../kit/assert.ts";
 import type { PriceRow } from "../contract/catalog.ts";
 import type { Clock } from "../kit/clock.ts";
 import { isObject, parseJson } from "../kit/json.ts";
-import type { Json, JsonObject } from "../kit/json.ts";
+import type { JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
 import { scrubText } from "../kit/scrub.ts";
 import type { StopSignal } from "../kit/stop.ts";
@@ -22,13 +22,15 @@ import { awaitedCall } from "../core/foreign.ts";
 import type { ForeignCall } from "../core/foreign.ts";
 import { isClaimable } from "../core/run-state.ts";
 import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
+import { keptAnswer, keptText } from "./kept-answer.ts";
+import type { RawAnswer } from "./kept-answer.ts";
 import { denied, networkFailure, passedHeaders, recordedAnswer, refusal, statusFailure } from "./proxy-answer.ts";
 import type { ProxyAnswer } from "./proxy-answer.ts";
 import { before, endsRun, Leash, RunWatch } from "./wait.ts";
 import type { Subscribe } from "./wait.ts";
-import { joined, markJson } from "./redact.ts";
-import type { Quarantine } from "./quarantine.ts";
-import type { RedactedPayload, Redactor } from "./redact.ts";
+import { markJson } from "./redact.ts";
+import type { Place, Quarantine } from "./quarantine.ts";
+import type { Redactor } from "./redact.ts";
 import { canonicalRequest, EventSplitter } from "../contract/wire/wire.ts";
 import type { WireAnswer, WireApi } from "../contract/wire/wire.ts";
 
@@ -133,14 +135,14 @@ export class Proxy {
     const recorded: JsonObject = {
       api: call.api.name,
       ...(clean.mark ? { redaction: markJson(clean.mark) } : {}),
-      ...(clean.value ? await this.kept(call.caller.tenant_id, "request", text, clean.value) : {}),
+      ...(clean.value ? await keptText(this.options.blobs, place, "request", text, clean.value) : {}),
       signature,
     };
     const id = newId("event", this.options).replace("evt_", "call_");
     if (captures.isReplay(run_id)) {
       const found = await captures.replayed(call.caller, run_id, { id, kind: "model", signature, requested: recorded });
       if (found.ended === "model.denied") return denied(call.api, { data: found.completed });
-      return recordedAnswer(this.options.blobs, call.caller.tenant_id, found.completed);
+      return recordedAnswer(this.options, call, found.completed);
     }
     return this.walk(call, { run_id, id, model, body, recorded });
   }
@@ -266,7 +268,10 @@ export class Proxy {
       const answered = { ...passedHeaders(response, type), "cache-control": "no-store" };
       return { answer: { status: response.status, headers: answered, body: stream }, failure: null };
     } catch (error) {
-      return this.failed(admitted, networkFailure(error, call.gone.aborted, key), 502, null);
+      const failure = networkFailure(error, call.gone.aborted, key);
+      if (!call.gone.aborted) return this.failed(admitted, failure, 502, null);
+      await this.broken(admitted, failure, NOTHING, { status: 200, text: "", type: "application/json" });
+      return { answer: refusal(api, 499, failure.code, failure.message), failure };
     } finally {
       // A stream has only begun.
       if (!isStream) leash.close();
@@ -295,8 +300,10 @@ export class Proxy {
     let held = "";
     let ended = false;
     let isCut = false;
-    const outcome = (cut_off: boolean) =>
-      this.completed(admitted, assembler.answer(), { status: response.status, text: seen, type: given.type }, cut_off);
+    const raw = (text: string) => ({ status: response.status, text, type: given.type });
+    const outcome = (cut_off: boolean) => this.completed(admitted, assembler.answer(), raw(seen), cut_off);
+    const broken = (failure: JobFailure) =>
+      this.broken(admitted, failure, assembler.answer(), raw(seen.slice(0, seen.length - held.length)));
     try {
       for await (const bytes of response.body) {
         for (const event of splitter.push(bytes)) {
@@ -323,67 +330,30 @@ export class Proxy {
       if (isCut) return;
       if (ended) throw error;
       ended = true;
-      await this.failed(admitted, networkFailure(error, gone.aborted, ""), 502, null, false);
+      await broken(networkFailure(error, gone.aborted, ""));
       throw error;
     } finally {
       given.leash.close();
       // The client has hung up in the middle: what came until then may have to be paid.
-      if (!ended)
-        await this.failed(
-          admitted,
-          { class: "cancelled", code: "client_gone", message: "The client hung up." },
-          499,
-          null,
-        );
+      if (!ended) await broken(networkFailure(null, true, ""));
     }
   }
 
-  private async completed(
-    admitted: Admitted,
-    answer: WireAnswer,
-    raw: { status: number; text: string; type: string },
-    cut_off = false,
-  ): Promise<void> {
-    const { tenant_id } = admitted.call.caller;
+  private async completed(admitted: Admitted, answer: WireAnswer, raw: RawAnswer, cut_off = false): Promise<void> {
     const told = answer.usage !== null && !cut_off;
-    const { redactor, quarantine } = this.options;
-    const place = { tenant_id, run_id: admitted.run_id };
-    const content_and_calls = { content: answer.content, tool_calls: answer.tool_calls.map((one) => ({ ...one })) };
-    // Together first: most answers hold nothing, and two looks cost more than one.
-    const isClean = redactor.isClean([{ type: "model.completed", data: { ...content_and_calls, raw: raw.text } }]);
-    const clean = async <T extends Json>(value: T, at: string): Promise<RedactedPayload<T>> =>
-      isClean ? { value, mark: null } : quarantine.keep(place, redactor.payload(value, at, "model.completed"));
-    const said = await clean(content_and_calls, "");
-    const bytes = await clean(raw.text, "/raw");
-    const mark = joined([said.mark, bytes.mark]);
-    // A secret that a stream says in pieces stands in no single event of it: such a stream is not kept.
-    const isTorn = said.mark !== null && bytes.mark === null;
-    // What a rule takes out of what was said stands in the bytes too.
-    const isRuled = said.mark?.rules.some((rule) => rule.startsWith("field:")) === true;
-    const withheld = typeof bytes.value !== "string" || isTorn || isRuled;
-    const { content, hidden } = contentOf(said.value?.content ?? null);
-    const recorded: JsonObject = {
-      content_type: raw.type,
-      ...(withheld ? { raw_withheld: true } : await this.kept(tenant_id, "raw", bytes.value ?? "", bytes.value ?? "")),
-      ...(mark ? { redaction: markJson(mark) } : {}),
-      ...hidden,
-      status: raw.status,
-      ...(told ? {} : { usage_estimated: true }),
-    };
-    const text = content ?? "";
-    const large = Buffer.byteLength(text) > LIMITS.inline_bytes_max;
-    const content_ref = large ? { bytes: Buffer.byteLength(text), digest: await this.put(tenant_id, text) } : null;
+    const kept = await keptAnswer(this.options, placeOf(admitted), { type: "model.completed", answer, raw });
+    const { content, content_ref, tool_calls, recorded } = kept;
     await this.report(admitted, {
       ok: true,
       kind: "model",
-      content: large ? text.slice(0, LIMITS.inline_bytes_max / 4) : content,
+      content,
       ...(content_ref ? { content_ref } : {}),
-      tool_calls: Array.isArray(said.value?.tool_calls) ? said.value.tool_calls : [],
+      tool_calls,
       finish_reason: answer.finish_reason,
       // What the provider does not tell is charged at its bound.
       usage: told && answer.usage ? answer.usage : admitted.worst,
       response_model: answer.model === "" ? admitted.route.model : answer.model,
-      recorded,
+      recorded: { ...recorded, ...(told ? {} : { usage_estimated: true }) },
       ...(cut_off ? { cut_off } : {}),
     });
   }
@@ -393,36 +363,36 @@ export class Proxy {
     failure: JobFailure,
     status: number,
     passed: { text: string; headers: Record<string, string> } | null,
-    isAnswered = true,
   ): Promise<Forwarded> {
-    // Whoever hung up may have to pay for what came until then; what never arrived costs nothing.
-    const isGone = failure.class === "cancelled";
-    const usage = isGone ? { usage: admitted.worst } : {};
     const { headers, body } = passed
       ? { headers: passed.headers, body: passed.text }
       : refusal(admitted.call.api, status, failure.code, failure.message);
-    const { redactor, quarantine } = this.options;
-    const place = { tenant_id: admitted.call.caller.tenant_id, run_id: admitted.run_id };
+    const place = placeOf(admitted);
+    const { redactor, quarantine, blobs } = this.options;
     const found = redactor.payload({ message: failure.message, raw: body }, "", "model.failed");
     const clean = await quarantine.keep(place, found);
+    const { "content-type": content_type = "application/json", ...others } = headers;
+    const raw = clean.value ? await keptText(blobs, place, "raw", clean.value.raw) : { raw_withheld: true };
+    const recorded: JsonObject = {
+      content_type,
+      ...(Object.keys(others).length > 0 ? { headers: others } : {}),
+      ...raw,
+      ...(clean.mark ? { redaction: markJson(clean.mark) } : {}),
+      status,
+    };
     const message = clean.value?.message ?? "";
-    // Nobody has seen the answer of a call whose client has hung up, or whose stream had begun.
-    const seen =
-      isGone || !isAnswered ? {} : await this.answered(admitted, { status, headers, body: clean.value?.raw ?? null });
-    const recorded = { ...seen, ...(clean.mark ? { redaction: markJson(clean.mark) } : {}) };
-    await this.report(admitted, { ok: false, failure: { ...failure, message }, ...usage, recorded });
+    await this.report(admitted, { ok: false, failure: { ...failure, message }, recorded });
     return { answer: { status, headers, body }, failure };
   }
 
-  /** What a client was answered instead of what it asked for, so that it can be given again. */
-  private async answered(
-    { call }: Admitted,
-    given: { status: number; headers: Readonly<Record<string, string>>; body: string | null },
-  ): Promise<JsonObject> {
-    const { status, headers, body } = given;
-    const { "content-type": content_type = "application/json", ...others } = headers;
-    const raw = body === null ? { raw_withheld: true } : await this.kept(call.caller.tenant_id, "raw", body, body);
-    return { content_type, ...(Object.keys(others).length > 0 ? { headers: others } : {}), ...raw, status };
+  /** The answer ended before it was whole, by whichever side: what its client had by then is what it is given again. */
+  private async broken(admitted: Admitted, failure: JobFailure, answer: WireAnswer, raw: RawAnswer): Promise<void> {
+    const kept = await keptAnswer(this.options, placeOf(admitted), { type: "model.failed", answer, raw });
+    // Whoever hung up may have to pay for what came until then; what never arrived costs nothing.
+    const isGone = failure.class === "cancelled";
+    const usage = isGone ? { usage: admitted.worst } : {};
+    const recorded = { ...kept.recorded, broken_by: isGone ? "client" : "provider" };
+    await this.report(admitted, { ok: false, failure, ...usage, recorded });
   }
 
   private async report({ call, run_id, step, begun_ms }: Admitted, outcome: JobOutcome): Promise<void> {
@@ -436,22 +406,10 @@ export class Proxy {
       this.options.log.warn("proxy.late_outcome", { run_id, step, error: messageOf(error) });
     }
   }
-
-  /** A payload as it is recorded: in the event when it is small, else as an artifact. */
-  private async kept(tenant_id: string, name: string, text: string, value: JsonObject | string): Promise<JsonObject> {
-    if (Buffer.byteLength(text) <= LIMITS.inline_bytes_max) return { [name]: value };
-    return { [`${name}_ref`]: { bytes: Buffer.byteLength(text), digest: await this.put(tenant_id, text) } };
-  }
-
-  private put(tenant_id: string, text: string): Promise<string> {
-    return this.options.blobs.put(tenant_id, Buffer.from(text));
-  }
 }
 
-/** Text of an answer; where a rule keeps only its digest, that stands beside it. */
-function contentOf(value: unknown): { content: string | null; hidden: JsonObject } {
-  if (typeof value === "string") return { content: value, hidden: {} };
-  return { content: null, hidden: isObject(value) ? { content_hmac: String(value["hmac"]) } : {} };
+function placeOf({ call, run_id }: Admitted): Place {
+  return { tenant_id: call.caller.tenant_id, run_id };
 }
 
 function bodyOf(bytes: Buffer): JsonObject {
@@ -475,6 +433,7 @@ function routeFor(api: WireApi, route: ModelRoute | null, model: string): ModelR
   throw new AppError("VALIDATION_ERROR", message);
 }
 
+const NOTHING: WireAnswer = { content: null, tool_calls: [], usage: null, finish_reason: "", model: "" };
 /** What ends the waiting of whoever made a call. */
 const ENDS_WAITING: readonly string[] = ["model.requested", "model.denied"];
 

@@ -56,6 +56,8 @@ beforeAll(async () => {
     const said = JSON.stringify(messages.at(-1)?.content);
     if (asked === "primary-1") return { status: said.includes("wrong") ? 400 : 503 };
     if (said.includes("overload")) return { status: 503 };
+    if (said.includes("it breaks")) return { content: "one two three four five", breaks_at: "three " };
+    if (said.includes("it goes on")) return { content: "one two three four five", pause_ms: 700 };
     if (said.includes("leak")) return { content: `Here: ${LEAKED} is it.` };
     return {
       content: said.includes("long") ? "word ".repeat(5_000) : `Answer ${(n += 1)} to ${messages.length} messages.`,
@@ -335,6 +337,47 @@ describe("the LLM proxy", () => {
     );
     expect(["client_gone", undefined]).toContain(outcome.data["code"]);
   });
+
+  test.each(["provider", "client"])(
+    "a stream that its %s broke off is replayed as far as it came, and no further",
+    async (side) => {
+      const json = <T>(path: string, body: object) => server.client.json<T>(path, { method: "POST", body });
+      const text = side === "provider" ? "it breaks" : "it goes on";
+      /** What a client has of the stream when it ends for it; as a client it hangs up after the first words. */
+      const heard = async (run_id: string): Promise<string> => {
+        const gone = new AbortController();
+        const url = `${server.url}/proxy/runs/${run_id}/openai/v1/chat/completions`;
+        const body = JSON.stringify({ ...ask(text), stream: true });
+        const headers = { "content-type": "application/json" };
+        const response = await fetch(url, { method: "POST", headers, body, signal: gone.signal });
+        let got = "";
+        const decoder = new TextDecoder();
+        await expect(
+          (async () => {
+            for await (const bytes of response.body ?? []) {
+              got += decoder.decode(bytes, { stream: true });
+              if (side === "client" && got.includes("three")) gone.abort();
+            }
+          })(),
+        ).rejects.toThrow();
+        return got;
+      };
+      const { run_id } = await json<Run>("/captures", { agent: "broken" });
+      const first = await heard(run_id);
+      expect(first).toContain("three");
+      expect(first).not.toContain("four");
+      const outcome = await until("the outcome is on record", async () =>
+        (await events(run_id)).find((event) => event.type === "model.failed"),
+      );
+      expect(outcome.data).toMatchObject({ broken_by: side, status: 200, raw: first });
+      await json(`/captures/${run_id}/end`, { exit_code: 0 });
+      const calls = model.requests.length;
+      const again = await json<Run>("/captures", { replay_of: run_id });
+      expect(await heard(again.run_id)).toBe(first);
+      expect(await json(`/captures/${again.run_id}/end`, { exit_code: 0 })).toMatchObject({ state: "succeeded" });
+      expect(model.requests).toHaveLength(calls);
+    },
+  );
 
   test("secrets in requests and answers are not recorded; the client gets them all the same, and the replay finds its call", async () => {
     const asked = await qd("capture", "--", "node", AGENT, "chat", `leak ${LEAKED}`);

@@ -17,6 +17,8 @@ export interface ChatAnswer {
   status?: number;
   /** Between the words of a stream. */
   pause_ms?: number;
+  /** After this word of a stream the connection breaks. */
+  breaks_at?: string;
 }
 
 export interface ScriptedModel {
@@ -107,6 +109,7 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
       chunk({ role: "assistant", content: "" });
       for (const word of (answer.content ?? "").split(/(?<= )/)) {
         if (word !== "") chunk({ content: word });
+        if (answer.breaks_at === word) return void setTimeout(() => res.destroy(), 20);
         if (answer.pause_ms) await new Promise((resolve) => setTimeout(resolve, answer.pause_ms));
       }
       const { call } = answer;
