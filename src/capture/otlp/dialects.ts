@@ -6,7 +6,7 @@ import type { Json, JsonObject } from "../../kit/json.ts";
 import type { EventType } from "../../contract/events.ts";
 import type { ExportedSpan } from "../../contract/otlp.ts";
 import { inputOf, outputOf } from "./messages.ts";
-import { NAMES, PARAMETER_NAMES } from "./names.ts";
+import { NAMES, PARAMETERS } from "./names.ts";
 import { AttributeReader, parsed } from "./reader.ts";
 
 /** A span as the events that it becomes. */
@@ -59,7 +59,7 @@ const RENAMED: Readonly<Record<string, string>> = {
   xai: "x_ai",
 };
 function kindOf(span: ExportedSpan, reader: AttributeReader, inTool: boolean): Kind {
-  const vercel = reader.text(...NAMES.operation).split(" ")[0] ?? "";
+  const vercel = reader.text(NAMES.operation).split(" ")[0] ?? "";
   if (vercel === "ai.toolCall") return "tool";
   if (vercel.startsWith("ai.") && !VERCEL_CALL.test(vercel)) return "step";
   if (vercel.startsWith("ai.")) return "model";
@@ -70,7 +70,7 @@ function kindOf(span: ExportedSpan, reader: AttributeReader, inTool: boolean): K
   if (operation) return operation;
   const kind = OPENINFERENCE[reader.text("openinference.span.kind").toUpperCase()];
   if (kind) return kind;
-  const other = OTHERS[reader.text(...NAMES.other_kind).toLowerCase()];
+  const other = OTHERS[reader.text(NAMES.other_kind).toLowerCase()];
   if (other) return other;
   const named = NAMES.model.some((name) => reader.has(name)) || reader.has("llm.request.type");
   return named || span.events.some((event) => event.name === "gen_ai.choice") ? "model" : "step";
@@ -101,7 +101,7 @@ export function readSpan(span: ExportedSpan, given: { inTool: boolean }): SpanCa
   // What was asked stands where the call begins; the rest where it ends.
   return {
     opens: call.opens,
-    closes: { type: call.closes.type, data: { ...rest, ...events, ...root, ...call.closes.data } },
+    closes: { type: call.closes.type, data: { ...rest, ...call.closes.data, ...events, ...root } },
   };
 }
 
@@ -109,50 +109,55 @@ type Failure = { code: string; message: string } | null;
 type Reader = (span: ExportedSpan, reader: AttributeReader, failure: Failure, ended: JsonObject) => SpanCall;
 
 function usageOf(reader: AttributeReader): JsonObject {
-  const input = reader.number(...NAMES.input_tokens);
-  const output = reader.number(...NAMES.output_tokens);
+  const input = reader.number(NAMES.input_tokens);
+  const output = reader.number(NAMES.output_tokens);
   if (input === undefined && output === undefined) return {};
   const count = (value: number | undefined) => Math.max(0, Math.round(value ?? 0));
   return { usage: { input_tokens: count(input), output_tokens: count(output) } };
 }
 
 function costOf(reader: AttributeReader): JsonObject {
-  const usd = reader.number(...NAMES.cost_usd);
+  const usd = reader.number(NAMES.cost_usd);
   return usd === undefined || usd < 0 ? {} : { cost_micro_usd: Math.round(usd * 1e6) };
 }
 
 const model: Reader = (span, reader, failure, ended) => {
-  const name = reader.text(...NAMES.model) || span.name || "unknown";
-  const provider = reader.text(...NAMES.provider);
+  const name = reader.text(NAMES.model) || span.name || "unknown";
+  const provider = reader.text(NAMES.provider);
   const messages = inputOf(reader, span.events);
   const params: JsonObject = {};
-  for (const [key, names] of Object.entries(PARAMETER_NAMES)) {
-    const value = reader.any(...names);
-    if (value !== undefined) params[key] = value;
+  // By what is there: a span has few attributes, and settings many names.
+  for (const name of reader.names) {
+    const parameter = PARAMETERS.get(name);
+    const value = parameter && reader.any(parameter.names);
+    if (parameter && value !== undefined) params[parameter.setting] = value;
   }
   const invocation = reader.json("llm.invocation_parameters");
   if (isObject(invocation)) Object.assign(params, invocation);
-  const tools = reader.json(...NAMES.tools);
+  const tools = reader.json(NAMES.tools);
   const request: JsonObject = { ...params, messages, ...(tools === undefined ? {} : { tools }) };
-  const response = reader.text(...NAMES.response_model);
+  const response = reader.text(NAMES.response_model);
   const opens = {
     type: "model.requested" as const,
     data: { model: name, ...(provider === "" ? {} : { provider: RENAMED[provider] ?? provider }), request },
   };
-  const spent = { ...ended, ...usageOf(reader), ...costOf(reader) };
-  if (failure) return { opens, closes: { type: "model.failed", data: { ...spent, ...failure } } };
+  const cost = costOf(reader);
+  const usage = usageOf(reader);
+  if (failure) return { opens, closes: { type: "model.failed", data: { ...cost, ...ended, ...usage, ...failure } } };
   const { content, tool_calls, finish_reasons } = outputOf(reader, span.events);
-  const data: JsonObject = { ...spent, content, tool_calls, ...(response === "" ? {} : { response_model: response }) };
+  // In the order of their names, as they are stored.
+  const data: JsonObject = { content, ...cost, ...ended };
   if (finish_reasons.length > 0) data["finish_reasons"] = finish_reasons;
-  return { opens, closes: { type: "model.completed", data } };
+  if (response !== "") data["response_model"] = response;
+  return { opens, closes: { type: "model.completed", data: { ...data, tool_calls, ...usage } } };
 };
 
 const tool: Reader = (span, reader, failure, ended) => {
-  const name = reader.text(...NAMES.tool);
-  const asked = reader.json(...NAMES.arguments);
+  const name = reader.text(NAMES.tool);
+  const asked = reader.json(NAMES.arguments);
   const args: JsonObject = isObject(asked) ? asked : asked === undefined ? {} : { input: asked };
   const opens = { type: "tool.requested" as const, data: { args, tool: name || span.name || "unnamed" } };
-  const result = reader.json(...NAMES.result);
+  const result = reader.json(NAMES.result);
   // An error that the tool itself reported is an answer; it came back to the model.
   if (failure && failure.code !== "tool_error")
     return { opens, closes: { type: "tool.failed", data: { ...ended, ...failure } } };
@@ -161,9 +166,9 @@ const tool: Reader = (span, reader, failure, ended) => {
 };
 
 const retrieval: Reader = (span, reader, failure, ended) => {
-  const query = reader.any(...NAMES.query);
-  const retriever = reader.text(...NAMES.retriever) || span.name || "retriever";
-  const top_k = reader.number(...NAMES.top_k);
+  const query = reader.any(NAMES.query);
+  const retriever = reader.text(NAMES.retriever) || span.name || "retriever";
+  const top_k = reader.number(NAMES.top_k);
   const data: JsonObject = { query: query ?? null, retriever, ...(top_k === undefined ? {} : { top_k }) };
   const opens = { type: "retrieval.requested" as const, data };
   if (failure) return { opens, closes: { type: "retrieval.failed", data: { ...ended, ...failure } } };
@@ -183,21 +188,21 @@ const ended = (data: JsonObject, failure: Failure): JsonObject =>
 
 /** What went into and came out of a span that holds others. */
 function inOut(reader: AttributeReader): { input: JsonObject; output: JsonObject } {
-  const input = reader.json(...NAMES.input);
-  const output = reader.json(...NAMES.output);
+  const input = reader.json(NAMES.input);
+  const output = reader.json(NAMES.output);
   return { input: input === undefined ? {} : { input }, output: output === undefined ? {} : { output } };
 }
 
 const agent: Reader = (span, reader, failure, data) => {
   const { input, output } = inOut(reader);
-  const name = reader.text(...NAMES.agent) || span.name || "agent";
+  const name = reader.text(NAMES.agent) || span.name || "agent";
   const opens = { type: "agent.started" as const, data: { ...input, name } };
   return { opens, closes: { type: "agent.ended", data: ended({ ...data, ...output }, failure) } };
 };
 
 const step: Reader = (span, reader, failure, data) => {
   const { input, output } = inOut(reader);
-  const name = reader.text(...NAMES.step) || span.name || "span";
+  const name = reader.text(NAMES.step) || span.name || "span";
   const opens = { type: "step.started" as const, data: { ...input, name } };
   return { opens, closes: { type: "step.ended", data: ended({ ...data, ...output }, failure) } };
 };
@@ -216,8 +221,8 @@ const safety: Reader = (span, reader, failure, data) => {
 const evaluation: Reader = (span, reader, failure, data) => {
   const { input, output } = inOut(reader);
   const name = reader.text("gen_ai.evaluation.name") || span.name;
-  const score = reader.number("gen_ai.evaluation.score.value", "eval.score");
-  const label = reader.text("gen_ai.evaluation.score.label", "eval.label");
+  const score = reader.number(NAMES.score);
+  const label = reader.text(NAMES.label);
   const said: JsonObject = { ...(score === undefined ? {} : { score }), ...(label === "" ? {} : { label }) };
   return {
     opens: null,

@@ -3,6 +3,7 @@
 import { isObject } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
 import type { SpanEvent } from "../../contract/otlp.ts";
+import { NAMES } from "./names.ts";
 import { numbered, parsed } from "./reader.ts";
 import type { AttributeReader } from "./reader.ts";
 
@@ -93,15 +94,7 @@ export function inputOf(reader: AttributeReader, events: readonly SpanEvent[]): 
     system === undefined
       ? []
       : [{ content: ofParts({ parts: system, role: "system" })["content"] ?? system, role: "system" }];
-  const direct = messagesOf(
-    reader.any(
-      "gen_ai.input.messages",
-      "ai.prompt.messages",
-      "ai.prompt",
-      "pydantic_ai.all_messages",
-      "langfuse.observation.input",
-    ),
-  );
+  const direct = messagesOf(reader.any(NAMES.input_messages));
   if (direct.length > 0) return [...apart, ...direct];
   const flat = [
     ...reader.list("llm.input_messages").map(ofOpenInference),
@@ -110,7 +103,7 @@ export function inputOf(reader: AttributeReader, events: readonly SpanEvent[]): 
   if (flat.length > 0) return [...apart, ...flat];
   const told = ofEvents(events).input;
   if (told.length > 0) return [...apart, ...told];
-  return [...apart, ...messagesOf(reader.any("input.value", "traceloop.entity.input", "gen_ai.prompt"))];
+  return [...apart, ...messagesOf(reader.any(NAMES.input_text))];
 }
 
 export interface Answer {
@@ -126,13 +119,13 @@ export function outputOf(reader: AttributeReader, events: readonly SpanEvent[]):
   const calls = reader.json("ai.response.toolCalls");
   const vercel =
     said !== undefined || calls !== undefined ? [{ content: said ?? null, tool_calls: callsOf(calls) }] : [];
-  const direct = messagesOf(reader.any("gen_ai.output.messages", "langfuse.observation.output"));
+  const direct = messagesOf(reader.any(NAMES.output_messages));
   const flat = [...reader.list("llm.output_messages"), ...reader.list("gen_ai.completion")];
   const messages: JsonObject[] =
     [vercel, direct, flat.map(ofOpenInference), told.output].find((one) => one.length > 0) ??
-    messagesOf(reader.any("output.value", "traceloop.entity.output", "gen_ai.completion", "ai.response.object"));
+    messagesOf(reader.any(NAMES.output_text));
   const last = messages.at(-1);
-  const reasons = reader.json("gen_ai.response.finish_reasons", "ai.response.finishReason");
+  const reasons = reader.json(NAMES.finish_reasons);
   const flatReasons = flat.map((item) => text(item["finish_reason"])).filter((reason) => reason !== "");
   const given = Array.isArray(reasons) ? reasons.map(text) : reasons === undefined ? flatReasons : [text(reasons)];
   return {

@@ -77,12 +77,27 @@ export const NAMES = {
     "langfuse.trace.output",
     "langfuse.observation.output",
   ],
+  /** Messages of a model call, where they are an attribute of their own. */
+  input_messages: [
+    "gen_ai.input.messages",
+    "ai.prompt.messages",
+    "ai.prompt",
+    "pydantic_ai.all_messages",
+    "langfuse.observation.input",
+  ],
+  output_messages: ["gen_ai.output.messages", "langfuse.observation.output"],
+  /** The same as a text, where nothing better is there. */
+  input_text: ["input.value", "traceloop.entity.input", "gen_ai.prompt"],
+  output_text: ["output.value", "traceloop.entity.output", "gen_ai.completion", "ai.response.object"],
+  finish_reasons: ["gen_ai.response.finish_reasons", "ai.response.finishReason"],
+  score: ["gen_ai.evaluation.score.value", "eval.score"],
+  label: ["gen_ai.evaluation.score.label", "eval.label"],
   operation: ["ai.operationId", "operation.name"],
   other_kind: ["traceloop.span.kind", "langfuse.observation.type"],
 } as const satisfies Record<string, readonly string[]>;
 
 /** Settings of a model call. */
-export const PARAMETER_NAMES: Readonly<Record<string, readonly string[]>> = {
+const PARAMETER_NAMES: Readonly<Record<string, readonly string[]>> = {
   frequency_penalty: ["gen_ai.request.frequency_penalty", "ai.settings.frequencyPenalty"],
   max_tokens: ["gen_ai.request.max_tokens", "ai.settings.maxOutputTokens", "ai.settings.maxTokens"],
   presence_penalty: ["gen_ai.request.presence_penalty", "ai.settings.presencePenalty"],
@@ -92,3 +107,10 @@ export const PARAMETER_NAMES: Readonly<Record<string, readonly string[]>> = {
   top_k: ["gen_ai.request.top_k", "ai.settings.topK"],
   top_p: ["gen_ai.request.top_p", "ai.settings.topP"],
 };
+
+/** Which setting an attribute is. Of several names of one, the first that is listed counts. */
+export const PARAMETERS: ReadonlyMap<string, { readonly setting: string; readonly names: readonly string[] }> = new Map(
+  Object.entries(PARAMETER_NAMES).flatMap(([setting, names]) =>
+    names.map((name) => [name, { setting, names }] as const),
+  ),
+);

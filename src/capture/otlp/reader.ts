@@ -3,40 +3,55 @@ import { isObject } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
 import type { Attributes } from "../../contract/otlp.ts";
 
+/** One, or several of which the first that is there counts. Not spread: a span is asked for dozens. */
+export type Names = string | readonly string[];
+const INDEXED = /\.\d/;
+
 export class AttributeReader {
   private readonly given: Attributes;
   private readonly seen = new Set<string>();
-  private keys: string[] | null = null;
+  /** Names that may be of lists. */
+  private indexed: readonly string[] | null = null;
 
   constructor(given: Attributes) {
     this.given = given;
   }
 
   /** The first of these that is there. */
-  any(...names: readonly string[]): Json | undefined {
+  any(names: Names): Json | undefined {
+    if (typeof names === "string") return this.one(names);
     for (const name of names) {
-      const value = this.given[name];
-      if (value === undefined || value === null || value === "") continue;
-      this.seen.add(name);
-      return value;
+      const value = this.one(name);
+      if (value !== undefined) return value;
     }
     return undefined;
   }
 
-  text(...names: readonly string[]): string {
-    const value = this.any(...names);
+  private one(name: string): Json | undefined {
+    const value = this.given[name];
+    if (value === undefined || value === null || value === "") return undefined;
+    this.seen.add(name);
+    return value;
+  }
+
+  text(names: Names): string {
+    const value = this.any(names);
     return typeof value === "string" ? value : value === undefined ? "" : JSON.stringify(value);
   }
 
-  number(...names: readonly string[]): number | undefined {
-    const value = this.any(...names);
+  number(names: Names): number | undefined {
+    const value = this.any(names);
     const number = typeof value === "string" ? Number(value) : value;
     return typeof number === "number" && Number.isFinite(number) ? number : undefined;
   }
 
   /** A value that may come as JSON in a string. */
-  json(...names: readonly string[]): Json | undefined {
-    return parsed(this.any(...names));
+  json(names: Names): Json | undefined {
+    return parsed(this.any(names));
+  }
+
+  get names(): readonly string[] {
+    return Object.keys(this.given);
   }
 
   has(name: string): boolean {
@@ -45,9 +60,11 @@ export class AttributeReader {
 
   /** Attributes below `prefix.N.` as a list of objects, nested by their dots: `0.message.role` and so on. */
   list(prefix: string): JsonObject[] {
+    // Asked for several of them, of which a span has one at most.
+    this.indexed ??= this.names.filter((name) => INDEXED.test(name));
+    if (this.indexed.length === 0) return [];
     const found: JsonObject[] = [];
-    this.keys ??= Object.keys(this.given);
-    for (const name of this.keys) {
+    for (const name of this.indexed) {
       if (!name.startsWith(`${prefix}.`)) continue;
       const [index = "", ...path] = name.slice(prefix.length + 1).split(".");
       if (!/^\d{1,4}$/.test(index) || path.length === 0) continue;
@@ -60,7 +77,12 @@ export class AttributeReader {
 
   /** What nobody asked for. */
   rest(): JsonObject {
-    return Object.fromEntries(Object.entries(this.given).filter(([name]) => !this.seen.has(name)));
+    const rest: JsonObject = {};
+    for (const name in this.given) {
+      const value = this.given[name];
+      if (value !== undefined && !this.seen.has(name)) rest[name] = value;
+    }
+    return rest;
   }
 }
 
