@@ -101,3 +101,21 @@ test("headers repeat what a message of the current revision says, and only of su
   for (const older of [{ method: "initialize", params: {} }, { method: "ping" }, { id: 1, result: {} }])
     expect(headersOf(older)).toEqual({});
 });
+
+test("a stream that ends without an answer is answered, as its client sees no end", async () => {
+  const listened = async (...events: string[]): Promise<unknown[]> => {
+    const [lines, out] = [new PassThrough(), new PassThrough()];
+    const ended = { status: 200, text: "", events: Readable.from(events) };
+    const done = passOn(lines, out, async () => ended);
+    lines.write(`${request(1, "subscriptions/listen")}\n`);
+    await expect.poll(() => out.readableLength).toBeGreaterThan(20);
+    lines.end();
+    await done;
+    return String(out.read())
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as unknown);
+  };
+  expect(await listened('{"n":1}')).toEqual([{ n: 1 }, expect.objectContaining({ id: 1, error: expect.anything() })]);
+  expect(await listened('{"id":1,"result":{}}')).toEqual([{ id: 1, result: {} }]);
+});

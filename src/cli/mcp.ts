@@ -56,7 +56,7 @@ class Bridge {
     if (id !== undefined) this.open.set(key, given);
     try {
       const answer = await this.post(said, line, given.signal);
-      if (answer.events) await this.listen(answer.events, given);
+      if (answer.events) await this.listen(answer.events, given, id ?? null);
       else this.answer(answer, id);
     } catch (error) {
       if (id !== undefined && !given.signal.aborted) this.fail(id, messageOf(error));
@@ -70,10 +70,17 @@ class Bridge {
     for (const given of this.listening) given.abort();
   }
 
-  private async listen(events: AsyncIterable<string>, given: AbortController): Promise<void> {
+  private async listen(events: AsyncIterable<string>, given: AbortController, id: Json): Promise<void> {
     this.listening.add(given);
+    let isAnswered = false;
     try {
-      for await (const data of events) this.out.write(`${data}\n`);
+      for await (const data of events) {
+        const said = parseJson(data, LIMITS.json_depth_max);
+        isAnswered ||= isObject(said) && said["id"] === id && !("method" in said);
+        this.out.write(`${JSON.stringify(said)}\n`);
+      }
+      // Over HTTP a client sees that a stream has ended.
+      if (!isAnswered && !given.signal.aborted) this.fail(id, "The server says no more; listen again");
     } finally {
       this.listening.delete(given);
     }

@@ -73,7 +73,11 @@ export function mountMcp(
     const response = await gateway.handle(of, request, body, { gone: gone.signal, only });
     reply.code(response.status).headers(Object.fromEntries(response.headers));
     const isStream = response.headers.get("content-type")?.startsWith("text/event-stream") === true;
-    if (isStream && response.body) return void (await reply.send(Readable.fromWeb(response.body)));
+    if (isStream && response.body) {
+      // When the server ends it, its connection must not be waited for.
+      reply.header("connection", "close");
+      return void (await reply.send(Readable.fromWeb(response.body)));
+    }
     const text = await response.text();
     await reply.send(text === "" ? undefined : text);
   };

@@ -87,7 +87,7 @@ export class McpGateway {
     const { createMcpHandler } = await sdk();
     return createMcpHandler(
       ({ authInfo }) => this.serverFor(authInfo?.extra?.["asked"] as Asked, { listChanged: true }),
-      { legacy: "reject", responseMode: "json", maxSubscriptions: LIMITS.mcp_listeners_max },
+      { legacy: "reject", maxSubscriptions: LIMITS.mcp_listeners_max },
     );
   }
 
