@@ -58,6 +58,7 @@ beforeAll(async () => {
     if (said.includes("overload")) return { status: 503 };
     if (said.includes("it breaks")) return { content: "one two three four five", breaks_at: "three " };
     if (said.includes("it goes on")) return { content: "one two three four five", pause_ms: 700 };
+    if (said.includes("it takes long")) return { content: "late", delay_ms: 10_000 };
     if (said.includes("leak")) return { content: `Here: ${LEAKED} is it.` };
     return {
       content: said.includes("long") ? "word ".repeat(5_000) : `Answer ${(n += 1)} to ${messages.length} messages.`,
@@ -378,6 +379,31 @@ describe("the LLM proxy", () => {
       expect(model.requests).toHaveLength(calls);
     },
   );
+
+  test("a client that gave up before it was answered gives up again, and nobody is asked", async () => {
+    const json = <T>(path: string, body: object) => server.client.json<T>(path, { method: "POST", body });
+    const given_up = async (run_id: string) => {
+      const init = {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        signal: AbortSignal.timeout(1_500),
+      };
+      const url = `${server.url}/proxy/runs/${run_id}/openai/v1/chat/completions`;
+      const answered = fetch(url, { ...init, body: JSON.stringify(ask("it takes long")) }).then((one) => one.text());
+      await expect(answered).rejects.toThrow(/timeout/);
+      return until("the outcome is on record", async () =>
+        (await events(run_id)).find((event) => event.type === "model.failed"),
+      );
+    };
+    const { run_id } = await json<Run>("/captures", { agent: "hasty" });
+    expect((await given_up(run_id)).data).toMatchObject({ broken_by: "client", code: "client_gone", raw: "" });
+    await json(`/captures/${run_id}/end`, { exit_code: 0 });
+    const calls = model.requests.length;
+    const again = await json<Run>("/captures", { replay_of: run_id });
+    await given_up(again.run_id);
+    expect(await json(`/captures/${again.run_id}/end`, { exit_code: 0 })).toMatchObject({ state: "succeeded" });
+    expect(model.requests).toHaveLength(calls);
+  });
 
   test("secrets in requests and answers are not recorded; the client gets them all the same, and the replay finds its call", async () => {
     const asked = await qd("capture", "--", "node", AGENT, "chat", `leak ${LEAKED}`);

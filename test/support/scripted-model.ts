@@ -17,6 +17,8 @@ export interface ChatAnswer {
   status?: number;
   /** Between the words of a stream. */
   pause_ms?: number;
+  /** Before anything is said. */
+  delay_ms?: number;
   /** After this word of a stream the connection breaks. */
   breaks_at?: string;
 }
@@ -88,6 +90,7 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
       headers.push({ ...req.headers });
       const answer = decide(request);
       const n = requests.length;
+      if (answer.delay_ms) await new Promise((resolve) => setTimeout(resolve, answer.delay_ms));
       if (answer.status !== undefined) {
         res.writeHead(answer.status, { "content-type": "application/json" });
         return void res.end(JSON.stringify({ error: { message: "refused", type: "server_error", code: null } }));
