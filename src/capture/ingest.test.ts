@@ -98,6 +98,25 @@ test("the same number with other content is refused, and both are on record by t
   expect((await events(run_id)).at(-1)).toMatchObject({ type: "journal.conflict", data: { no: 2, producer: "prd_1" } });
 });
 
+test("an id that another event of the run has is refused, also of another producer and after a restart; the same event again is one", async () => {
+  const run_id = freshRun();
+  const note = (id?: string) => ({ type: "memory.read", ...(id === undefined ? {} : { id }), data: { store: "s" } });
+  await send(run_id, numbered([started, note("evt-a"), note("evt-b"), note(), note()]));
+  expect(statuses(await send(run_id, numbered([note("evt-a"), note("evt-c")], 6)))).toEqual(["ID_REUSED", "committed"]);
+  expect(statuses(await send(run_id, numbered([note("evt-a")], 2)))).toEqual(["duplicate"]);
+  await world.open();
+  expect(statuses(await send(run_id, numbered([note("evt-b"), note("evt-d"), note("evt-d")]), "prd_2"))).toEqual([
+    "ID_REUSED",
+    "committed",
+    "ID_REUSED",
+  ]);
+  // Two events whose ids both held a secret are two.
+  expect(statuses(await send(run_id, numbered([note(LEAKED), note(`${LEAKED}!`)]), "prd_3"))).toEqual([
+    "committed",
+    "committed",
+  ]);
+});
+
 describe("order", () => {
   test.each([
     ["RUN_ALREADY_STARTED", [started]],

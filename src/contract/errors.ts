@@ -60,6 +60,13 @@ export const ERRORS = {
     "This sequence number came before with other content",
     "Drop the event: the first one is on record. Number each event of a producer once.",
   ),
+  ID_REUSED: row(
+    409,
+    1,
+    false,
+    "Another event of the run has this id",
+    "Drop the event if it is the same one again; else give it an id of its own, or none.",
+  ),
   EVENTS_MISSING: row(
     409,
     1,

@@ -12,7 +12,7 @@ import { LIMITS } from "../contract/limits.ts";
 import { usageCost } from "./budget.ts";
 import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
-import { isIncomplete, observedOf, placeOf, producerKey, producerOf, roleOf, seqOf } from "./observed.ts";
+import { givenId, isIncomplete, observedOf, placeOf, producerKey, producerOf, roleOf, seqOf } from "./observed.ts";
 import type { ObservedStep, StepRole } from "./observed.ts";
 import type { OverrideCommand } from "./privacy.ts";
 import type { RunState } from "./run-state.ts";
@@ -133,6 +133,9 @@ function misfit(run: RunState, event: ObservedEvent, late: boolean, now_us: numb
   if (run.seq === 0) return null;
   if (event.type === "run.started")
     return fault("RUN_ALREADY_STARTED", `Run ${run.run_id} has started before`, "/type");
+  const id = givenId(event.said);
+  if (id !== null && run.observed?.ids.has(id))
+    return fault("ID_REUSED", `The id ${id} is that of an event of run ${run.run_id} with another number`, "/id");
   if (isTerminal(run.state)) {
     const sealed = now_us - run.updated_us > LIMITS.seal_after_ms * 1000;
     if (!isAfterword(event.type) && sealed)

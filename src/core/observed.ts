@@ -33,6 +33,8 @@ export interface ObservedState {
   readonly producers: Map<string, ProducerState>;
   readonly steps: Map<string, ObservedStep>;
   readonly byNumber: Map<number, ObservedStep>;
+  /** Ids that producers gave their events, where they did. */
+  readonly ids: Set<string>;
   /** How the root of a trace ended; null while it has not. */
   root: "succeeded" | "failed" | null;
 }
@@ -43,7 +45,7 @@ export function producerKey(producer: string, epoch: number): string {
 }
 
 export function observedOf(run: RunState): ObservedState {
-  run.observed ??= { producers: new Map(), steps: new Map(), byNumber: new Map(), root: null };
+  run.observed ??= { producers: new Map(), steps: new Map(), byNumber: new Map(), ids: new Set(), root: null };
   return run.observed;
 }
 
@@ -109,12 +111,21 @@ export function roleOf(type: string): { role: StepRole; family: StepFamily } {
   return { role: "none", family: "other" };
 }
 
+/** The id that its producer gave an event; one that held something to be redacted is none any more. */
+export function givenId(said: JsonObject | undefined): string | null {
+  const id = said?.["id"];
+  return typeof id === "string" && said?.["redaction"] === undefined ? id : null;
+}
+
 /** Notes what a producer has sent. `run.seq` is the event's own. */
 export function noteOrigin(run: RunState, origin: Origin): void {
   if (origin.from === undefined) return;
   const at = origin.from.lastIndexOf("/");
   const no = Number(origin.from.slice(at + 1));
-  const producer = producerOf(observedOf(run), origin.from.slice(0, at));
+  const observed = observedOf(run);
+  const producer = producerOf(observed, origin.from.slice(0, at));
+  const id = givenId(origin.said);
+  if (id !== null) observed.ids.add(id);
   if (no === producer.next) producer.next += 1;
   else fillGap(producer, no);
   const last = producer.segments.at(-1);
