@@ -98,6 +98,22 @@ export function* appendable(events: readonly ObservedEvent[]): Iterable<Observed
   if (part.length > 0) yield part;
 }
 
+/** Characters that data has as JSON, at most: most of it is small, and small is all that has to be known. */
+export function sizeOf(data: JsonObject): number {
+  const bound = charsAtMost(data);
+  return bound * UTF8_BYTES_MAX <= LIMITS.inline_bytes_max ? bound : JSON.stringify(data).length;
+}
+
+/** A character is written as six at most (`\u0000`), a number as 24. */
+function charsAtMost(value: Json): number {
+  if (typeof value === "string") return value.length * 6 + 2;
+  if (typeof value !== "object" || value === null) return 24;
+  let sum = 2;
+  if (Array.isArray(value)) for (const item of value) sum += 1 + charsAtMost(item);
+  else for (const key in value) sum += key.length * 6 + 4 + charsAtMost(value[key] ?? null);
+  return sum;
+}
+
 /** Redacts and stores what is large. Most batches hold nothing to redact: they are looked at together. */
 export async function settleEvents(
   options: PrepareOptions,

@@ -11,7 +11,7 @@ import type { IngestFault, ObservedEvent } from "../../core/ingest.ts";
 import type { RunState } from "../../core/run-state.ts";
 import type { CaptureCaller } from "../captures.ts";
 import type { IngestOwner } from "../ingest.ts";
-import { appendable, settleEvents } from "../prepare.ts";
+import { appendable, settleEvents, sizeOf } from "../prepare.ts";
 import type { PrepareOptions } from "../prepare.ts";
 import { readSpan } from "./dialects.ts";
 import type { SpanCall } from "./dialects.ts";
@@ -136,7 +136,7 @@ export class Otlp {
     const prepared = await settleEvents(
       this.options,
       { tenant_id, run_id },
-      events.map((event) => ({ no: null, event, size: JSON.stringify(event.data).length })),
+      events.map((event) => ({ no: null, event, size: sizeOf(event.data) })),
     );
     // A span that was refused is one, though it is two events.
     const faults = new Map<string, IngestFault>();
