@@ -408,7 +408,7 @@ export class Captures {
     if (unseen !== undefined)
       throw new AppError(
         "REPLAY_REFUSED",
-        `A payload of event ${unseen} of ${source_run_id} could not be redacted; who may can override that`,
+        `A payload of event ${unseen} of ${source_run_id} could not be redacted; who may can override that (quarterdeck runs override-privacy RUN --reason TEXT)`,
         { details: { reason: "privacy_risk", seq: unseen } },
       );
     const calls = recordedCalls(events, (call) => this.toolSignature(caller.tenant_id, call));

@@ -23,6 +23,8 @@ export interface RawAnswer {
 }
 
 export interface KeptAnswer {
+  /** Why the answer is not whole, where it is not. */
+  readonly message: string;
   readonly content: string | null;
   /** Where a long content is whole. */
   readonly content_ref: { readonly bytes: number; readonly digest: string } | null;
@@ -35,11 +37,15 @@ export interface KeptAnswer {
 export async function keptAnswer(
   options: KeepOptions,
   place: Place,
-  given: { type: string; answer: WireAnswer; raw: RawAnswer },
+  given: { type: string; answer: WireAnswer; raw: RawAnswer; message?: string },
 ): Promise<KeptAnswer> {
   const { redactor, quarantine, blobs } = options;
-  const { type, answer, raw } = given;
-  const content_and_calls = { content: answer.content, tool_calls: answer.tool_calls.map((one) => ({ ...one })) };
+  const { type, answer, raw, message } = given;
+  const content_and_calls = {
+    content: answer.content,
+    ...(message === undefined ? {} : { message }),
+    tool_calls: answer.tool_calls.map((one) => ({ ...one })),
+  };
   // Together first: most answers hold nothing, and two looks cost more than one.
   const isClean = redactor.isClean([{ type, data: { ...content_and_calls, raw: raw.text } }]);
   const clean = async <T extends Json>(value: T, at: string): Promise<RedactedPayload<T>> =>
@@ -57,6 +63,7 @@ export async function keptAnswer(
   const length = Buffer.byteLength(text);
   const isLarge = length > LIMITS.inline_bytes_max;
   return {
+    message: said.value?.message ?? "",
     content: isLarge ? text.slice(0, LIMITS.inline_bytes_max / 4) : content,
     content_ref: isLarge ? { bytes: length, digest: await blobs.put(place.tenant_id, Buffer.from(text)) } : null,
     tool_calls: Array.isArray(said.value?.tool_calls) ? said.value.tool_calls : [],

@@ -387,12 +387,13 @@ export class Proxy {
 
   /** The answer ended before it was whole, by whichever side: what its client had by then is what it is given again. */
   private async broken(admitted: Admitted, failure: JobFailure, answer: WireAnswer, raw: RawAnswer): Promise<void> {
-    const kept = await keptAnswer(this.options, placeOf(admitted), { type: "model.failed", answer, raw });
+    const given = { type: "model.failed", answer, raw, message: failure.message };
+    const kept = await keptAnswer(this.options, placeOf(admitted), given);
     // Whoever hung up may have to pay for what came until then; what never arrived costs nothing.
     const isGone = failure.class === "cancelled";
     const usage = isGone ? { usage: admitted.worst } : {};
     const recorded = { ...kept.recorded, broken_by: isGone ? "client" : "provider" };
-    await this.report(admitted, { ok: false, failure, ...usage, recorded });
+    await this.report(admitted, { ok: false, failure: { ...failure, message: kept.message }, ...usage, recorded });
   }
 
   private async report({ call, run_id, step, begun_ms }: Admitted, outcome: JobOutcome): Promise<void> {

@@ -180,7 +180,6 @@ export function addRuns(root: Command): void {
   addRun(root);
   const runs = root.command("runs").description("read and steer runs");
   addList(runs);
-  addPrivacy(runs);
   runs
     .command("get <run>")
     .description("one run")
@@ -236,4 +235,5 @@ export function addRuns(root: Command): void {
         print(`${run.run_id} ${stateText(run.state)}`),
       );
     });
+  addPrivacy(runs);
 }

@@ -25,6 +25,12 @@ interface Session {
   listing: Promise<void> | null;
 }
 
+/** A session that is not in use yet: its end is nobody's business until `opened` was called. */
+interface Connected {
+  readonly session: Session;
+  readonly opened: () => void;
+}
+
 interface Slot {
   session: Promise<Session> | null;
   failures: number;
@@ -127,17 +133,30 @@ export class McpClients implements McpTools {
     }
   }
 
-  /** A process is not started twice only to ask it what it speaks: most speak of what was before, too. */
   private async connect(server: McpServer, onClose: () => void): Promise<Session> {
-    if (server.transport === "http") return this.connectAs("auto", server, onClose);
+    const { session, opened } = await this.spoken(server, onClose);
+    try {
+      await this.list(session);
+      // In the same breath as the last answer: one that ends from here on is not used any more.
+      opened();
+      return session;
+    } catch (error) {
+      await session.client.close();
+      throw error;
+    }
+  }
+
+  /** A process is not started twice only to ask it what it speaks: most speak of what was before, too. */
+  private async spoken(server: McpServer, onClose: () => void): Promise<Connected> {
+    if (server.transport === "http") return this.spokenAs("auto", server, onClose);
     const { ProtocolError } = await import("@modelcontextprotocol/client");
-    return this.connectAs("legacy", server, onClose).catch((error: unknown) => {
-      if (error instanceof ProtocolError) return this.connectAs(MODERN, server, onClose);
+    return this.spokenAs("legacy", server, onClose).catch((error: unknown) => {
+      if (error instanceof ProtocolError) return this.spokenAs(MODERN, server, onClose);
       throw error;
     });
   }
 
-  private async connectAs(mode: VersionNegotiationMode, server: McpServer, onClose: () => void): Promise<Session> {
+  private async spokenAs(mode: VersionNegotiationMode, server: McpServer, onClose: () => void): Promise<Connected> {
     const { Client } = await import("@modelcontextprotocol/client");
     const used: string[] = [];
     const about = { name: "quarterdeck", version: this.options.version };
@@ -154,14 +173,11 @@ export class McpClients implements McpTools {
     client.onclose = () => (isOpen ? onClose() : undefined);
     try {
       await client.connect(await this.transport(server, used), { timeout: CONNECT_TIMEOUT_MS });
-      await this.list(session);
-      // In the same breath as the last answer: one that ends from here on is not used any more.
-      isOpen = true;
-      return session;
     } catch (error) {
       await client.close();
       throw error;
     }
+    return { session, opened: () => void (isOpen = true) };
   }
 
   /** A session whose definitions are not older than they may be. */

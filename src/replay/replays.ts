@@ -156,7 +156,7 @@ export class Replays {
     if (unseen !== undefined)
       throw refused(
         "privacy_risk",
-        `A payload of event ${unseen} of ${run_id} could not be redacted; who may can override that`,
+        `A payload of event ${unseen} of ${run_id} could not be redacted; who may can override that (quarterdeck runs override-privacy RUN --reason TEXT)`,
       );
     for (const digest of artifactsOf(recorded.events)) {
       if (await this.options.blobs.has(caller.tenant_id, digest)) continue;

@@ -13,9 +13,7 @@ const SUITE = path.join(import.meta.dirname, "../../node_modules/@modelcontextpr
 const OLD_NODE = path.join(import.meta.dirname, "../support/old-node.mjs");
 const SERVER = path.join(import.meta.dirname, "../support/mcp-conformance.mjs");
 const TOOLS = [...readFileSync(SERVER, "utf8").matchAll(/^ {2}((?:test|json)_\w+):/gm)].map(([, name]) => name ?? "");
-const PREVIOUS = [
-  "server-initialize",
-  "ping",
+const BOTH = [
   "tools-list",
   "tools-call-simple-text",
   "tools-call-image",
@@ -26,17 +24,10 @@ const PREVIOUS = [
   "json-schema-2020-12",
   "dns-rebinding-protection",
 ];
+const PREVIOUS = ["server-initialize", "ping", ...BOTH];
 /** `server-stateless` apart: it wants a tool that asks its client for a model, and a change of the tools in its middle. */
 const CURRENT = [
-  "tools-list",
-  "tools-call-simple-text",
-  "tools-call-image",
-  "tools-call-audio",
-  "tools-call-embedded-resource",
-  "tools-call-mixed-content",
-  "tools-call-error",
-  "json-schema-2020-12",
-  "dns-rebinding-protection",
+  ...BOTH,
   "http-header-validation",
   "http-custom-header-server-validation",
   "input-required-result-unsupported-methods",
