@@ -6,6 +6,7 @@ import type { JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
 import { Captures } from "./captures.ts";
 import { Quarantine } from "./quarantine.ts";
+import { Redactor } from "./redact.ts";
 
 const MODEL = `
 kind: Model
@@ -36,6 +37,7 @@ function make(): Captures {
     tenantKey: () => new Uint8Array(32),
     blobs: none,
     quarantine: new Quarantine({ blobs: none, tenantKey: () => new Uint8Array(32), ...seams }),
+    redactor: new Redactor("secrets"),
     external: async (_caller, ids) =>
       [...world.store.runs.values()].filter((run) => run.external_id !== null && ids.includes(run.external_id)),
     find: async (_caller, run_id) => world.engine.peek(run_id) ?? world.store.runs.get(run_id) ?? null,
@@ -91,7 +93,7 @@ async function replayOf(run_id: string) {
     captures.replayed(world.caller, replay.run_id, {
       id: `again_${(n += 1)}`,
       kind: "model",
-      signature: signatureOf(question),
+      signatures: [signatureOf(question)],
       requested: recordedOf(question),
     });
   return { replay_id: replay.run_id, ask };

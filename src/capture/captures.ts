@@ -29,7 +29,8 @@ import { isUnseen, privacyRisk } from "../core/privacy.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import { chainAt } from "../journal/past.ts";
 import { restored } from "./quarantine.ts";
-import type { OpenedPayload, Quarantine } from "./quarantine.ts";
+import type { OpenedPayload, Place, Quarantine } from "./quarantine.ts";
+import type { Redactor } from "./redact.ts";
 import { identityOf, isAmbiguous, nameOf, recordedCalls, replayedEnd } from "./recording.ts";
 import type { CallKind, RecordedCall } from "./recording.ts";
 
@@ -57,6 +58,7 @@ export interface CapturesOptions {
   readonly random: Random;
   readonly blobs: Pick<BlobStore, "get">;
   readonly quarantine: Quarantine;
+  readonly redactor: Redactor;
   /** An id for a run that is to begin in this process; one that its source has a name for is placed by that. */
   readonly newRunId: (external_id?: string) => string;
   readonly find: (caller: CaptureCaller, run_id: string) => Promise<RunSummary | null>;
@@ -203,18 +205,19 @@ export class Captures {
   async replayed(
     caller: CaptureCaller,
     run_id: string,
-    call: { id: string; kind: CallKind; signature: string; requested: JsonObject },
+    call: { id: string; kind: CallKind; signatures: readonly string[]; requested: JsonObject },
   ): Promise<RecordedCall> {
     const replay = this.replays.get(run_id);
     if (!replay) throw new AppError("NOT_FOUND", `Run ${run_id} answers from no recording`);
-    const same = replay.bySignature.get(call.signature) ?? [];
-    const n = replay.used.get(call.signature) ?? 0;
+    const signature = call.signatures.find((one) => replay.bySignature.has(one)) ?? "";
+    const same = replay.bySignature.get(signature) ?? [];
+    const n = replay.used.get(signature) ?? 0;
     const found = same[n];
     if (!found) return this.unrecorded(caller, run_id, replay, call.requested);
     const at = { paths: [], source_seq: found.seq, source_step: found.step };
     if (isAmbiguous(same)) return this.stop(caller, run_id, "ambiguous_signature", AMBIGUOUS, at);
     // Before anything is waited for: the same may be asked for meanwhile.
-    replay.used.set(call.signature, n + 1);
+    replay.used.set(signature, n + 1);
     const opened = await this.opened(caller, replay, found);
     if (opened === null) return this.stop(caller, run_id, "privacy_risk", TORN, at);
     const source = { run_id: replay.source_run_id, seq: found.seq };
@@ -267,20 +270,29 @@ export class Captures {
   ): Promise<{ ended: string; data: JsonObject }> {
     await this.runFor(caller, { run_id });
     const id = newId("event", this.options).replace("evt_", "call_");
-    const { signature, requested } = this.asked(caller.tenant_id, call);
-    const found = await this.replayed(caller, run_id, { id, kind: call.kind, signature, requested });
+    const asked = await this.asked({ tenant_id: caller.tenant_id, run_id }, call);
+    const found = await this.replayed(caller, run_id, { id, kind: call.kind, ...asked });
     return { ended: found.ended, data: await this.whole(caller.tenant_id, found.completed) };
   }
 
-  private asked(tenant_id: string, call: ReplayedCall): { signature: string; requested: JsonObject } {
-    if (call.kind === "model") {
-      const { api = "other", model = "", request } = call as { api?: string; model?: string; request?: Json };
-      const signature = this.signature(tenant_id, { api, model, request: canonicalRequest(request ?? null) });
-      return { signature, requested: { api, model, request: request ?? null, signature } };
-    }
-    const { kind: _kind, ...given } = call;
-    const requested = given as JsonObject;
-    return { signature: this.toolSignature(tenant_id, identityOf(call.kind, requested)), requested };
+  /** A call as it may be recorded, and what the recording may know it by: as it was asked for, or with what is recorded of it. */
+  private async asked(place: Place, call: ReplayedCall): Promise<{ signatures: string[]; requested: JsonObject }> {
+    const { redactor, quarantine } = this.options;
+    const { kind } = call;
+    const given = callData(call);
+    const clean = await redactor.data(given, `${kind}.requested`, (payload) => quarantine.keep(place, payload));
+    const signed = (data: JsonObject): string => {
+      if (kind !== "model") return this.toolSignature(place.tenant_id, identityOf(kind, data));
+      const { api, model, request } = data;
+      const said = { api: String(api), model: String(model), request: canonicalRequest(request ?? null) };
+      return this.signature(place.tenant_id, said);
+    };
+    const signature = signed(given);
+    const isSame = clean === given;
+    return {
+      signatures: isSame ? [signature] : [signature, signed(clean)],
+      requested: kind === "model" || !isSame ? { ...clean, signature } : clean,
+    };
   }
 
   /** Data with its payloads, wherever they are kept. */
@@ -433,4 +445,12 @@ export class Captures {
     const replay: Replay = { source_run_id, observed, calls, bySignature, used: new Map() };
     return { source, lineage, replay };
   }
+}
+
+/** What an event says of a call that the SDK asks for. */
+function callData(call: ReplayedCall): JsonObject {
+  const { kind, ...said } = call;
+  const given = said as JsonObject;
+  const { api = "other", model = "", request = null } = given;
+  return kind === "model" ? { api, model, request } : given;
 }

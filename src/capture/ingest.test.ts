@@ -420,3 +420,33 @@ describe("fields", () => {
     expect(Buffer.from(world.blobs.get(digest ?? "") ?? []).toString()).toBe(result);
   });
 });
+
+test("a program that asks with what was redacted is answered, and its replay says no more than the recording", async () => {
+  const run_id = freshRun();
+  const args = { token: LEAKED, unit: "mm" };
+  const request = { messages: [{ role: "user", content: `use ${LEAKED}` }], model: "m-1" };
+  await send(
+    run_id,
+    numbered([
+      started,
+      { type: "tool.requested", step_id: "t1", data: { tool: "measure", args } },
+      { type: "tool.completed", step_id: "t1", data: { result: 7 } },
+      { type: "model.requested", step_id: "m1", data: { model: "m-1", request } },
+      { type: "model.completed", step_id: "m1", data: { content: "Seven." } },
+      { type: "run.succeeded", data: {} },
+    ]),
+  );
+  const replay = await world.captures.start(world.caller, { replay_of: run_id });
+  const ask = (call: Parameters<typeof world.captures.answer>[2]) =>
+    world.captures.answer(world.caller, replay.run_id, call);
+  expect(await ask({ kind: "tool", tool: "measure", args })).toMatchObject({ data: { result: 7 } });
+  expect(await ask({ kind: "model", model: "m-1", request })).toMatchObject({ data: { content: "Seven." } });
+  const asked = (await events(replay.run_id)).filter(({ type }) => type.endsWith(".requested"));
+  expect(asked.map(({ data }) => data["redaction"])).toEqual([
+    expect.objectContaining({ paths: ["/args/token"] }),
+    expect.objectContaining({ paths: ["/request/messages/0/content"] }),
+  ]);
+  expect(JSON.stringify(asked)).not.toContain(LEAKED);
+  // The replay can be replayed in its turn.
+  await world.captures.end(world.caller, replay.run_id, 0);
+});

@@ -140,7 +140,12 @@ export class Proxy {
     };
     const id = newId("event", this.options).replace("evt_", "call_");
     if (captures.isReplay(run_id)) {
-      const found = await captures.replayed(call.caller, run_id, { id, kind: "model", signature, requested: recorded });
+      const found = await captures.replayed(call.caller, run_id, {
+        id,
+        kind: "model",
+        signatures: [signature],
+        requested: recorded,
+      });
       if (found.ended === "model.denied") return denied(call.api, { data: found.completed });
       return recordedAnswer(this.options, call, found.completed);
     }

@@ -1,10 +1,10 @@
 // Payloads that could not be looked at. They are in no event and no plain artifact: each is kept encrypted, under a key of the
 // tenant and for its run alone, and is read only where somebody with the permission has taken the risk on, on record.
 // Invariant: what was kept for one run cannot be opened in the name of another.
-import { createCipheriv, createDecipheriv } from "node:crypto";
 import { AppError } from "../contract/errors.ts";
 import type { BlobStore } from "../contract/ports.ts";
 import type { Quarantined } from "../contract/redaction.ts";
+import { boxed, unboxed } from "../kit/box.ts";
 import { hmacHex } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { isObject, parseJson } from "../kit/json.ts";
@@ -30,10 +30,6 @@ export interface OpenedPayload {
   readonly value: Json;
 }
 
-const CIPHER = "aes-256-gcm";
-const IV_BYTES = 12;
-const TAG_BYTES = 16;
-
 export class Quarantine {
   private readonly options: QuarantineOptions;
 
@@ -55,10 +51,9 @@ export class Quarantine {
     return { ...(isObject(mark) ? mark : {}), quarantined };
   }
 
-  private async put(place: Place, at: string, value: Json): Promise<Quarantined> {
-    const iv = this.options.random.bytes(IV_BYTES);
-    const cipher = createCipheriv(CIPHER, this.key(place), iv);
-    const box = Buffer.concat([iv, cipher.update(canonicalJson(value), "utf8"), cipher.final(), cipher.getAuthTag()]);
+  /** Puts a value away, which stands at `at` in its event's data. */
+  async put(place: Place, at: string, value: Json): Promise<Quarantined> {
+    const box = boxed(this.key(place), this.options.random, Buffer.from(canonicalJson(value)));
     return { at, bytes: box.length, digest: await this.options.blobs.put(place.tenant_id, box) };
   }
 
@@ -68,19 +63,18 @@ export class Quarantine {
    */
   async open(place: Place, mark: Json | undefined): Promise<OpenedPayload[]> {
     const opened: OpenedPayload[] = [];
-    for (const { at, digest } of quarantinedIn(mark)) {
-      const box = await this.options.blobs.get(place.tenant_id, digest);
-      opened.push({ at, value: this.decrypted(place, digest, box) });
-    }
+    for (const { at, digest } of quarantinedIn(mark)) opened.push({ at, value: await this.get(place, digest) });
     return opened;
+  }
+
+  /** One value that was put away. Throws NOT_FOUND and ARTIFACT_CORRUPT, as above. */
+  async get(place: Place, digest: string): Promise<Json> {
+    return this.decrypted(place, digest, await this.options.blobs.get(place.tenant_id, digest));
   }
 
   private decrypted(place: Place, digest: string, box: Buffer): Json {
     try {
-      const decipher = createDecipheriv(CIPHER, this.key(place), box.subarray(0, IV_BYTES));
-      decipher.setAuthTag(box.subarray(-TAG_BYTES));
-      const text = decipher.update(box.subarray(IV_BYTES, -TAG_BYTES), undefined, "utf8") + decipher.final("utf8");
-      return parseJson(text);
+      return parseJson(unboxed(this.key(place), box).toString("utf8"));
     } catch (cause) {
       const message = `The quarantined payload ${digest} cannot be opened for run ${place.run_id}`;
       throw new AppError("ARTIFACT_CORRUPT", message, { cause, details: { digest, run_id: place.run_id } });

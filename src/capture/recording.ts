@@ -37,6 +37,16 @@ export function identityOf(kind: string, data: JsonObject): { tool: string; args
   };
 }
 
+/** The signature of a recorded call of a tool or retriever. Where something was taken out of it, it was made before that. */
+export function toolSignatureOf(
+  kind: string,
+  data: JsonObject,
+  sign: (call: { tool: string; args: JsonObject }) => string,
+): string {
+  const { redaction, signature } = data;
+  return isObject(redaction) && typeof signature === "string" ? signature : sign(identityOf(kind, data));
+}
+
 /** True for what ends a call with an answer that can be given again. */
 function isAnswer(kind: string, event: StoredEvent): boolean {
   if (kind === "tool") return isToolEnd(event.type) || (event.type === "tool.failed" && event.origin !== undefined);
@@ -79,7 +89,7 @@ export function recordedCalls(
     begun.delete(step);
     if (event.type === "model.failed" && passedOver.has(step)) continue;
     const data = request.type === "model.proposed" ? ((request.data["args"] ?? {}) as JsonObject) : request.data;
-    const signature = kind === "model" ? data["signature"] : toolSignature(identityOf(kind, data));
+    const signature = kind === "model" ? data["signature"] : toolSignatureOf(kind, data, toolSignature);
     if (typeof signature !== "string") continue;
     const { type: ended, seq, data: completed } = event;
     calls.push({ step, seq, begun_seq: request.seq, signature, requested: data, ended, completed });

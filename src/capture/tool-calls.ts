@@ -1,7 +1,7 @@
 // Tool calls of agents that we do not run. Such a call is a step like any other: policy, budget, approval, a worker that makes
 // it, the outcome on record; here is who waits for it. Invariant: a call whose client stopped waiting is never made twice by
 // asking again: the same call in the same run is given the outcome of the first.
-import type { EventDraft } from "../contract/events.ts";
+import type { EventDraft, StoredEvent } from "../contract/events.ts";
 import type { JournalStore } from "../contract/journal.ts";
 import { newId } from "../contract/ids.ts";
 import type { ToolDefinition } from "../contract/jobs.ts";
@@ -9,6 +9,7 @@ import type { BlobStore } from "../contract/ports.ts";
 import type { ToolAnswer, ToolCaller, ToolDoor } from "../contract/tools.ts";
 import { decodeBody } from "../core/chain.ts";
 import { isToolEnd } from "../core/foreign.ts";
+import type { ForeignToolCall } from "../core/foreign.ts";
 import type { Governance } from "../core/governance.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import type { Clock } from "../kit/clock.ts";
@@ -17,11 +18,15 @@ import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
 import type { CaptureOwner, Captures } from "./captures.ts";
+import type { Place } from "./quarantine.ts";
+import { toolSignatureOf } from "./recording.ts";
+import type { ToolRecords } from "./tool-records.ts";
 import { before, endsRun } from "./wait.ts";
 import type { Subscribe } from "./wait.ts";
 
 export interface ToolCallsOptions {
   readonly captures: Captures;
+  readonly records: ToolRecords;
   readonly owner: () => CaptureOwner;
   readonly governance: Pick<Governance, "of">;
   readonly store: Pick<JournalStore, "readRun">;
@@ -40,6 +45,8 @@ interface Made {
 }
 
 const KEPT_MAX = 10_000;
+/** More than there are groups of runs. */
+const OPENED_MAX = 1_024;
 const MADE = "This call is still being made.";
 
 export class ToolCalls implements ToolDoor {
@@ -48,6 +55,8 @@ export class ToolCalls implements ToolDoor {
   private readonly left = new Map<string, Made>();
   /** Runs whose open calls are known here. */
   private readonly known = new Map<string, Promise<void>>();
+  /** When runs were read back from the journal, the latest last. */
+  private readonly opened: { readonly isThose: (run_id: string) => boolean; readonly at_us: number }[] = [];
 
   constructor(options: ToolCallsOptions) {
     this.options = options;
@@ -61,23 +70,24 @@ export class ToolCalls implements ToolDoor {
     of: ToolCaller,
     given: { tool: string; args: JsonObject; wait_ms: number; gone: StopSignal },
   ): Promise<ToolAnswer> {
-    const { captures, clock } = this.options;
+    const { captures, clock, records } = this.options;
     const { tool, args } = given;
     const { tenant_id } = of.caller;
     const run_id = await captures.runFor(of.caller, of);
     const signature = captures.toolSignature(tenant_id, { tool, args });
+    const shown = await records.args({ tenant_id, run_id }, args, signature);
     if (captures.isReplay(run_id)) {
       const id = this.callId();
-      const call = { id, kind: "tool" as const, signature, requested: { args, tool } };
+      const call = { id, kind: "tool" as const, signatures: [signature], requested: { ...(shown ?? { args }), tool } };
       const found = await captures.replayed(of.caller, run_id, call);
       return this.answer(tenant_id, { type: found.ended, data: found.completed });
     }
     await this.knows(tenant_id, run_id);
     const key = `${run_id}\n${signature}`;
-    const made = this.left.get(key) ?? (await this.make(of, run_id, { tool, args }));
+    const made = this.left.get(key) ?? (await this.make(of, run_id, { tool, args, ...(shown ? { shown } : {}) }));
     this.left.delete(key);
     const outcome = await before(made.outcome, clock, given);
-    if (outcome) return this.answer(tenant_id, outcome);
+    if (outcome) return this.whole({ tenant_id, run_id }, outcome);
     // One of a run that has moved is taken up where it is now.
     if (this.known.has(run_id)) this.leave(key, made);
     return {
@@ -100,8 +110,15 @@ export class ToolCalls implements ToolDoor {
     return read;
   }
 
+  /** These runs are read back from the journal: who waited for a call of theirs before may have been elsewhere. */
+  reset(isThose: (run_id: string) => boolean): void {
+    if (this.opened.length >= OPENED_MAX) this.opened.shift();
+    this.opened.push({ isThose, at_us: this.options.clock.now_us() });
+  }
+
   /** These runs are another node's: whoever asks again is answered there. */
   forget(isGone: (run_id: string) => boolean): void {
+    this.options.records.forget(isGone);
     for (const run_id of this.known.keys()) if (isGone(run_id)) this.known.delete(run_id);
     for (const key of this.left.keys()) if (isGone(key.split("\n")[0] ?? "")) this.left.delete(key);
   }
@@ -125,7 +142,11 @@ export class ToolCalls implements ToolDoor {
     return this.catalog(of, this.env(of.run_id)).agent(of.agent)?.tools ?? null;
   }
 
-  private async make(of: ToolCaller, run_id: string, call: { tool: string; args: JsonObject }): Promise<Made> {
+  private async make(
+    of: ToolCaller,
+    run_id: string,
+    call: Pick<ForeignToolCall, "tool" | "args" | "shown">,
+  ): Promise<Made> {
     const id = this.callId();
     const { made, stop } = this.watch(run_id, (draft) => draft.call === id);
     try {
@@ -163,7 +184,7 @@ export class ToolCalls implements ToolDoor {
 
   /**
    * Calls of a run that were open when this process took it over: nobody waits for them here, so whoever asks again is given
-   * their outcome.
+   * their outcome, also when it has come by then.
    */
   private async takeUp(tenant_id: string, run_id: string): Promise<void> {
     const seen: EventDraft[] = [];
@@ -174,21 +195,29 @@ export class ToolCalls implements ToolDoor {
     );
     try {
       const rows = await readWholeRun(this.options.store, tenant_id, run_id);
-      const recorded: EventDraft[] = rows.flatMap((row) => decodeBody(row.body));
-      for (const [step, begun] of openTools(recorded)) {
+      const recorded = rows.flatMap((row) => decodeBody(row.body));
+      const since_us = this.opened.findLast(({ isThose }) => isThose(run_id))?.at_us ?? 0;
+      for (const [step, begun] of openTools(recorded, since_us)) {
         const told = recorded.flatMap((draft) => (draft.step === step ? (waitsFor(run_id, draft) ?? []) : []));
         const { made, stop: unwatch } = this.watch(run_id, (draft) => draft.step === step, told.at(-1));
-        const { tool, args } = begun.data;
-        const call = { tool: String(tool).replace(/@\d+$/, ""), args: (args ?? {}) as JsonObject };
         // What was committed while the run was read is not in what was read.
-        const ended = seen.find((draft) => draft.step === step && isToolEnd(draft.type));
+        const ended = [...recorded, ...seen].find((draft) => draft.step === step && isToolEnd(draft.type));
         if (ended) unwatch();
-        const key = `${run_id}\n${this.options.captures.toolSignature(tenant_id, call)}`;
+        const sign = (call: { tool: string; args: JsonObject }) => this.options.captures.toolSignature(tenant_id, call);
+        const key = `${run_id}\n${toolSignatureOf("tool", begun.data, sign)}`;
         this.leave(key, ended ? { ...made, outcome: Promise.resolve(ended) } : made);
       }
     } finally {
       stop();
     }
+  }
+
+  /** The answer with its result as it came, where that is at hand. */
+  private async whole({ tenant_id, run_id }: Place, outcome: EventDraft): Promise<ToolAnswer> {
+    const { step = 0, attempt = 1 } = outcome;
+    const raw = this.options.records.take({ run_id, step, attempt });
+    const answer = await this.answer(tenant_id, outcome);
+    return raw === undefined ? answer : { ...answer, result: raw };
   }
 
   private async answer(tenant_id: string, { type, data }: Pick<EventDraft, "type" | "data">): Promise<ToolAnswer> {
@@ -224,13 +253,15 @@ function waitsFor(run_id: string, { type, data }: EventDraft): string | null {
   return `This call needs the approval of a person (run ${run_id}, approval ${String(data["number"])}).`;
 }
 
-/** Tool calls without an end, by step, with the event that began them. */
-function openTools(events: readonly EventDraft[]): Map<number, EventDraft> {
+/** Tool calls that had no end at this moment, by step, with the event that began them. */
+function openTools(events: readonly StoredEvent[], at_us: number): Map<number, EventDraft> {
   const open = new Map<number, EventDraft>();
   for (const event of events) {
     const step = event.step ?? 0;
-    if (event.type === "tool.proposed" || event.type === "tool.requested") open.set(step, open.get(step) ?? event);
-    if (isToolEnd(event.type)) open.delete(step);
+    const isBegun = event.type === "tool.proposed" || event.type === "tool.requested";
+    // One that began later had somebody here who waited for it.
+    if (isBegun && event.at < at_us) open.set(step, open.get(step) ?? event);
+    if (isToolEnd(event.type) && event.at < at_us) open.delete(step);
   }
   return open;
 }

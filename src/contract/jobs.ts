@@ -92,6 +92,15 @@ export interface ToolJob extends JobBase, OfAgent {
   readonly tool: ToolDefinition;
   readonly args: JsonObject;
   readonly idempotency_key: string;
+  /** What it gives is redacted before it is kept: a large result goes into a box instead of an artifact. */
+  readonly boxes_result?: true;
+  /** Its arguments were put away and cannot be opened any more: it must not be made. */
+  readonly args_lost?: true;
+}
+
+/** A large result in a box with a key of its own: without the key nobody can read what was stored. */
+export interface ResultBox extends ArtifactRef {
+  readonly key: string;
 }
 
 export interface ModelJob extends JobBase, OfAgent {
@@ -122,7 +131,16 @@ export interface JobFailure {
 }
 
 export type JobOutcome =
-  | { ok: true; kind: "tool"; result: Json; result_ref?: ArtifactRef; is_error?: boolean }
+  | {
+      ok: true;
+      kind: "tool";
+      result: Json;
+      result_ref?: ArtifactRef;
+      result_box?: ResultBox;
+      is_error?: boolean;
+      /** What was taken out of it, where it was looked at. */
+      recorded?: JsonObject;
+    }
   | {
       ok: true;
       kind: "model";

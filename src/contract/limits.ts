@@ -66,6 +66,8 @@ export const LIMITS = {
   tool_timeout_ms_default: 30_000,
   tool_timeout_ms_max: 3_600_000,
   model_timeout_ms_default: 120_000,
+  /** Of results that were redacted for the record, kept in memory as they came for whoever waits for them. */
+  raw_results_chars_max: 32 * 1024 * 1024,
   tool_result_bytes_max: 4 * 1024 * 1024,
   http_redirects_max: 3,
   approval_ttl_ms_default: 24 * 3_600_000,

@@ -99,6 +99,7 @@ const Usage = Type.Object(
   closed,
 );
 const Artifact = Type.Object({ digest: Type.String({ maxLength: 80 }), bytes: Type.Integer({ minimum: 0 }) }, closed);
+const Box = Type.Object({ ...Artifact.properties, key: Type.String({ maxLength: 64 }) }, closed);
 const Outcome = Type.Union([
   Type.Object(
     {
@@ -106,6 +107,7 @@ const Outcome = Type.Union([
       kind: Type.Literal("tool"),
       result: Type.Unknown(),
       result_ref: Type.Optional(Artifact),
+      result_box: Type.Optional(Box),
       is_error: Type.Optional(Type.Boolean()),
     },
     closed,

@@ -20,3 +20,10 @@ export function artifactsOf(events: readonly Pick<EventDraft, "data">[]): Set<st
   for (const event of events) walk(event.data);
   return found;
 }
+
+const PREVIEW_CHARS = 512;
+
+/** What stands in an event of a text that is an artifact. */
+export function preview(text: string): string {
+  return `${text.slice(0, PREVIEW_CHARS).toWellFormed()}... (${Buffer.byteLength(text)} bytes; the whole is an artifact)`;
+}

@@ -373,6 +373,7 @@ function toolCompleted(decision: Decision, step: StepState, result: JobResult): 
   if (result.duration_ms > 0) data["duration_ms"] = result.duration_ms;
   if (outcome.is_error) data["is_error"] = true;
   data["result"] = outcome.result;
+  if (outcome.recorded) Object.assign(data, outcome.recorded);
   if (outcome.result_ref !== undefined) data["result_ref"] = { ...outcome.result_ref };
   const call = step.call === undefined ? {} : { call: step.call };
   decision.push({ type: "tool.completed", step: step.n, ...attemptOf(step), ...call, data });

@@ -1,6 +1,7 @@
 // fold: (state, event) -> state, in place. The same code runs when an event is decided and when a journal is read
 // again after a crash, so a recovered run cannot differ from the one that died. Never fails on its own events.
 import { assert, present } from "../kit/assert.ts";
+import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Catalog, RunBudget } from "../contract/catalog.ts";
 import { isTerminal } from "../contract/events.ts";
@@ -10,7 +11,7 @@ import type { ArtifactRef, ToolCall } from "../contract/jobs.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { begunAgain } from "./fork-fold.ts";
 import { foldGap, foldObserved, noteOrigin } from "./observed.ts";
-import type { AgentState, RunState, StepState, WorkflowState } from "./run-state.ts";
+import type { AgentState, RunState, ShownArgs, StepState, WorkflowState } from "./run-state.ts";
 import * as agent from "./agent-fold.ts";
 import * as workflow from "./workflow-fold.ts";
 
@@ -209,6 +210,7 @@ function openStep(run: RunState, event: EventDraft, status: StepState["status"],
     slot: run.program ? takeSlot(run.program, kind, data) : -1,
     target: str(data, kind),
     args: obj(data, "args"),
+    ...shownOf(data),
     call: event.call,
     status,
     attempt: 1,
@@ -225,6 +227,13 @@ function openStep(run: RunState, event: EventDraft, status: StepState["status"],
   };
   run.steps.set(n, step);
   return step;
+}
+
+/** Arguments of which something was taken out are opened by whoever may (orchestrator/opened-args.ts). */
+function shownOf(data: Data): Pick<StepState, "shown" | "args_boxed"> {
+  if (!isObject(data["args_box"])) return { shown: null, args_boxed: false };
+  const { args, args_box, redaction, signature } = data as unknown as ShownArgs;
+  return { shown: { args, args_box, redaction, signature }, args_boxed: true };
 }
 
 function takeSlot(program: AgentState | WorkflowState, kind: string, data: Data): number {

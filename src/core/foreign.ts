@@ -13,7 +13,7 @@ import { askApproval, CHANGED, decided, gateTool, isApproved, overBudget, UNDECI
 import { approvedVerdict, definitionOf, denyModel, modelPolicyCall } from "./gate-model.ts";
 import type { Verdict } from "./policy.ts";
 import { isClaimable } from "./run-state.ts";
-import type { RunState, StepState } from "./run-state.ts";
+import type { RunState, ShownArgs, StepState } from "./run-state.ts";
 
 /** A model call that a foreign agent wants to make. */
 export interface ForeignCall {
@@ -34,6 +34,8 @@ export interface ForeignToolCall {
   readonly args: JsonObject;
   /** Patterns of the tools that the agent may name; null: those that the policy allows. */
   readonly allow: readonly string[] | null;
+  /** What is recorded in place of the arguments, where something was taken out of them. */
+  readonly shown?: ShownArgs;
 }
 
 export type ForeignCommand =

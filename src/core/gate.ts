@@ -17,7 +17,7 @@ import { pathOf, toolRequest } from "./past-calls.ts";
 import type { PolicyCall, Verdict } from "./policy.ts";
 import { permitsLive, reuseOf, stopReplay, takeOver } from "./reuse.ts";
 import type { Taken } from "./reuse.ts";
-import type { ApprovalState, RunState, StepState } from "./run-state.ts";
+import type { ApprovalState, RunState, ShownArgs, StepState } from "./run-state.ts";
 import { faultText, schemaFaults } from "./schema.ts";
 
 /** What became of a proposed call. `stopped`: a limit was reached, the run is ending. */
@@ -33,6 +33,8 @@ export interface ToolIntent {
   readonly cause?: number;
   /** Patterns of the tools that may be named, where no program of ours says it. */
   readonly allow?: readonly string[] | null;
+  /** What is recorded in place of the arguments, where something was taken out of them. */
+  readonly shown?: ShownArgs;
 }
 
 export const CHANGED = "What was approved has changed since; ask again.";
@@ -127,7 +129,7 @@ export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
   const open = (): void => propose(decision, intent, args, tool);
   if (typeof tool === "string")
     return deny(decision, n, open, tool, `The tool ${intent.tool} is not available: ${tool}.`);
-  const doubted = run.program === null ? inDoubt(run, tool, args ?? {}) : null;
+  const doubted = run.program === null ? inDoubt(run, tool, args ?? {}, intent.shown) : null;
   if (doubted)
     return deny(
       decision,
@@ -157,11 +159,11 @@ export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
 }
 
 /** A step in doubt that is this very call. Our own programs wait for it; an agent of others would make it once more. */
-function inDoubt(run: RunState, tool: ToolDefinition, args: JsonObject): StepState | null {
+function inDoubt(run: RunState, tool: ToolDefinition, args: JsonObject, shown?: ShownArgs): StepState | null {
   const asked = canonicalJson(args);
   for (const step of run.steps.values()) {
-    const isSame = step.target.slice(0, step.target.lastIndexOf("@")) === tool.name;
-    if (step.status === "in_doubt" && isSame && canonicalJson(step.args) === asked) return step;
+    if (step.status !== "in_doubt" || step.target.slice(0, step.target.lastIndexOf("@")) !== tool.name) continue;
+    if (step.shown ? step.shown.signature === shown?.signature : canonicalJson(step.args) === asked) return step;
   }
   return null;
 }
@@ -173,6 +175,7 @@ function makeCall(
   verdict: Verdict,
 ): GateResult {
   const { n, open, intent, tool, args } = call;
+  const { run } = decision;
   if (verdict.effect === "deny") return denyByPolicy(decision, n, open, verdict, tool.name);
   const bound = { micro: tool.cost_micro_usd, tokens: 0 };
   const refusal = overBudget(decision, "tool", bound);
@@ -180,12 +183,27 @@ function makeCall(
   if (verdict.effect === "require_approval") {
     open();
     decided(decision, n, verdict, null);
-    askApproval(decision, n, verdict, { definition: tool.digest, args });
+    askApproval(decision, n, verdict, { definition: tool.digest, args: intent.shown ? { ...intent.shown } : args });
+    opened(run, n, intent, args);
     return "waiting";
   }
   decided(decision, n, verdict, bound);
   request(decision, n, tool, intent, args);
+  opened(run, n, intent, args);
   return "running";
+}
+
+/** The call is made with what was asked for, not with what is recorded of it. */
+function opened(run: RunState, n: number, intent: ToolIntent, args: JsonObject): void {
+  const step = run.steps.get(n);
+  if (!intent.shown || !step) return;
+  step.args = args;
+  step.args_boxed = false;
+}
+
+/** What is recorded of a step's arguments, and what an approval of them is bound to. */
+function recordedArgs({ shown, args }: StepState): { args: JsonObject } {
+  return shown ? { ...shown } : { args };
 }
 
 /** A fork may replace arguments of a tool (how many documents a retriever gives, say). */
@@ -207,7 +225,7 @@ function toolCall(decision: Decision, tool: ToolDefinition, args: JsonObject): P
 }
 
 function propose(decision: Decision, intent: ToolIntent, args: JsonObject | null, tool: ToolDefinition | string): void {
-  const data: JsonObject = { args: args ?? {} };
+  const data: JsonObject = intent.shown ? { ...intent.shown } : { args: args ?? {} };
   if (args === null) data["arguments"] = String(intent.args);
   if (intent.node !== undefined) data["node"] = intent.node;
   data["tool"] = typeof tool === "string" ? intent.tool : `${tool.name}@${tool.version}`;
@@ -230,7 +248,7 @@ function request(
   args: JsonObject,
   taken?: Taken,
 ): void {
-  const data: JsonObject = { args };
+  const data: JsonObject = intent.shown ? { ...intent.shown } : { args };
   if (taken) data["determinism"] = { ...taken.determinism };
   if (intent.node !== undefined) data["node"] = intent.node;
   data["tool"] = `${tool.name}@${tool.version}`;
@@ -355,8 +373,11 @@ export function gateApproved(decision: Decision, step: StepState, asked: Approva
     return "denied";
   };
   if (typeof tool === "string") return refuseWith(tool, `The tool ${name} is not available any more.`);
-  if (!isApproved(decision, step, asked, { definition: tool.digest, args: step.args }))
+  const bound_to = step.shown ? { ...step.shown } : step.args;
+  if (!isApproved(decision, step, asked, { definition: tool.digest, args: bound_to }))
     return refuseWith("approval_void", CHANGED);
+  // Nobody could say what the policy would be asked about.
+  if (step.args_boxed) return refuseWith("args_lost", "The arguments were put away and are not here any more.");
   const verdict = verdictOf(decision, toolCall(decision, tool, step.args));
   if (verdict.effect === "deny") return refuseWith(verdict.reason, `Denied by policy: ${verdict.reason}`);
   const bound = { micro: tool.cost_micro_usd, tokens: 0 };
@@ -370,7 +391,7 @@ export function gateApproved(decision: Decision, step: StepState, asked: Approva
     type: "tool.requested",
     step: step.n,
     ...(step.call === undefined ? {} : { call: step.call }),
-    data: { approved: asked.binding, args: step.args, tool: `${tool.name}@${tool.version}` },
+    data: { approved: asked.binding, ...recordedArgs(step), tool: `${tool.name}@${tool.version}` },
   });
   return "running";
 }
@@ -419,7 +440,7 @@ export function gateAgain(
     ...(step.call === undefined ? {} : { call: step.call }),
     data:
       kind === "tool"
-        ? { args: step.args, tool: step.target }
+        ? { ...recordedArgs(step), tool: step.target }
         : { max_output_tokens: step.max_output_tokens, model: step.target },
   });
   return "running";

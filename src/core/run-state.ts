@@ -19,6 +19,16 @@ export interface ApprovalState {
   approved_by: string[];
 }
 
+/** Arguments of a foreign agent's call as they are recorded: redacted, with where the others are. */
+export interface ShownArgs {
+  readonly args: JsonObject;
+  /** Keyed digest of the call as it was made. */
+  readonly signature: string;
+  /** Where the arguments are, encrypted. */
+  readonly args_box: JsonObject;
+  readonly redaction: JsonObject;
+}
+
 export interface StepState {
   readonly n: number;
   readonly kind: "tool" | "model" | "wait";
@@ -27,6 +37,10 @@ export interface StepState {
   /** Tool as name@version, or model route as name@version. */
   target: string;
   args: JsonObject;
+  /** What the journal says in their place, where something was taken out of them; null: the arguments themselves. */
+  shown: ShownArgs | null;
+  /** The arguments are in their box still: `args` are those that are shown. */
+  args_boxed: boolean;
   call: string | undefined;
   status: StepStatus;
   attempt: number;

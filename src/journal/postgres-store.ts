@@ -2,13 +2,7 @@
 // budgets. The fence is `update groups ... where shard_epoch = e and head = old`: no row there, nothing is written.
 import { decodeId, encodeId, uuidBytes, uuidText } from "../kit/ids.ts";
 import { present } from "../kit/assert.ts";
-import {
-  FencedError,
-  JOURNAL_LEVEL,
-  NewerJournalError,
-  ONE_GROUP_LEVEL,
-  UnknownCommitError,
-} from "../contract/journal.ts";
+import { FencedError, JOURNAL_LEVEL, NewerJournalError, UnknownCommitError } from "../contract/journal.ts";
 import type {
   AppendRow,
   ApprovalRow,
@@ -167,9 +161,9 @@ export class PostgresJournalStore implements JournalStore {
     return this.db.transaction({ role: "qd_system" }, async (tx) => {
       const { rows } = await tx.query<{ shard_epoch: number; head: number }>({
         text: `update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, acquired_at = clock_timestamp(),
-            journal_level = case when exists (select from qd.groups where grp > 0) then $3::int else $4 end
+            journal_level = $3
           where grp = $1 and journal_level <= $3 returning shard_epoch, head`,
-        values: [group, owner, JOURNAL_LEVEL, ONE_GROUP_LEVEL],
+        values: [group, owner, JOURNAL_LEVEL],
       });
       const [row] = rows;
       if (!row) {

@@ -2,14 +2,14 @@
 import type { Clock, Timer } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
 import type { EventDraft } from "../contract/events.ts";
-import type { JobQueue } from "../contract/jobs.ts";
+import type { JobQueue, JobResult } from "../contract/jobs.ts";
 import type { ApprovalRow, GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { Log } from "../contract/ports.ts";
 import type { Lineage } from "../contract/replay.ts";
 import type { Command } from "../core/decide.ts";
 import type { Governance } from "../core/governance.ts";
 import type { RunState } from "../core/run-state.ts";
-
+import type { OpenedArgsOptions } from "./opened-args.ts";
 import type { SliceOptions } from "./slice-keeper.ts";
 
 export type { Governance } from "../core/governance.ts";
@@ -24,7 +24,13 @@ export interface Commit {
   readonly summary: RunSummary;
 }
 
-export interface EngineOptions {
+/** What was committed, and the seq of its first event. */
+export interface Told {
+  readonly drafts: readonly EventDraft[];
+  readonly first_seq: number;
+}
+
+export interface EngineOptions extends Pick<OpenedArgsOptions, "openArgs"> {
   readonly store: JournalStore;
   readonly clock: Clock;
   readonly random: Random;
@@ -43,6 +49,8 @@ export interface EngineOptions {
   readonly slices?: SliceOptions;
   /** How long a run waits before only its id is kept; LIMITS.park_after_ms unless a test says otherwise. */
   readonly park_after_ms?: number;
+  /** The outcome of a foreign agent's tool call as it may be recorded. */
+  readonly redacted?: (result: JobResult) => Promise<JobResult>;
   readonly onCommit?: (commit: Commit) => void;
   readonly onFlush?: (rows: number, ms: number) => void;
   /** The group is lost (fenced, or no database): this engine is finished. */

@@ -24,7 +24,7 @@ import type { Policy } from "../core/policy.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { AppendRejected, GroupWriter } from "../journal/writer.ts";
-import type { Actor, EngineOptions, Pending } from "./engine-options.ts";
+import type { Actor, EngineOptions, Pending, Told } from "./engine-options.ts";
 import { importRows } from "./imports.ts";
 import type { RunImport } from "./imports.ts";
 import { jobsOf } from "./jobs.ts";
@@ -34,13 +34,7 @@ import { canPark, ParkedRuns } from "./parked-runs.ts";
 import { RunLoader, startOf } from "./run-loader.ts";
 import { SliceKeeper } from "./slice-keeper.ts";
 
-export type { Commit, EngineOptions, Governance } from "./engine-options.ts";
-
-/** What was committed, and the seq of its first event. */
-export interface Told {
-  readonly drafts: readonly EventDraft[];
-  readonly first_seq: number;
-}
+export type { Commit, EngineOptions, Governance, Told } from "./engine-options.ts";
 
 /** A run that could not be read is tried again after so long. */
 const AGAIN_MS = 250;
@@ -189,7 +183,9 @@ export class Engine {
    * One result of a remote worker; resolves once it is committed, so it can be acknowledged. Throws STALE_RESULT when it
    * belongs to no attempt that is open.
    */
-  async result(result: JobResult): Promise<void> {
+  async result(given: JobResult): Promise<void> {
+    const isForeign = given.kind === "tool" && this.stateOf(given.run_id)?.program === null;
+    const result = isForeign && this.options.redacted ? await this.options.redacted(given) : given;
     const actor = this.actors.get(result.run_id);
     if (!actor || actor.run.tenant_id !== result.tenant_id) {
       throw new AppError("STALE_RESULT", `Run ${result.run_id} has no open attempt`, {

@@ -43,7 +43,12 @@ export function jobOf(run: RunState, step: StepState, catalog: Catalog, tenant_k
     const tool = present(catalog.tool(name, version), `tool ${step.target} is in the registry`);
     // Built-ins have no wire for the key to go out on.
     const idempotency_key = tool.kind === "builtin" ? "" : idempotencyKey(tenant_key, run, step.n);
-    return { tenant_id, run_id, step: n, attempt, kind: "tool", tool, args: step.args, idempotency_key, ...limited };
+    const job = { tenant_id, run_id, step: n, attempt, kind: "tool" as const, tool, args: step.args, idempotency_key };
+    // What a foreign agent's call gives is looked at before it is kept.
+    const foreign = program
+      ? {}
+      : { boxes_result: true as const, ...(step.args_boxed ? { args_lost: true as const } : {}) };
+    return { ...job, ...foreign, ...limited };
   }
   const route = present(catalog.model(name, version), `model ${step.target} is in the registry`);
   return {

@@ -42,7 +42,7 @@ function asked(run: RunState, run_bytes: Uint8Array, step: StepState, draft: Eve
   const { data } = draft;
   const shown = {
     agent: run.target,
-    args: step.args,
+    args: step.shown?.args ?? step.args,
     definition: String(data["definition"]),
     reason: String(data["reason"]),
     [step.kind]: step.target,

@@ -13,13 +13,15 @@ import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { hasPast, lineageOf } from "../journal/past.ts";
 import type { Actor } from "./engine-options.ts";
+import { openArgs } from "./opened-args.ts";
+import type { OpenedArgsOptions } from "./opened-args.ts";
 import { approvalRows, summaryOf } from "./rows.ts";
 
 const RECOVERY_PAGE = 500;
 const RECOVERY_ROWS = 10_000;
 const ROWS_PAGE = 1_000;
 
-export interface RunLoaderOptions {
+export interface RunLoaderOptions extends OpenedArgsOptions {
   readonly store: JournalStore;
   readonly governance: Pick<Governance, "of">;
   /** The state that a replay or fork begins with. */
@@ -67,7 +69,7 @@ export class RunLoader {
       }
       if (rows.length < ROWS_PAGE) break;
     }
-    return loaded(present(actor, `run ${run_id} is in the journal`));
+    return this.loaded(present(actor, `run ${run_id} is in the journal`));
   }
 
   /** All open runs of a group. */
@@ -97,9 +99,15 @@ export class RunLoader {
     const actors: Actor[] = [];
     for (const id of run_ids) {
       const actor = found.get(id);
-      actors.push(actor ? loaded(actor) : await this.load(id));
+      actors.push(await (actor ? this.loaded(actor) : this.load(id)));
     }
     return actors;
+  }
+
+  private async loaded(actor: Actor): Promise<Actor> {
+    actor.summary = summaryOf(actor.run);
+    await openArgs(actor.run, this.options);
+    return actor;
   }
 
   private async begin(first: AppendRow): Promise<Actor> {
@@ -131,11 +139,6 @@ export class RunLoader {
     for (const row of rows) this.take(actor, row);
     return actor.run;
   }
-}
-
-function loaded(actor: Actor): Actor {
-  actor.summary = summaryOf(actor.run);
-  return actor;
 }
 
 function lineageOfRow(row: AppendRow): Lineage | null {

@@ -2,7 +2,9 @@
 import type { Clock } from "../kit/clock.ts";
 import { systemRandom } from "../adapters/system/system.ts";
 import type { EmbeddedPostgres } from "../adapters/embedded-postgres/supervisor.ts";
-import type { JobQueue } from "../contract/jobs.ts";
+import type { Place } from "../capture/quarantine.ts";
+import type { ToolRecords } from "../capture/tool-records.ts";
+import type { JobQueue, JobResult } from "../contract/jobs.ts";
 import type { JournalStore, NodeAddress } from "../contract/journal.ts";
 import { present } from "../kit/assert.ts";
 import type { Db, Log } from "../contract/ports.ts";
@@ -36,6 +38,8 @@ export interface HostParts extends Pick<
   readonly onCommit: (commit: Commit) => void;
   readonly queue: JobQueue;
   readonly self: NodeAddress;
+  /** What is recorded of the calls of foreign agents. */
+  readonly records: () => Pick<ToolRecords, "openArgs" | "outcome">;
 }
 
 export function openHosts(parts: HostParts): GroupHosts {
@@ -51,6 +55,8 @@ export function openHosts(parts: HostParts): GroupHosts {
     onCommit,
     past: past.state.bind(past),
     queue,
+    openArgs: (place: Place, digest: string) => parts.records().openArgs(place, digest),
+    redacted: (result: JobResult) => parts.records().outcome(result),
     onFlush: (rows: number, ms: number) => metrics.committed(rows, ms),
   };
   const slices: { slices?: SliceOptions } = groups === 1 ? {} : { slices: slicesOf(db, groups, () => hosts) };

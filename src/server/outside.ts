@@ -6,6 +6,7 @@ import { parseJson } from "../kit/json.ts";
 import type { Clock } from "../kit/clock.ts";
 import { LocalSecrets } from "../adapters/files/secrets.ts";
 import { EgressNet } from "../adapters/net/net.ts";
+import { systemRandom } from "../adapters/system/system.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Log, Secrets } from "../contract/ports.ts";
 import { McpClients } from "../mcp/client.ts";
@@ -49,6 +50,6 @@ export function outsideOf(config: Config, log: Log, clock: Clock, blobs: Execute
   const { private_origins } = config;
   const mcp = new McpClients({ net, secrets, clock, log, private_origins, version: VERSION });
   const recording = recordings(config.recordings);
-  const execute = createExecutor({ net, secrets, blobs, clock, mcp, private_origins, recording });
+  const execute = createExecutor({ net, secrets, blobs, clock, random: systemRandom, mcp, private_origins, recording });
   return { net, secrets, mcp, execute };
 }

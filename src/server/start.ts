@@ -143,13 +143,11 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
     queue: routeJobs(config.role === "all" ? pool : null, remote.dispatcher),
     self: address,
     elsewhere: (result) => late.send(result),
+    records: () => uses.records,
     onFenced: () => options.onFenced?.(),
     onClaimed: (group) => (group === SIGNER_GROUP ? checkpointer.forget() : undefined),
     onOpen: (isOurs) => uses.ingest.resume(isOurs),
-    onReset: (isGone) => {
-      remote.dispatcher.reset(isGone);
-      pool.reset(isGone);
-    },
+    onReset: (isGone) => [uses.tools, remote.dispatcher, pool].forEach((one) => one.reset(isGone)),
     onGone: (isGone) => {
       if (hosts.owned.length === 0) places?.forget();
       uses.captures.forget(isGone);

@@ -6,6 +6,7 @@ import { Proxy } from "../capture/proxy.ts";
 import { Quarantine } from "../capture/quarantine.ts";
 import { Redactor } from "../capture/redact.ts";
 import { ToolCalls } from "../capture/tool-calls.ts";
+import { ToolRecords } from "../capture/tool-records.ts";
 import type { Subscribe } from "../capture/wait.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Services } from "../gateway/services.ts";
@@ -34,7 +35,7 @@ import type { Watchers } from "./watchers.ts";
 export type UseCases = Pick<
   Services,
   "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "journal"
-> & { readonly tools: ToolCalls };
+> & { readonly tools: ToolCalls; readonly records: ToolRecords };
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> &
   Pick<Config, "private_origins" | "redact" | "fields"> & { log: Log };
@@ -61,8 +62,7 @@ interface Given {
 export function useCases(given: Given): UseCases {
   const { registry, store, db, past, remote, clock, hosts, keeping, outside, watchers } = given;
   const { blobs } = keeping;
-  const redactor = redactorOf(outside, keeping.tenantKey);
-  const quarantine = new Quarantine({ ...keeping, random: systemRandom });
+  const privacy = privacyOf(outside, keeping);
   const { shards } = hosts;
   const owner = () => shards;
   const newRunId = shards.newRunId.bind(shards);
@@ -106,8 +106,7 @@ export function useCases(given: Given): UseCases {
     db,
     shards,
     find,
-    redactor,
-    quarantine,
+    ...privacy,
     seams,
     outside,
     watchers,
@@ -115,8 +114,7 @@ export function useCases(given: Given): UseCases {
   });
   const journal = new LocalJournalService({
     ...keeping,
-    redactor,
-    quarantine,
+    ...privacy,
     store,
     db,
     registry,
@@ -125,36 +123,46 @@ export function useCases(given: Given): UseCases {
     groups: shards.groups,
     owned: () => hosts.owned,
   });
-  return { runs, replays, diffs, backtests, ...foreign, journal };
+  return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal };
 }
 
-/** Digests of fields are keyed, so that they say nothing of short values to who has no key. */
-function redactorOf(outside: OutsideUse, tenantKey: (tenant_id: string) => Uint8Array): Redactor {
-  const key = tenantKey(DEFAULT_TENANT);
-  return new Redactor(outside.redact, { fields: outside.fields, hash: (text) => hmacHex(key, `field\n${text}`) });
+/** What is taken out of payloads before they are recorded, and where it goes. */
+interface Privacy {
+  readonly redactor: Redactor;
+  readonly quarantine: Quarantine;
+  readonly records: ToolRecords;
+}
+
+function privacyOf({ redact, fields }: OutsideUse, keeping: Given["keeping"]): Privacy {
+  const key = keeping.tenantKey(DEFAULT_TENANT);
+  // Digests of fields are keyed, so that they say nothing of short values to who has no key.
+  const redactor = new Redactor(redact, { fields, hash: (text) => hmacHex(key, `field\n${text}`) });
+  const quarantine = new Quarantine({ ...keeping, random: systemRandom });
+  return { redactor, quarantine, records: new ToolRecords({ ...keeping, redactor, quarantine }) };
 }
 
 /** What agents that we do not run are captured and governed by. */
-function foreignUses(given: {
-  registry: Registry;
-  store: PostgresJournalStore;
-  db: Db;
-  shards: Shards;
-  find: Runs["find"];
-  redactor: Redactor;
-  quarantine: Quarantine;
-  seams: { clock: Clock; random: typeof systemRandom };
-  outside: OutsideUse;
-  watchers: Watchers;
-  blobs: BlobStore;
-  tenantKey: (tenant_id: string) => Uint8Array;
-}): Pick<UseCases, "captures" | "ingest" | "otlp" | "proxy" | "tools"> {
+function foreignUses(
+  given: Privacy & {
+    registry: Registry;
+    store: PostgresJournalStore;
+    db: Db;
+    shards: Shards;
+    find: Runs["find"];
+    seams: { clock: Clock; random: typeof systemRandom };
+    outside: OutsideUse;
+    watchers: Watchers;
+    blobs: BlobStore;
+    tenantKey: (tenant_id: string) => Uint8Array;
+  },
+): Pick<UseCases, "captures" | "ingest" | "otlp" | "proxy" | "tools"> {
   const { registry, store, db, shards, find, redactor, quarantine, seams, outside, blobs, tenantKey } = given;
   const owner = () => shards;
   const newRunId = shards.newRunId.bind(shards);
   const external = ({ tenant_id }: { tenant_id: string }, external_ids: readonly string[]) =>
     db.transaction({ role: "qd_app", tenant_id }, (tx) => findExternal(tx, external_ids));
-  const captures = new Captures({ owner, store, tenantKey, blobs, quarantine, find, external, newRunId, ...seams });
+  const own = { owner, store, tenantKey, blobs, quarantine, redactor };
+  const captures = new Captures({ ...own, find, external, newRunId, ...seams });
   const door = { captures, owner, governance: registry, blobs, ...seams };
   const { clock } = seams;
   const staged = new PostgresStagedEvents(db);
@@ -169,6 +177,6 @@ function foreignUses(given: {
     return () => stops.forEach((stop) => stop());
   };
   const proxy = new Proxy({ ...door, redactor, quarantine, ...outside, subscribe });
-  const tools = new ToolCalls({ ...door, store, subscribe });
+  const tools = new ToolCalls({ ...door, store, subscribe, records: given.records });
   return { captures, ingest, otlp, proxy, tools };
 }

@@ -1,5 +1,5 @@
 // SQL of control nodes and of the leases of shard groups. All times are the database's own, so no node's clock matters.
-import { JOURNAL_LEVEL, NewerJournalError, ONE_GROUP_LEVEL } from "../contract/journal.ts";
+import { JOURNAL_LEVEL, NewerJournalError } from "../contract/journal.ts";
 import type { GroupLease, GroupLeases, GroupPlace, Membership, NodeAddress } from "../contract/journal.ts";
 import type { Db, DbTx } from "../contract/ports.ts";
 import { wantedSlices } from "./budget-slices.ts";
@@ -29,10 +29,10 @@ export class PostgresLeases implements GroupLeases {
       const { rows } = await tx.query<{ shard_epoch: number; head: number }>({
         text: `update qd.groups set shard_epoch = shard_epoch + 1, owner = $2, owner_url = $3, acquired_at = clock_timestamp(),
             lease_until = clock_timestamp() + $4 * interval '1 millisecond',
-            journal_level = case when exists (select from qd.groups where grp > 0) then $5::int else $6 end
+            journal_level = $5
           where grp = $1 and (lease_until <= clock_timestamp() or owner = $2) and journal_level <= $5
           returning shard_epoch, head`,
-        values: [group, by.node, by.url, ttl_ms, JOURNAL_LEVEL, ONE_GROUP_LEVEL],
+        values: [group, by.node, by.url, ttl_ms, JOURNAL_LEVEL],
       });
       const [row] = rows;
       if (row) return { group, shard_epoch: row.shard_epoch, head: row.head };

@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { FileBlobStore } from "../adapters/files/blob-store.ts";
 import { EgressNet } from "../adapters/net/net.ts";
-import { systemClock } from "../adapters/system/system.ts";
+import { systemClock, systemRandom } from "../adapters/system/system.ts";
 import type { JobOutcome, ToolJob } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { remove, tempFolder } from "../../test/support/processes.ts";
@@ -40,6 +40,7 @@ async function call(path: string): Promise<JobOutcome> {
     secrets: { resolve: () => Promise.reject(new Error("no secrets here")) },
     blobs,
     clock: systemClock,
+    random: systemRandom,
     mcp: {
       discover: () => Promise.reject(new Error("no MCP here")),
       call: () => Promise.reject(new Error("no MCP here")),

@@ -1,11 +1,14 @@
 // Executes any job: picks the executor, keeps a provider's concurrency, checks outputs, moves what is large into
 // artifacts (written before the event that names them).
+import { BOX_KEY_BYTES, boxed } from "../kit/box.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Clock } from "../kit/clock.ts";
+import type { Random } from "../kit/random.ts";
 import { LIMITS } from "../contract/limits.ts";
-import type { ArtifactRef, Job, JobOutcome, Message, ModelJob, ToolJob } from "../contract/jobs.ts";
+import type { ArtifactRef, JobOutcome, Message, ModelJob, ToolJob } from "../contract/jobs.ts";
 import type { BlobStore, Net, Secrets } from "../contract/ports.ts";
 import type { McpTools } from "../contract/tools.ts";
+import { preview } from "../core/artifacts.ts";
 import { faultText, schemaFaults } from "../core/schema.ts";
 import { executeBuiltin } from "./builtin-tool.ts";
 import { executeHttp } from "./http-tool.ts";
@@ -22,6 +25,7 @@ export interface ExecuteDeps {
   readonly secrets: Secrets;
   readonly blobs: Pick<BlobStore, "get" | "put">;
   readonly clock: Clock;
+  readonly random: Random;
   readonly mcp: McpTools;
   readonly private_origins: readonly string[];
   /** Answers of a recorded model by the name of its recording. */
@@ -33,7 +37,10 @@ export function createExecutor(deps: ExecuteDeps): Execute {
   return (job, context) => (job.kind === "tool" ? runTool(job, context, deps) : runModel(job, context, deps, slots));
 }
 
+const ARGS_LOST = "The arguments held a secret and were put away; they are not here any more. Make the call again.";
+
 async function runTool(job: ToolJob, context: JobContext, deps: ExecuteDeps): Promise<JobOutcome> {
+  if (job.args_lost) throw new JobError({ class: "permanent", code: "args_lost", message: ARGS_LOST });
   const outcome = await toolOutcome(job, context, deps);
   if (!outcome.ok || outcome.kind !== "tool") return outcome;
   const { output_schema } = job.tool;
@@ -47,7 +54,7 @@ async function runTool(job: ToolJob, context: JobContext, deps: ExecuteDeps): Pr
         message: `The output of ${job.tool.name} does not fit its schema: ${faultText(faults)}`,
       });
   }
-  return storeLarge(job, outcome, deps.blobs);
+  return storeLarge(job, outcome, deps);
 }
 
 function toolOutcome(job: ToolJob, context: JobContext, deps: ExecuteDeps): Promise<JobOutcome> {
@@ -63,23 +70,22 @@ function toolOutcome(job: ToolJob, context: JobContext, deps: ExecuteDeps): Prom
 
 /** Text above the inline limit goes to an artifact; the event keeps its beginning and the digest. */
 async function storeLarge(
-  job: Job,
+  job: ToolJob,
   outcome: Extract<JobOutcome, { ok: true; kind: "tool" }>,
-  blobs: ExecuteDeps["blobs"],
+  { blobs, random }: Pick<ExecuteDeps, "blobs" | "random">,
 ): Promise<JobOutcome> {
   const text = typeof outcome.result === "string" ? outcome.result : canonicalJson(outcome.result);
-  if (Buffer.byteLength(text) <= LIMITS.inline_bytes_max) return outcome;
-  return { ...outcome, result: preview(text), result_ref: await stored(job.tenant_id, text, blobs) };
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= LIMITS.inline_bytes_max) return outcome;
+  if (!job.boxes_result)
+    return { ...outcome, result: preview(text), result_ref: await stored(job.tenant_id, text, blobs) };
+  const key = random.bytes(BOX_KEY_BYTES);
+  const digest = await blobs.put(job.tenant_id, boxed(key, random, Buffer.from(text)));
+  return { ...outcome, result: null, result_box: { bytes, digest, key: Buffer.from(key).toString("base64") } };
 }
 
 async function stored(tenant_id: string, text: string, blobs: ExecuteDeps["blobs"]): Promise<ArtifactRef> {
   return { digest: await blobs.put(tenant_id, Buffer.from(text)), bytes: Buffer.byteLength(text) };
-}
-
-const PREVIEW_CHARS = 512;
-
-function preview(text: string): string {
-  return `${text.slice(0, PREVIEW_CHARS).toWellFormed()}... (${Buffer.byteLength(text)} bytes; the whole is an artifact)`;
 }
 
 async function runModel(

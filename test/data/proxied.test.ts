@@ -175,6 +175,7 @@ describe.skipIf(!present)("recorded exchanges through the proxy", () => {
   const quarantine = new Quarantine({ blobs, tenantKey: () => new Uint8Array(32), ...seams });
   const captures = new Captures({
     quarantine,
+    redactor: new Redactor("secrets"),
     owner: () => world.engine,
     store: world.store,
     tenantKey: () => new Uint8Array(32),

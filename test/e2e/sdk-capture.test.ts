@@ -409,4 +409,22 @@ describe("again", () => {
     const other = await cli(["--data", data, "replay", run_id, "--", process.execPath, AGENT, "how"], { env });
     expect(other.code).not.toBe(0);
   });
+
+  test("also where what it says holds a secret, which is in neither journal", async () => {
+    const env = { MODEL_URL: model.url };
+    const secret = ["ghp", "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"].join("_");
+    const program = ["--", process.execPath, AGENT, `why ${secret}`];
+    const first = await cli(["--data", data, "capture", "--agent", "secretive", ...program], { env });
+    expect([first.code, first.out]).toEqual([0, expect.stringContaining("retrieving")]);
+    const idIn = (text: string) => /run_[0-9a-z]{26}/.exec(text)?.[0] ?? "";
+    const calls = model.requests.length;
+    const again = await cli(["--data", data, "replay", idIn(first.err), ...program], { env });
+    expect(again.code, again.err).toBe(0);
+    expect(again.out).not.toContain("working");
+    expect(model.requests.length).toBe(calls);
+    const { items } = await server.client.json<{ items: Run[] }>("/runs?kind=replay&limit=1");
+    const journals = await Promise.all([idIn(first.err), items[0]?.run_id ?? ""].map(events));
+    expect(journals.map((list) => list.filter(({ type }) => type === "tool.requested").length)).toEqual([2, 2]);
+    expect(JSON.stringify(journals)).not.toContain(secret);
+  });
 });

@@ -51,8 +51,9 @@ export class CaptureWorld {
     const owner = () => engine;
     const blobs = { put: this.put.bind(this), get: this.get.bind(this) };
     const quarantine = new Quarantine({ blobs, tenantKey, random: systemRandom });
-    this.captures = new Captures({ owner, store, tenantKey, blobs, quarantine, find, external, ...seams });
-    const preparing = { captures: this.captures, redactor: new Redactor(level), quarantine, blobs, tenantKey, owner };
+    const redactor = new Redactor(level);
+    this.captures = new Captures({ owner, store, tenantKey, blobs, quarantine, redactor, find, external, ...seams });
+    const preparing = { captures: this.captures, redactor, quarantine, blobs, tenantKey, owner };
     this.ingest = new Ingest({ ...preparing, store, staged, find, clock, log: silent });
     this.otlp = new Otlp({ ...preparing, external, ...seams });
     this.engine = engine;

@@ -25,7 +25,7 @@ await capture.run({ input: question }, async (run) => {
   ]);
   say(left);
   say(right);
-  const result = await run.tool("clock.now", { zone: "UTC" }, async () => {
+  const result = await run.tool("clock.now", { about: question, zone: "UTC" }, async () => {
     say("working");
     return { at: Date.now() };
   });

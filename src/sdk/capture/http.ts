@@ -32,7 +32,8 @@ export function capturingFetch(inner: Fetch, settings: Settings, run: () => Capt
     const api = APIS.find((one) => pathOf(url).endsWith(one.path));
     const body = api && bodyOf(init);
     if (!api || !body || !settings.enabled || isProxied(url, settings)) return inner(input, init);
-    if (settings.replay) return inner(...redirected(settings, run(), api, init));
+    if (settings.replay)
+      return inner(...redirected(settings, run(), api, { ...init, body: shownBody(run(), api, body) }));
     const call = await run().open("model", { api: api.name, model: String(body["model"] ?? "unknown"), request: body });
     let response: Response;
     try {
@@ -47,6 +48,12 @@ export function capturingFetch(inner: Fetch, settings: Settings, run: () => Capt
 
 function pathOf(url: string): string {
   return /^[a-z]+:\/\/[^/?#]*([^?#]*)/i.exec(url)?.[1] ?? "";
+}
+
+/** A request as it was recorded: what must not leave the process was taken out of it. */
+function shownBody(run: CaptureRun, api: WireApi, request: JsonObject): string {
+  const { request: shown } = run.shown({ api: api.name, model: String(request["model"] ?? "unknown"), request });
+  return JSON.stringify(shown);
 }
 
 /** In a replay the proxy answers, from the recording. */

@@ -5,6 +5,7 @@
 import { LIMITS } from "../../contract/limits.ts";
 import { fullJitter } from "../../kit/backoff.ts";
 import { digestOf } from "../../kit/hash.ts";
+import { isObject } from "../../kit/json.ts";
 import type { JsonObject } from "../../kit/json.ts";
 import { redactJson, rulesOf, RULESET, withoutTornSecrets } from "../../kit/redaction.ts";
 import type { RedactionRule } from "../../kit/redaction-rules.ts";
@@ -262,6 +263,17 @@ export class Recorder {
     } catch {
       return { ...event, data: { redaction: { paths: [""], rules: [], ruleset, status: "failed" } } };
     }
+  }
+
+  /** What of a call may leave the process, as it would be recorded. Throws where that cannot be told. */
+  shown(data: JsonObject): JsonObject {
+    const clean = this.clean(JSON.stringify({ data }));
+    const { redaction, ...shown } = clean["data"] as JsonObject;
+    if (isObject(redaction) && redaction["status"] === "failed")
+      throw new Error(
+        "The call cannot be looked at for secrets, so it is not sent; it is not in the recording either.",
+      );
+    return shown;
   }
 
   private toSpill(): void {

@@ -166,9 +166,14 @@ export class CaptureRun {
     };
   }
 
+  /** What of a call may leave the process: in a replay it asks as it was recorded. */
+  shown(call: JsonObject): JsonObject {
+    return this.parts.recorder.shown(call);
+  }
+
   /** What the recording of the replayed run says of a call. Throws what it ended with, or that it is not in there. */
   async recorded(call: JsonObject): Promise<JsonObject> {
-    const { ended, data } = await this.parts.transport.replayed(this.run_id, call);
+    const { ended, data } = await this.parts.transport.replayed(this.run_id, this.shown(call));
     if (ended.endsWith(".completed")) return data;
     throw Object.assign(new Error(String(data["message"] ?? data["reason"] ?? ended)), {
       name: String(data["code"] ?? "Error"),
