@@ -123,6 +123,16 @@ async function insertCheckpoint(tx: DbTx, c: Checkpoint): Promise<void> {
   });
 }
 
+/** What was signed so far. */
+interface Known {
+  /** The last one of each tenant. */
+  readonly last: Map<string, Checkpoint>;
+  /** Where the last one of each group and tenant ends. */
+  readonly ends: Map<string, number>;
+  /** For each group: everything up to here is covered for every tenant that wrote. */
+  readonly covered: number[];
+}
+
 export class Checkpointer {
   private readonly options: {
     store: JournalStore;
@@ -133,13 +143,8 @@ export class Checkpointer {
     /** How many groups there are. */
     groups: number;
   };
-  /** The last one of each tenant. */
-  private last = new Map<string, Checkpoint>();
-  /** Where the last one of each group and tenant ends. */
-  private ends = new Map<string, number>();
-  /** For each group: everything up to here is covered for every tenant that wrote. */
-  private covered: number[] = [];
-  private loaded = false;
+  /** Null when it has to be read first. */
+  private known: Known | null = null;
   private running: Promise<number> | null = null;
 
   constructor(options: Checkpointer["options"]) {
@@ -160,40 +165,42 @@ export class Checkpointer {
 
   /** Another node may have signed since: what is known is read again. */
   forget(): void {
-    this.loaded = false;
-    this.last = new Map();
-    this.ends = new Map();
-    this.covered = [];
+    this.known = null;
   }
 
+  /**
+   * What one round knows is its own: when it is forgotten in the middle, the round goes on with what it began with. Where
+   * another node has signed since, its next number is taken, and the database refuses it.
+   */
   private async make(): Promise<number> {
-    if (!this.loaded) await this.load();
+    const known = (this.known ??= await this.load());
     let made = 0;
-    for (let group = 0; group < this.options.groups; group++) made += await this.cover(group);
+    for (let group = 0; group < this.options.groups; group++) made += await this.cover(known, group);
     return made;
   }
 
-  private async load(): Promise<void> {
-    const ends: number[][] = Array.from({ length: this.options.groups }, () => []);
+  private async load(): Promise<Known> {
+    const last = new Map<string, Checkpoint>();
+    const ends = new Map<string, number>();
+    const offsets: number[][] = Array.from({ length: this.options.groups }, () => []);
     for (const c of await this.options.db.transaction({ role: "qd_system" }, lastCheckpoints)) {
-      if (c.n > (this.last.get(c.tenant_id)?.n ?? 0)) this.last.set(c.tenant_id, c);
-      this.ends.set(endKey(c), c.to_off);
-      ends[c.group]?.push(c.to_off);
+      if (c.n > (last.get(c.tenant_id)?.n ?? 0)) last.set(c.tenant_id, c);
+      ends.set(endKey(c), c.to_off);
+      offsets[c.group]?.push(c.to_off);
     }
-    this.covered = ends.map((offsets) => (offsets.length === 0 ? 0 : Math.min(...offsets)));
-    this.loaded = true;
+    return { last, ends, covered: offsets.map((of) => (of.length === 0 ? 0 : Math.min(...of))) };
   }
 
-  private async cover(group: number): Promise<number> {
+  private async cover(known: Known, group: number): Promise<number> {
     const { store } = this.options;
     const { head } = await store.groupHead(group);
     const leaves = new Map<string, Buffer[]>();
     let count = 0;
-    let at = this.covered[group] ?? 0;
+    let at = known.covered[group] ?? 0;
     while (at < head && count < LIMITS.checkpoint_leaves_max) {
       const rows = await store.readGroup(group, at, Math.min(PAGE_ROWS, head - at));
       for (const row of rows) {
-        if (row.offset <= (this.ends.get(endKey(row)) ?? 0)) continue;
+        if (row.offset <= (known.ends.get(endKey(row)) ?? 0)) continue;
         const list = leaves.get(row.tenant_id) ?? [];
         if (list.length === 0) leaves.set(row.tenant_id, list);
         list.push(appendLeaf(row));
@@ -201,23 +208,23 @@ export class Checkpointer {
       }
       at = rows.at(-1)?.offset ?? head;
     }
-    for (const [tenant_id, list] of leaves) await this.sign({ tenant_id, group }, at, list);
-    this.covered[group] = at;
+    for (const [tenant_id, list] of leaves) await this.sign(known, { tenant_id, group, to_off: at }, list);
+    known.covered[group] = at;
     return leaves.size;
   }
 
   private async sign(
-    { tenant_id, group }: { tenant_id: string; group: number },
-    to_off: number,
+    known: Known,
+    { tenant_id, group, to_off }: { tenant_id: string; group: number; to_off: number },
     leaves: readonly Buffer[],
   ): Promise<void> {
     const { db, signer, witness, clock } = this.options;
-    const before = this.last.get(tenant_id);
+    const before = known.last.get(tenant_id);
     const unsigned = {
       tenant_id,
       n: (before?.n ?? 0) + 1,
       group,
-      from_off: this.ends.get(endKey({ tenant_id, group })) ?? 0,
+      from_off: known.ends.get(endKey({ tenant_id, group })) ?? 0,
       to_off,
       leaves: leaves.length,
       root: merkleRoot(leaves).toString("hex"),
@@ -228,8 +235,8 @@ export class Checkpointer {
     const checkpoint = { ...unsigned, signature: signer.sign(checkpointText(unsigned)).toString("hex") };
     await db.transaction({ role: "qd_system" }, (tx) => insertCheckpoint(tx, checkpoint));
     await witness.record(canonicalJson(checkpoint));
-    this.last.set(tenant_id, checkpoint);
-    this.ends.set(endKey(checkpoint), to_off);
+    known.last.set(tenant_id, checkpoint);
+    known.ends.set(endKey(checkpoint), to_off);
   }
 }
 

@@ -175,6 +175,46 @@ describe("the journal in Postgres", () => {
     expect((await verify()).faults.join()).toContain("witness");
   });
 
+  test("a round of checkpoints in whose middle the groups are taken over signs nothing twice", async () => {
+    const own = await testDatabase();
+    await withClient(own.owner, (tx) =>
+      tx.query({ text: "insert into qd.groups (grp, shard_epoch, head, owner) values (1, 0, 0, ''), (2, 0, 0, '')" }),
+    );
+    const mine = new PostgresJournalStore(own.db);
+    const keys = tempFolder("qd-keys-round");
+    const signer = await loadSigner(keys);
+    const file = new FileWitness(`${keys}/witness.jsonl`);
+    let isTakenOver = false;
+    const witness = {
+      record: async (line: string) => {
+        await file.record(line);
+        if (isTakenOver) checkpointer.forget();
+      },
+      lines: () => file.lines(),
+    };
+    const options = { store: mine, db: own.db, signer, witness, groups: 3 };
+    const checkpointer: Checkpointer = new Checkpointer({ ...options, clock: systemClock });
+    const writeAll = async () => {
+      for (const group of [0, 1, 2]) {
+        const lease = await mine.acquireGroup(group, "w");
+        const rows = rowsOf(tenant, newId("run", seams), [1]);
+        await mine.flush(lease, { rows, runs: [], approvals: [], budgets: [], at_us: systemClock.now_us() });
+      }
+    };
+    await writeAll();
+    expect(await checkpointer.tick()).toBe(3);
+    await writeAll();
+    isTakenOver = true;
+    expect(await checkpointer.tick()).toBe(3);
+    isTakenOver = false;
+    await writeAll();
+    expect(await checkpointer.tick()).toBe(3);
+    expect((await verifyAll(options)).faults).toEqual([]);
+    await mine.close();
+    await own.close();
+    remove(keys);
+  });
+
   test("migrating again, or twice at once, changes nothing", async () => {
     const done = await Promise.all([migrate(database.owner, "quarterdeck"), migrate(database.owner, "quarterdeck")]);
     expect(done).toEqual([[], []]);
