@@ -227,6 +227,7 @@ function capture(
     retry_of: null,
     source_run_id: null,
     external_id: null,
+    sealed: false,
   };
   return { key: run.key, fidelity: run.fidelity, rows, summary };
 }

@@ -1,13 +1,21 @@
 // `verify`, `export`, `import`: the journal as evidence, as a file, and as a backup.
 import { createWriteStream } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { Command } from "commander";
+import { Check } from "typebox/schema";
 import { AppError } from "../contract/errors.ts";
+import { EVENT_PROOF_FORMAT, EventProof as EventProofSchema } from "../contract/journal-routes.ts";
+import type { EventProof } from "../contract/journal-routes.ts";
+import { parseJson } from "../kit/json.ts";
+import type { Json } from "../kit/json.ts";
+import { proofFault } from "../journal/event-proof.ts";
 import { readBundle } from "../journal/bundle.ts";
 import type { Bundle } from "../journal/bundle.ts";
 import { clientOf, globalsOf, show } from "./context.ts";
-import { green, print, red, table } from "./output.ts";
+import type { Globals } from "./context.ts";
+import { green, print, red, safe, table } from "./output.ts";
 import { encrypted, passphraseOf, readBundleText } from "./sealed-file.ts";
 
 interface VerifyResult {
@@ -28,7 +36,7 @@ function addVerify(root: Command): void {
     .command("verify [run]")
     .description("verify the hash chain of one run, of everything (--all), or of an export file (--file)")
     .option("--all", "every chain and checkpoint, against the witness")
-    .option("--file <file>", "an export file; needs no server")
+    .option("--file <file>", "an export file, or the proof of one event; needs no server")
     .option("--key <id>", "with --file: the key that must have signed (ed25519:...)")
     .option("--passphrase-file <file>", "passphrase of an encrypted file; else QUARTERDECK_PASSPHRASE")
     .action(async (run: string | undefined, options: VerifyOptions, command: Command) => {
@@ -43,6 +51,7 @@ function addVerify(root: Command): void {
               body: run === undefined ? {} : { run_id: run },
             })
           : verifyFile(await readBundleText(options.file, options.passphraseFile), options.key);
+      if ("seal" in result) return showProof(globals, result);
       show(globals, result, (value) => {
         const counts = `${value.runs} runs, ${value.events} events, ${value.checkpoints} checkpoints`;
         print(value.ok ? `${green("verified")} ${counts}` : `${red("NOT VERIFIED")} ${counts}`);
@@ -57,7 +66,46 @@ function addVerify(root: Command): void {
     });
 }
 
-function verifyFile(text: string, key: string | undefined): VerifyResult {
+/** What a proof says, once it holds. */
+interface ProvenEvent {
+  readonly ok: boolean;
+  readonly fault: string | null;
+  readonly run_id: string;
+  readonly event: Json;
+  readonly seal: EventProof["seal"];
+}
+
+function showProof(globals: Globals, result: ProvenEvent): void {
+  show(globals, result, ({ event, fault, ok, run_id, seal }) => {
+    print(
+      `${ok ? green("proven") : red("NOT PROVEN")} for ${run_id}, sealed by ${seal.key_id}${fault ? `: ${fault}` : ""}`,
+    );
+    if (ok) print(safe(JSON.stringify(event)));
+  });
+  if (!result.ok) process.exitCode = 1;
+}
+
+function verifyProof(proof: EventProof, key: string | undefined): ProvenEvent {
+  const wrong = key !== undefined && proof.seal.key_id !== key ? `its key is ${proof.seal.key_id}, not ${key}` : null;
+  const fault = wrong ?? proofFault(proof);
+  const { run_id, seal } = proof;
+  return { ok: fault === null, fault, run_id, event: fault === null ? parseJson(proof.event) : null, seal };
+}
+
+/** A proof is one JSON object; an export has a line for each of its parts. */
+function proofIn(text: string): EventProof | null {
+  if (!text.includes(EVENT_PROOF_FORMAT)) return null;
+  try {
+    const value: unknown = JSON.parse(text);
+    return Check(EventProofSchema, value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+function verifyFile(text: string, key: string | undefined): VerifyResult | ProvenEvent {
+  const proof = proofIn(text);
+  if (proof) return verifyProof(proof, key);
   const bundle = readBundle(text);
   const { proven } = bundle;
   const faults: string[] = [];
@@ -117,6 +165,17 @@ async function exportFile(run: string | undefined, options: ExportOptions, comma
   if (!isOutput) show(globals, { file: options.output }, (value) => print(`written to ${value.file}`));
 }
 
+async function proveOne(run: string, seq: string, { output }: { output?: string }, command: Command): Promise<void> {
+  const globals = globalsOf(command);
+  const path = `/runs/${encodeURIComponent(run)}/events/${encodeURIComponent(seq)}/proof`;
+  const text = `${JSON.stringify(await clientOf(globals).json<EventProof>(path), null, 2)}\n`;
+  if (output === undefined || output === "-") return void process.stdout.write(text);
+  await writeFile(output, text);
+  show(globals, { file: output }, ({ file }) =>
+    print(`written to ${file}; check it with: quarterdeck verify --file ${file}`),
+  );
+}
+
 async function importFile(
   file: string,
   { format, passphraseFile }: { format?: string; passphraseFile?: string },
@@ -161,6 +220,11 @@ export function addJournal(root: Command): void {
     .option("--encrypt", "under a passphrase")
     .option("--passphrase-file <file>", "passphrase; else QUARTERDECK_PASSPHRASE")
     .action(exportFile);
+  root
+    .command("prove <run> <seq>")
+    .description("show that one event stands in a run that ended, and nothing else of the run")
+    .option("-o, --output <file>", "file to write; else it is printed")
+    .action(proveOne);
   root
     .command("import <file>")
     .description("import an export file, or recorded runs of another system (--format)")

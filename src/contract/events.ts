@@ -74,6 +74,7 @@ export const EVENT_TYPES = [
   "journal.gap",
   "journal.gap_filled",
   "journal.conflict",
+  "run.sealed",
 ] as const;
 
 export type EventType = (typeof EVENT_TYPES)[number];

@@ -1,5 +1,5 @@
 // Routes of the journal as a whole: verify, export, import. Part of the route table (routes.ts).
-import { Type } from "typebox";
+import { Type, type Static } from "typebox";
 import { COMMON_ERRORS } from "./errors.ts";
 import { Name } from "./ids.ts";
 import type { Route } from "./routes.ts";
@@ -18,7 +18,38 @@ const VerifyResult = Type.Object({
   ok: Type.Boolean(),
 });
 
+export const EVENT_PROOF_FORMAT = "quarterdeck/event-proof/v1";
+export const EventProof = Type.Object({
+  format: Type.Literal(EVENT_PROOF_FORMAT),
+  tenant_id: Type.String(),
+  run_id: Type.String(),
+  seq: Type.Integer({ minimum: 1 }),
+  event: Type.String({ description: "The event as it is stored, byte for byte." }),
+  path: Type.Array(Type.String(), { description: "Hashes from the event's leaf to the root, hex." }),
+  seal: Type.Object({
+    key_id: Type.String(),
+    last_seq: Type.Integer(),
+    root: Type.String(),
+    signature: Type.String(),
+  }),
+  public_key: Type.String({ description: "PEM; who trusts it needs nothing else." }),
+});
+export type EventProof = Static<typeof EventProof>;
+
 export const JOURNAL_ROUTES = {
+  proveEvent: {
+    method: "GET",
+    path: "/runs/:id/events/:seq/proof",
+    permission: "journal:export",
+    summary: "Shows that one event stands in a sealed run, and nothing else of the run.",
+    params: Type.Object(
+      { id: Type.String({ maxLength: 64 }), seq: Type.String({ pattern: "^[1-9]\\d{0,8}$" }) },
+      { additionalProperties: false },
+    ),
+    status: 200,
+    response: EventProof,
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "CONFLICT", "PRIVACY_RISK"],
+  },
   verify: {
     method: "POST",
     path: "/journal/verify",

@@ -44,6 +44,8 @@ export interface RunSummary {
   readonly source_run_id: string | null;
   /** Of a captured run: what its source calls it (a trace, a session); unique among open runs only. */
   readonly external_id: string | null;
+  /** Nothing is added to it any more (`run.sealed`). */
+  readonly sealed: boolean;
 }
 
 /** Approval rows change with the events that ask and answer, in the same transaction. */
@@ -114,7 +116,7 @@ export class UnknownCommitError extends Error {
  * What this program writes and understands. Raised with each change of events or of their meaning that an older program would
  * misread: two versions may share a database, but what a newer one has written is never taken over by an older one.
  * 1: until model calls could wait for approval (`model.proposed`). 2: with it. 3: with several shard groups. 4: arguments of
- * calls may be put away (`args_box`), and those that stand in the event must not be used.
+ * calls may be put away (`args_box`), and those that stand in the event must not be used; ended runs are sealed.
  */
 export const JOURNAL_LEVEL = 4;
 

@@ -49,6 +49,9 @@ export const LIMITS = {
   unknown_run_wait_ms: 10 * 60_000,
   /** What was late may still be added to a run for so long after its end. */
   seal_after_ms: 15 * 60_000,
+  /** How often a node looks for runs to seal, and how many it takes from the list at a time. */
+  seal_look_ms: 60_000,
+  seals_at_once_max: 100,
   /** A trace whose root has ended, and of which nothing more came for so long, is a run that has ended. */
   trace_quiet_ms: 30_000,
   otlp_bytes_max: 64 * 1024 * 1024,

@@ -27,6 +27,9 @@ export const Run = Type.Object(
     external_id: nullable(
       Type.String({ description: "Of a captured run: what its source calls it (a trace, a session)." }),
     ),
+    sealed: Type.Boolean({
+      description: "Nothing is added to its events any more; captured runs 15 minutes after their end.",
+    }),
   },
   { $id: "Run" },
 );

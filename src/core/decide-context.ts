@@ -49,6 +49,8 @@ export interface DecideContext {
   /** Null when the policy store is out: every call is denied then. */
   readonly policy: Policy | null;
   readonly ledger: LedgerView;
+  /** How long after its end a captured run takes what comes late; LIMITS.seal_after_ms unless said. */
+  readonly seal_after_ms?: number | undefined;
 }
 
 /** Collects the events of one decision; each is folded at once, so the next thought sees it. */

@@ -17,6 +17,7 @@ import { onIngest } from "./ingest.ts";
 import type { TellCommand } from "./ingest.ts";
 import { gateAgain, gateApproved } from "./gate.ts";
 import { denyModel, gateApprovedModel } from "./gate-model.ts";
+import { onSeal } from "./seal.ts";
 import { awaitsInput, isClaimable } from "./run-state.ts";
 import type { ApprovalState, RunState, StepState } from "./run-state.ts";
 
@@ -69,6 +70,9 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
     case "ingest":
       onIngest(decision, command);
       break;
+    case "seal":
+      onSeal(decision, command);
+      break;
     case "override":
       decision.push({ type: "privacy.overridden", actor: command.actor, data: { reason: command.reason } });
       break;
@@ -93,7 +97,8 @@ type PersonCommand = Exclude<
       | "replayed"
       | "end"
       | "ingest"
-      | "override";
+      | "override"
+      | "seal";
   }
 >;
 

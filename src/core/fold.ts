@@ -19,7 +19,7 @@ type Data = Record<string, Json | undefined>;
 
 /** Events that say what state the run is in. */
 function isState(type: string): boolean {
-  return type.startsWith("run.") && type !== "run.input" && type !== "run.output";
+  return type.startsWith("run.") && !["run.input", "run.output", "run.sealed"].includes(type);
 }
 
 const num = (data: Data, key: string): number => (typeof data[key] === "number" ? data[key] : 0);
@@ -105,6 +105,9 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
     case "validation.decided":
       if (run.program?.kind === "agent" && data["pass"] === false)
         agent.invalidAnswer(run.program, str(data, "errors"));
+      return;
+    case "run.sealed":
+      run.sealed = true;
       return;
     case "journal.gap":
       return foldGap(run, event.data);

@@ -16,6 +16,8 @@ import { givenId, isIncomplete, observedOf, placeOf, producerKey, producerOf, ro
 import type { ObservedStep, StepRole } from "./observed.ts";
 import type { OverrideCommand } from "./privacy.ts";
 import type { RunState } from "./run-state.ts";
+import { isOver } from "./seal.ts";
+import type { SealCommand } from "./seal.ts";
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
@@ -59,7 +61,7 @@ export interface IngestCommand {
 }
 
 /** What may be said of a run that has ended too. */
-export type TellCommand = IngestCommand | OverrideCommand;
+export type TellCommand = IngestCommand | OverrideCommand | SealCommand;
 
 const fault = (code: ErrorCode, message: string, pointer = ""): IngestFault => ({ code, message, pointer });
 const AFTERWARDS = ["evaluation.recorded", "human.feedback"];
@@ -95,12 +97,12 @@ function take(decision: Decision, command: IngestCommand, event: ObservedEvent, 
   const key = producerKey(command.producer, command.epoch);
   const state = event.no === null ? null : producerOf(observedOf(run), key);
   const no = event.no ?? 0;
-  const isOver = isTerminal(run.state);
+  const hasEnded = isTerminal(run.state);
   const isLate = state !== null && placeOf(state, no) === "gap";
-  const wrong = event.fault ?? misfit(run, event, isLate, decision.ctx.now_us);
+  const wrong = event.fault ?? misfit(decision, event, isLate);
   if (wrong) command.refused.set(event.no ?? index, wrong);
   // What is refused after the end holds nothing up, so it leaves no gap either.
-  if (wrong && (isOver || isLate || !state)) return;
+  if (wrong && (hasEnded || isLate || !state)) return;
   if (state && no > state.next) {
     assert(command.holes !== undefined, "what comes too early waits", { no, next: state.next });
     giveUp(decision, command, { from: state.next, to: no - 1, reason: command.holes });
@@ -129,7 +131,8 @@ function lastBefore(segments: readonly (readonly [number, number, number])[], no
 }
 
 /** Why an event cannot stand where it would; null when it can. */
-function misfit(run: RunState, event: ObservedEvent, late: boolean, now_us: number): IngestFault | null {
+function misfit(decision: Decision, event: ObservedEvent, late: boolean): IngestFault | null {
+  const { run } = decision;
   if (run.seq === 0) return null;
   if (event.type === "run.started")
     return fault("RUN_ALREADY_STARTED", `Run ${run.run_id} has started before`, "/type");
@@ -137,9 +140,8 @@ function misfit(run: RunState, event: ObservedEvent, late: boolean, now_us: numb
   if (id !== null && run.observed?.ids.has(id))
     return fault("ID_REUSED", `The id ${id} is that of an event of run ${run.run_id} with another number`, "/id");
   if (isTerminal(run.state)) {
-    const sealed = now_us - run.updated_us > LIMITS.seal_after_ms * 1000;
-    if (!isAfterword(event.type) && sealed)
-      return fault("RUN_SEALED", `Run ${run.run_id} was sealed ${LIMITS.seal_after_ms / 60_000} minutes after its end`);
+    if (!isAfterword(event.type) && isOver(decision))
+      return fault("RUN_SEALED", `Run ${run.run_id} ended too long ago; it is sealed`);
     if (!isAfterword(event.type) && !late)
       return fault("RUN_TERMINAL", `Run ${run.run_id} is ${run.state}; ${event.type} cannot follow`, "/type");
     if (late && isEnd(event.type)) return fault("RUN_TERMINAL", `Run ${run.run_id} is ${run.state} already`, "/type");

@@ -15,6 +15,7 @@ import { fold } from "./fold.ts";
 import type { Governed } from "./governance.ts";
 import { differingPaths } from "./past-calls.ts";
 import type { RunState } from "./run-state.ts";
+import type { Seal } from "./seal.ts";
 
 export interface Redecision {
   /** What was decided: equal to what was recorded, up to the first mismatch. */
@@ -182,6 +183,8 @@ function commandOf(run: RunState, append: readonly StoredEvent[], index: number)
       return plain(approvalOf(data, actor));
     case "step.resolved":
       return plain({ type: "resolve", step: event.step ?? 0, resolution: resolutionOf(append, index), actor });
+    case "run.sealed":
+      return plain({ type: "seal", seal: event.data as unknown as Seal });
     case "privacy.overridden":
       return plain({ type: "override", reason: text(data, "reason"), actor });
     case "run.waiting":

@@ -143,6 +143,8 @@ export interface RunState {
   source_run_id: string | null;
   /** What the source of a captured run calls it. */
   external_id: string | null;
+  /** Nothing more is taken from outside. */
+  sealed: boolean;
   /** Null while nothing was observed elsewhere. */
   observed: ObservedState | null;
   past: PastCalls | null;
@@ -196,6 +198,7 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
     lineage: null,
     source_run_id: null,
     external_id: null,
+    sealed: false,
     observed: null,
     past: null,
     more: false,

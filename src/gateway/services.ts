@@ -11,6 +11,7 @@ import type { Caller, Runs } from "../orchestrator/runs.ts";
 import type { Captures } from "../capture/captures.ts";
 import type { Ingest } from "../capture/ingest.ts";
 import type { Otlp } from "../capture/otlp/otlp.ts";
+import type { Sealing } from "../capture/sealing.ts";
 import type { Proxy } from "../capture/proxy.ts";
 import type { Progress } from "../contract/progress.ts";
 import type { ToolDoor } from "../contract/tools.ts";
@@ -18,7 +19,7 @@ import type { Backtests } from "../replay/backtests.ts";
 import type { Diffs } from "../replay/diffs.ts";
 import type { Replays } from "../replay/replays.ts";
 import type { Verified } from "../journal/audit.ts";
-import type { ExportProfile } from "../contract/journal-routes.ts";
+import type { EventProof, ExportProfile } from "../contract/journal-routes.ts";
 import type { QuarantinedPayload } from "../contract/runs.ts";
 import type { ShardView } from "../contract/workers.ts";
 import type { Commit } from "../orchestrator/engine.ts";
@@ -45,6 +46,8 @@ export interface JournalService {
   checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void>;
   /** Payloads that nobody could look at, once somebody has taken that on. Throws PRIVACY_RISK before. */
   quarantined(caller: Caller, run_id: string): Promise<readonly QuarantinedPayload[]>;
+  /** One event of a run with what shows that it stands there; seals the run where that is due. */
+  prove(caller: Caller, run_id: string, seq: number): Promise<EventProof>;
   export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string>;
   /** `groups`: only runs of these, for a node that does its part; `budgets`: with what the budgets had used. */
   import(caller: Caller, text: string, part?: { groups: readonly number[]; budgets: boolean }): Promise<Imported>;
@@ -60,6 +63,7 @@ export interface Services {
   readonly diffs: Diffs;
   readonly backtests: Backtests;
   readonly captures: Captures;
+  readonly sealing: Pick<Sealing, "look">;
   readonly ingest: Ingest;
   readonly otlp: Otlp;
   readonly proxy: Proxy;

@@ -52,6 +52,7 @@ const summaryOf = ({ run_id }: AppendRow, target: string): RunSummary => ({
   retry_of: null,
   source_run_id: null,
   external_id: null,
+  sealed: false,
 });
 const use = (spent_micro_usd: number): BudgetUse => ({
   tenant_id: TENANT,

@@ -48,15 +48,15 @@ const MANY: Form = {
 
 const runs = ({ group, next }: Form) => `, summaries as (
     insert into qd.runs as r (tenant_id, run_id, project_id, grp, kind, target, env, state, reason, requester,
-      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id)
+      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id, sealed)
     select tenant_id, run_id, project_id, ${group.run}, kind, target, env, state, reason, requester,
-      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id
+      created_at_us, updated_at_us, steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id, coalesce(sealed, false)
     from json_to_recordset($${next}::json) as j(tenant_id uuid, run_id uuid, project_id text, kind text, target text, env text,
       state text, reason text, requester text, created_at_us bigint, updated_at_us bigint, steps int, cost_micro_usd bigint,
-      tokens bigint, retry_of text, source_run_id text, external_id text, grp int)
+      tokens bigint, retry_of text, source_run_id text, external_id text, sealed boolean, grp int)
     where exists (select 1 from fence)
     on conflict (run_id) do update set state = excluded.state, reason = excluded.reason,
-      updated_at_us = excluded.updated_at_us, steps = excluded.steps, cost_micro_usd = excluded.cost_micro_usd, tokens = excluded.tokens
+      updated_at_us = excluded.updated_at_us, steps = excluded.steps, cost_micro_usd = excluded.cost_micro_usd, tokens = excluded.tokens, sealed = excluded.sealed
   ), asked as (
     insert into qd.approvals (tenant_id, approval_id, run_id, step, state, tool, shown, binding, requester, approvers_min,
       created_at_us, expires_at_us, resolved_by, resolved_at_us, note)

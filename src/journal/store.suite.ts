@@ -59,6 +59,7 @@ const summary = (tenant_id: string, run_id: string, state: RunSummary["state"]):
   retry_of: null,
   source_run_id: null,
   external_id: null,
+  sealed: false,
 });
 
 /** `open` gives the same journal each time it is called: what was committed must be there. */

@@ -2,6 +2,7 @@
 // Works on rows from any source (a store, an export file), needs no key and trusts nothing it reads.
 import { Check } from "typebox/schema";
 import { sha256 } from "../kit/hash.ts";
+import { merkleRoot } from "../kit/merkle.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { parseJson } from "../kit/json.ts";
 import { messageOf } from "../contract/errors.ts";
@@ -9,6 +10,7 @@ import { StoredEventSchema } from "../contract/events.ts";
 import type { StoredEvent } from "../contract/events.ts";
 import type { AppendRow } from "../contract/journal.ts";
 import { bodyLines, chainNext, chainStart } from "../core/chain.ts";
+import { eventLeaf } from "../core/seal.ts";
 
 /** Where and how a journal fails to verify. */
 export interface ChainFault {
@@ -27,7 +29,7 @@ export function startOfChain(tenant_id: string, run_id: string): ChainProgress {
 }
 
 const TERMINAL = /^run\.(succeeded|failed|cancelled|timed_out|budget_exceeded|policy_blocked)$/;
-const AFTER_TERMINAL = /^(journal|evaluation)\.|^(human\.feedback|privacy\.overridden)$/;
+const AFTER_TERMINAL = /^(journal|evaluation)\.|^(human\.feedback|privacy\.overridden|run\.sealed)$/;
 
 /** Checks one row against what came before it. */
 export function verifyRow(before: ChainProgress, row: AppendRow): ChainProgress | ChainFault {
@@ -76,6 +78,7 @@ export function verifyRun(rows: readonly AppendRow[]): { events: number; chain: 
   if (!first) return { run_id: "", seq: 0, fault: "there are no events" };
   let progress = startOfChain(first.tenant_id, first.run_id);
   let ended = false;
+  const leaves: Buffer[] = [];
   for (const row of rows) {
     if (row.run_id !== first.run_id || row.tenant_id !== first.tenant_id) {
       return { run_id: row.run_id, seq: row.first_seq, fault: "the row belongs to another run" };
@@ -89,8 +92,19 @@ export function verifyRun(rows: readonly AppendRow[]): { events: number; chain: 
       if (ended && !AFTER_TERMINAL.test(event.type))
         return { run_id: row.run_id, seq: event.seq, fault: `${event.type} after the end of the run` };
       if (TERMINAL.test(event.type)) ended = true;
+      const wrong = event.type === "run.sealed" ? sealFault(event, leaves) : null;
+      if (wrong) return { run_id: row.run_id, seq: event.seq, fault: wrong };
+      leaves.push(eventLeaf(line));
     }
     progress = next;
   }
   return { events: progress.seq, chain: progress.chain };
+}
+
+/** A seal is of the events before it, all of them. */
+function sealFault({ data, seq }: StoredEvent, leaves: readonly Buffer[]): string | null {
+  if (data["last_seq"] !== seq - 1) return "the seal is not of the events before it";
+  return data["root"] === merkleRoot(leaves).toString("hex")
+    ? null
+    : "the root of the seal does not follow from the events";
 }

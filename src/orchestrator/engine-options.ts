@@ -52,6 +52,8 @@ export interface EngineOptions extends Pick<OpenedArgsOptions, "openArgs"> {
   /** The outcome of a foreign agent's tool call as it may be recorded. */
   readonly redacted?: (result: JobResult) => Promise<JobResult>;
   readonly onCommit?: (commit: Commit) => void;
+  /** See DecideContext. */
+  readonly seal_after_ms?: number;
   readonly onFlush?: (rows: number, ms: number) => void;
   /** The group is lost (fenced, or no database): this engine is finished. */
   readonly onLost?: (error: Error) => void;

@@ -277,6 +277,7 @@ export class Engine {
           policy,
           ledger: this.ledger,
           random: () => this.options.random.float(),
+          seal_after_ms: this.options.seal_after_ms,
         });
         for (const event of events) drafts.push(event);
         accepted.push(pending);

@@ -27,6 +27,7 @@ export function summaryOf(run: RunState): RunSummary {
     retry_of: run.retry_of,
     source_run_id: run.source_run_id,
     external_id: run.external_id,
+    sealed: run.sealed,
   };
 }
 

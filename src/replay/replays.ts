@@ -220,7 +220,12 @@ export class Replays {
     const { drafts, mismatch } = hasProgram(recorded)
       ? redecide(recorded)
       : { drafts: recorded.events, mismatch: null };
-    const events = derived(drafts, mismatch, lineage);
+    // A seal is of the source's own bytes.
+    const events = derived(
+      drafts.filter(({ type }) => type !== "run.sealed"),
+      mismatch,
+      lineage,
+    );
     const rows = this.rows(caller.tenant_id, replay_id, events);
     const replay: RunSummary = {
       ...summary,
@@ -236,6 +241,7 @@ export class Replays {
       tokens: 0,
       retry_of: null,
       source_run_id: run_id,
+      sealed: false,
     };
     await this.options.owner().importRun({ rows, summary: replay, approvals: [], budgets: [] });
     const numbered = events.map((event, i) => ({ ...event, seq: i + 1, at: replay.created_at_us }));

@@ -8,6 +8,7 @@ import { parse } from "yaml";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { FieldError } from "../contract/errors.ts";
 import { faults } from "../contract/faults.ts";
+import { LIMITS } from "../contract/limits.ts";
 import { SHARDS } from "../contract/placement.ts";
 import { Label } from "../contract/workers.ts";
 import { REDACTION_LEVELS } from "../contract/redaction.ts";
@@ -81,6 +82,11 @@ export const Config = Type.Object(
         description: "Rules for single fields of captured events: drop, hash_only, redact_required, raw_allowed.",
       },
     ),
+    seal_after_ms: Type.Integer({
+      minimum: 0,
+      maximum: 30 * 24 * 3_600_000,
+      description: "How long after its end a captured run takes what comes late; then it is sealed.",
+    }),
     approval_webhook: Type.Union([Type.String({ pattern: "^https?://" }), Type.Null()]),
     private_origins: Type.Array(Type.String({ pattern: "^https?://[^/]+$" })),
     stdio_tools: Type.Union([Type.Boolean(), Type.Null()], {
@@ -112,6 +118,7 @@ const DEFAULTS: Config = {
   credentials: [],
   redact: "secrets",
   fields: [],
+  seal_after_ms: LIMITS.seal_after_ms,
   approval_webhook: null,
   private_origins: [],
   stdio_tools: null,
@@ -135,11 +142,13 @@ const ENV: Readonly<Record<string, keyof Config>> = {
   DATABASE_URL: "database_url",
   DATABASE_ADMIN_URL: "database_admin_url",
   QUARTERDECK_REDACT: "redact",
+  QUARTERDECK_SEAL_AFTER_MS: "seal_after_ms",
   QUARTERDECK_APPROVAL_WEBHOOK: "approval_webhook",
   QUARTERDECK_PRIVATE_ORIGINS: "private_origins",
   QUARTERDECK_CONCURRENCY: "concurrency",
 };
 
+const NUMBERS: ReadonlySet<string> = new Set(["port", "concurrency", "groups", "seal_after_ms"]);
 const LISTS: ReadonlySet<string> = new Set(["private_origins", "labels"]);
 
 const validator = Compile(Config);
@@ -149,7 +158,7 @@ function fromEnv(env: NodeJS.ProcessEnv): Record<string, unknown> {
   for (const [name, key] of Object.entries(ENV)) {
     const value = env[name];
     if (value === undefined || value === "") continue;
-    const isNumber = key === "port" || key === "concurrency" || key === "groups";
+    const isNumber = NUMBERS.has(key);
     out[key] = isNumber ? Number(value) : LISTS.has(key) ? value.split(",") : value;
   }
   return out;

@@ -1,4 +1,6 @@
 // The journal's use cases that span modules: verify, export, import, captured runs.
+import { present } from "../kit/assert.ts";
+import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
 import type { StoredEvent } from "../contract/events.ts";
@@ -14,11 +16,13 @@ import { importRecorded } from "../capture/import.ts";
 import { quarantinedIn } from "../capture/quarantine.ts";
 import type { Quarantine } from "../capture/quarantine.ts";
 import type { Redactor } from "../capture/redact.ts";
+import type { Sealing } from "../capture/sealing.ts";
 import type { ImportSeams } from "../capture/import.ts";
 import { readWholeRun, verifyAll, verifyOne } from "../journal/audit.ts";
 import type { Verified } from "../journal/audit.ts";
 import { EXPORT_FORMAT, readBundle, rowLine, sealed } from "../journal/bundle.ts";
 import { listCheckpoints } from "../journal/checkpoint.ts";
+import { proveEvent, sealOf } from "../journal/event-proof.ts";
 import { proofLines } from "../journal/proofs.ts";
 import { budgetKey } from "../journal/writer.ts";
 import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
@@ -29,7 +33,7 @@ import { listApprovals } from "../store/approvals.ts";
 import type { AliasMove } from "../core/registry-history.ts";
 import type { Alias } from "../store/registry.ts";
 import { getRun, listRuns } from "../store/runs.ts";
-import type { ExportProfile } from "../contract/journal-routes.ts";
+import type { EventProof, ExportProfile } from "../contract/journal-routes.ts";
 import type { Imported, ImportedRun, JournalService } from "../gateway/services.ts";
 
 export interface JournalServiceOptions {
@@ -46,6 +50,7 @@ export interface JournalServiceOptions {
   readonly owned: () => readonly number[];
   readonly redactor: Redactor;
   readonly quarantine: Quarantine;
+  readonly sealing: Sealing;
   readonly groups: number;
 }
 
@@ -99,6 +104,21 @@ export class LocalJournalService implements JournalService {
     return items;
   }
 
+  async prove(caller: Caller, run_id: string, seq: number): Promise<EventProof> {
+    const { db, sealing, signer, store } = this.options;
+    const place = { tenant_id: caller.tenant_id, run_id };
+    const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
+    const run = await db.transaction(scope, (tx) => getRun(tx, run_id));
+    if (run?.project_id !== caller.project) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
+    if (!run.sealed) await sealing.seal(place);
+    const rows = await readWholeRun(store, caller.tenant_id, run_id);
+    checkPrivacy(
+      run_id,
+      rows.flatMap((row) => decodeBody(row.body)),
+    );
+    return proveEvent(rows, present(sealOf(rows), "a sealed run has a seal"), seq, signer.public_key);
+  }
+
   export(caller: Caller, run_id: string | null, profile: ExportProfile): AsyncIterable<string> {
     return sealed(this.lines(caller, run_id, profile));
   }
@@ -129,7 +149,7 @@ export class LocalJournalService implements JournalService {
         for (const digest of row.body.toString("utf8").matchAll(/sha256:[0-9a-f]{64}/g)) digests.add(digest[0]);
         for (const digest of artifactsOf(events)) named.add(digest);
         // Only the keys of this server open them: they belong into its backup, not to others.
-        if (run_id !== null) for (const digest of quarantinedOf(events)) digests.delete(digest);
+        if (run_id !== null) for (const digest of boxesOf(events)) digests.delete(digest);
         if (run_id !== null) proven.push(row);
         yield rowLine(row);
       }
@@ -298,10 +318,15 @@ function checkPrivacy(run_id: string, events: readonly StoredEvent[]): void {
   });
 }
 
-function quarantinedOf(events: readonly StoredEvent[]): string[] {
-  return events
+/** Artifacts that only this server can read. */
+function boxesOf(events: readonly StoredEvent[]): string[] {
+  const marked = events
     .flatMap(({ data, origin }) => [data["redaction"], origin?.said?.["redaction"]])
     .flatMap((mark) => quarantinedIn(mark).map((one) => one.digest));
+  return [
+    ...marked,
+    ...events.flatMap(({ data: { args_box } }) => (isObject(args_box) ? String(args_box["digest"]) : [])),
+  ];
 }
 
 function plain(value: unknown): Json {

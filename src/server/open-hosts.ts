@@ -38,6 +38,7 @@ export interface HostParts extends Pick<
   readonly onCommit: (commit: Commit) => void;
   readonly queue: JobQueue;
   readonly self: NodeAddress;
+  readonly seal_after_ms: number;
   /** What is recorded of the calls of foreign agents. */
   readonly records: () => Pick<ToolRecords, "openArgs" | "outcome">;
 }
@@ -54,6 +55,7 @@ export function openHosts(parts: HostParts): GroupHosts {
     owner: self.node,
     onCommit,
     past: past.state.bind(past),
+    seal_after_ms: parts.seal_after_ms,
     queue,
     openArgs: (place: Place, digest: string) => parts.records().openArgs(place, digest),
     redacted: (result: JobResult) => parts.records().outcome(result),

@@ -125,7 +125,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const metrics = new Metrics({ role: config.role });
   const nodes = { node, hosts: hostsOf, everywhere, places };
   const remote = await openRemote({ config, db, clock, log, tenantKey, metrics, onProgress, ...nodes });
-  const { private_origins } = config;
+  const { private_origins, redact, fields, seal_after_ms } = config;
   const checkpointer = new Checkpointer({ store, db, signer, witness, clock, groups });
   const written = crash.store(new PostgresJournalStore(db));
   const combined = new CombinedFlushes(written);
@@ -133,7 +133,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const announce = (commit: Commit) =>
     announceApprovals(commit, { net, log, webhook: config.approval_webhook, private_origins });
   const told = [watchers.committed.bind(watchers), options.onCommit, announce];
-  const seams = { clock, log, registry, tenantKey, past, metrics, settings };
+  const seams = { clock, log, registry, tenantKey, past, metrics, settings, seal_after_ms };
   const hosts = openHosts({
     ...seams,
     db,
@@ -157,7 +157,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   });
   const late = lateResults({ node, key: tenantKey(DEFAULT_TENANT), hosts: hostsOf, remote, clock, log });
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
-  const outside = { net, secrets, log, private_origins, redact: config.redact, fields: config.fields };
+  const outside = { net, secrets, log, private_origins, redact, fields, seal_after_ms };
   const uses = useCases({ registry, store, db, past, remote, clock, hosts, keeping, outside, watchers });
   const services = servicesOf(
     { ...uses, registry, toolReviews, workers: remote.workers, blobs, db, clock, log, groups },
@@ -282,7 +282,7 @@ function ownerOf(hosts: GroupHosts, place: Place): Owner {
 }
 
 /** What runs now and then; on one node what is done for all, on each what is about its own runs. */
-function startChores(parts: Parts, clock: Clock, log: Log): () => Promise<void> {
+function startChores(parts: Parts, clock: Clock, log: Log, seal_after_ms: number): () => Promise<void> {
   const { hosts, checkpointer, services } = parts;
   const owned = (task: () => Promise<unknown>) => async () => (hosts.owned.includes(SIGNER_GROUP) ? task() : undefined);
   const stopCheckpoints = every(
@@ -299,7 +299,11 @@ function startChores(parts: Parts, clock: Clock, log: Log): () => Promise<void> 
   const stopExpiry = every(clock, 3_600_000, log, "idempotency", owned(expire));
   const look = () => services.ingest.look((run_id) => hosts.owned.includes(groupOf(run_id, services.groups)));
   const stopLooking = every(clock, LIMITS.staged_look_ms, log, "ingest", look);
+  const stopSealing = every(clock, Math.min(LIMITS.seal_look_ms, Math.max(1_000, seal_after_ms)), log, "seal", () =>
+    services.sealing.look(hosts.owned),
+  );
   return async () => {
+    stopSealing();
     stopLooking();
     stopCheckpoints();
     stopExpiry();
@@ -340,7 +344,7 @@ export async function startServer(options: StartOptions): Promise<Server> {
     await settings.refresh();
     await remote.open();
     let recovered = ownership ? 0 : await hosts.open();
-    const stopChores = startChores(parts, clock, log);
+    const stopChores = startChores(parts, clock, log, config.seal_after_ms);
     if (!ownership) closers.push(stopChores);
     const gateway = new Gateway(services, {
       credentials: config.credentials,

@@ -5,6 +5,8 @@ import { Otlp } from "../capture/otlp/otlp.ts";
 import { Proxy } from "../capture/proxy.ts";
 import { Quarantine } from "../capture/quarantine.ts";
 import { Redactor } from "../capture/redact.ts";
+import { Sealing } from "../capture/sealing.ts";
+import type { SealingOptions } from "../capture/sealing.ts";
 import { ToolCalls } from "../capture/tool-calls.ts";
 import { ToolRecords } from "../capture/tool-records.ts";
 import type { Subscribe } from "../capture/wait.ts";
@@ -22,7 +24,7 @@ import type { Shards } from "../orchestrator/shards.ts";
 import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
-import { findExternal, listRuns } from "../store/runs.ts";
+import { findExternal, listRuns, listUnsealed } from "../store/runs.ts";
 import { PostgresStagedEvents } from "../store/staged-events.ts";
 import type { Config } from "./config.ts";
 import type { GroupHosts } from "./group-hosts.ts";
@@ -35,10 +37,10 @@ import type { Watchers } from "./watchers.ts";
 export type UseCases = Pick<
   Services,
   "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "journal"
-> & { readonly tools: ToolCalls; readonly records: ToolRecords };
+> & { readonly tools: ToolCalls; readonly records: ToolRecords; readonly sealing: Sealing };
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> &
-  Pick<Config, "private_origins" | "redact" | "fields"> & { log: Log };
+  Pick<Config, "private_origins" | "redact" | "fields" | "seal_after_ms"> & { log: Log };
 
 interface Given {
   registry: Registry;
@@ -112,9 +114,11 @@ export function useCases(given: Given): UseCases {
     watchers,
     ...keeping,
   });
+  const sealing = sealingOf(given);
   const journal = new LocalJournalService({
     ...keeping,
     ...privacy,
+    sealing,
     store,
     db,
     registry,
@@ -123,7 +127,13 @@ export function useCases(given: Given): UseCases {
     groups: shards.groups,
     owned: () => hosts.owned,
   });
-  return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal };
+  return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal, sealing };
+}
+
+function sealingOf({ store, db, clock, hosts, keeping: { signer }, outside }: Given): Sealing {
+  const unsealed: SealingOptions["unsealed"] = (wanted) =>
+    db.transaction({ role: "qd_system" }, (tx) => listUnsealed(tx, wanted));
+  return new Sealing({ ...outside, owner: () => hosts.shards, store, signer, unsealed, clock });
 }
 
 /** What is taken out of payloads before they are recorded, and where it goes. */

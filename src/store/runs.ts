@@ -5,7 +5,7 @@ import type { RunSummary } from "../contract/journal.ts";
 import type { DbTx } from "../contract/ports.ts";
 
 const COLUMNS = `tenant_id, project_id, run_id, kind, target, env, state, reason, requester, created_at_us, updated_at_us,
-  steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id`;
+  steps, cost_micro_usd, tokens, retry_of, source_run_id, external_id, sealed`;
 
 const summary = (row: RunSummary): RunSummary => ({
   ...row,
@@ -79,4 +79,22 @@ export async function stuckRuns(tx: DbTx, before_us: number, limit: number): Pro
     values: [before_us, limit],
   });
   return rows.map(summary);
+}
+
+/** Captured runs of these groups that ended before a moment and are not sealed, oldest first (index runs_unsealed). */
+export async function listUnsealed(
+  tx: DbTx,
+  wanted: { groups: readonly number[]; before_us: number; limit: number },
+): Promise<{ tenant_id: string; run_id: string }[]> {
+  const { rows } = await tx.query<{ tenant_id: string; run_id: string }>({
+    name: "list_unsealed",
+    text: `select tenant_id, run_id from qd.runs where grp = any($1::int[]) and kind = 'captured' and not sealed
+      and state in ('succeeded', 'failed', 'cancelled', 'timed_out', 'budget_exceeded', 'policy_blocked')
+      and updated_at_us < $2 order by updated_at_us limit $3`,
+    values: [wanted.groups, wanted.before_us, wanted.limit],
+  });
+  return rows.map((row) => ({
+    tenant_id: encodeId("ten", uuidBytes(row.tenant_id)),
+    run_id: encodeId("run", uuidBytes(row.run_id)),
+  }));
 }

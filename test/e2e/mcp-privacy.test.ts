@@ -111,6 +111,17 @@ test("a secret in arguments and result reaches the tool and the agent, and nothi
   });
   expect(of(list, "tool.completed")).toMatchObject({ redaction: { rules: ["github"], paths: ["/result/token"] } });
   expect([...filesWith(ASKED), ...filesWith(TOLD)]).toEqual([]);
+  // An exported run leaves the box behind: elsewhere nobody could open it.
+  const box = of(list, "tool.requested")?.["args_box"] as { digest: string };
+  const file = path.join(data, "run.jsonl");
+  await cli(["--data", data, "export", (await runOf("pusher")).run_id, "-o", file]);
+  const lines = readFileSync(file, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { type: string; digest?: string });
+  expect(
+    lines.filter((line) => line.type === "artifact" || line.type === "missing").map((line) => line.digest),
+  ).not.toContain(box.digest);
   // What holds nothing is recorded as it is.
   await call("pusher", "push", { branch: "main", token: "none" });
   const [plain] = (await eventsOf((await runOf("pusher")).run_id)).filter(

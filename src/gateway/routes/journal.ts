@@ -9,6 +9,8 @@ export const journalHandlers = {
     const result = await services.journal.verify(request.caller, typeof run_id === "string" ? run_id : null);
     return { ...result, ok: result.faults.length === 0 };
   },
+  proveEvent: ({ services, request }) =>
+    services.journal.prove(request.caller, request.params["id"] ?? "", Number(request.params["seq"])),
   importJournal: ({ services, request }) => {
     const { groups, budgets } = request.query;
     const part =

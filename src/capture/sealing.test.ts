@@ -1,0 +1,105 @@
+// Seals of captured runs, and proofs of single events, over the in-memory journal.
+import { beforeEach, expect, test } from "vitest";
+import { CaptureWorld } from "../../test/support/capture-world.ts";
+import { freshRun, silent, TENANT } from "../../test/support/engine.ts";
+import { remove, tempFolder } from "../../test/support/processes.ts";
+import { loadSigner } from "../adapters/files/keys.ts";
+import { isTerminal } from "../contract/events.ts";
+import type { IngestAnswer } from "../contract/ingest.ts";
+import { LIMITS } from "../contract/limits.ts";
+import { bodyLines } from "../core/chain.ts";
+import { eventLeaf, sealText } from "../core/seal.ts";
+import { proofFault, proveEvent, sealOf } from "../journal/event-proof.ts";
+import { verifyRun } from "../journal/verify.ts";
+import { merkleRoot } from "../kit/merkle.ts";
+import { Sealing } from "./sealing.ts";
+
+let world: CaptureWorld;
+beforeEach(async () => void (world = await new CaptureWorld().open()));
+
+const numbered = (events: readonly object[]) => events.map((event, i) => ({ sequence_no: 1 + i, ...event }));
+const send = (run_id: string, events: readonly object[], producer_id = "prd_1") =>
+  world.ingest.add(world.caller, run_id, { producer_id, events: [...events] });
+const statuses = (answer: IngestAnswer) => answer.items.map((item) => item.error?.code ?? item.status);
+const CALLS = [
+  { type: "run.started", data: { agent: "helper", input: "hello" } },
+  { type: "tool.requested", step_id: "t1", data: { tool: "search", args: { q: "x" } } },
+  { type: "tool.completed", step_id: "t1", data: { result: "found" } },
+  { type: "run.succeeded", data: { output: "done" } },
+];
+
+const signed: string[] = [];
+const sealingOf = () =>
+  new Sealing({
+    owner: () => world.engine,
+    store: world.store,
+    signer: {
+      key_id: "ed25519:test",
+      sign: (bytes) => (signed.push(Buffer.from(bytes).toString()), Buffer.from("s")),
+    },
+    unsealed: async ({ before_us, limit }) =>
+      [...world.store.runs.values()]
+        .filter((run) => isTerminal(run.state) && !run.sealed && run.updated_at_us < before_us)
+        .slice(0, limit),
+    seal_after_ms: LIMITS.seal_after_ms,
+    clock: world.clock,
+    log: silent,
+  });
+
+test("a run is sealed when nothing can come late any more, with the root over all its events; what may follow follows", async () => {
+  const sealing = sealingOf();
+  const run_id = freshRun();
+  await send(run_id, numbered(CALLS));
+  expect(await sealing.look([0])).toBe(0);
+  await expect(sealing.seal({ tenant_id: TENANT, run_id })).rejects.toMatchObject({ code: "CONFLICT" });
+  await world.clock.pass(LIMITS.seal_after_ms + 1);
+  expect(await sealing.look([0])).toBe(1);
+  expect(await sealing.look([0])).toBe(0);
+  expect(await world.types(run_id)).toEqual([...CALLS.map(({ type }) => type), "run.sealed"]);
+  expect(world.store.runs.get(run_id)).toMatchObject({ sealed: true, state: "succeeded" });
+  expect(signed.at(-1)).toContain(`"last_seq":${CALLS.length}`);
+  const late = { type: "step.started", step_id: "x", data: { name: "x" } };
+  const words = { type: "human.feedback", data: { value: 1 } };
+  expect(statuses(await send(run_id, numbered([late, words]), "other"))).toEqual(["RUN_SEALED", "committed"]);
+  await sealing.seal({ tenant_id: TENANT, run_id });
+  expect((await world.types(run_id)).filter((type) => type === "run.sealed")).toHaveLength(1);
+  expect(verifyRun(await world.store.readRun(TENANT, run_id, 1, 1_000))).toMatchObject({ events: CALLS.length + 3 });
+  // Also for the process after this one.
+  await world.open();
+  expect(statuses(await send(run_id, [{ sequence_no: 3, ...late }], "other"))).toEqual(["RUN_SEALED"]);
+});
+
+test("one event is proven by itself; a changed proof, or one under another key, is not", async () => {
+  const run_id = freshRun();
+  await send(run_id, numbered(CALLS));
+  await world.clock.pass(LIMITS.seal_after_ms + 1);
+  const folder = tempFolder("qd-seal");
+  const signer = await loadSigner(folder);
+  const place = { tenant_id: TENANT, run_id };
+  const leaves = (await world.store.readRun(TENANT, run_id, 1, 1_000)).flatMap((row) => bodyLines(row.body));
+  const root = merkleRoot(leaves.map(eventLeaf)).toString("hex");
+  const unsigned = { key_id: signer.key_id, last_seq: leaves.length, root };
+  const seal = { ...unsigned, signature: signer.sign(sealText(place, unsigned)).toString("hex") };
+  await world.engine.ingest(TENANT, run_id, { type: "seal", seal });
+  const rows = await world.store.readRun(TENANT, run_id, 1, 1_000);
+  expect(sealOf(rows)).toEqual(seal);
+  for (let seq = 1; seq <= leaves.length; seq++) {
+    const proof = proveEvent(rows, seal, seq, signer.public_key);
+    expect(proofFault(proof)).toBeNull();
+    expect(proofFault({ ...proof, event: proof.event.replace('"seq"', '"Seq"') })).toMatch("does not lead");
+    expect(proofFault({ ...proof, seq: seq + 1 })).not.toBeNull();
+    expect(proofFault({ ...proof, run_id: freshRun() })).toMatch("not signed");
+    expect(proofFault({ ...proof, seal: { ...seal, last_seq: seal.last_seq + 1 } })).toMatch("not signed");
+    expect(proofFault({ ...proof, path: proof.path.slice(1) })).toMatch("does not lead");
+    const other = await loadSigner(`${folder}/other`);
+    expect(proofFault({ ...proof, public_key: other.public_key })).toMatch("the key is not");
+  }
+  expect(() => proveEvent(rows, seal, leaves.length + 1, signer.public_key)).toThrow("not under its seal");
+  // A seal of other events than those before it does not verify.
+  const forged = rows.map((row) => ({
+    ...row,
+    body: Buffer.from(row.body.toString().replace(root, "0".repeat(64))),
+  }));
+  expect(verifyRun(forged)).toMatchObject({ fault: expect.any(String) });
+  remove(folder);
+});
