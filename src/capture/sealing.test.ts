@@ -29,6 +29,7 @@ const CALLS = [
 ];
 
 const signed: string[] = [];
+const orderOf = ({ updated_at_us, run_id }: { updated_at_us: number; run_id: string }) => `${updated_at_us} ${run_id}`;
 const sealingOf = () =>
   new Sealing({
     owner: () => world.engine,
@@ -37,9 +38,11 @@ const sealingOf = () =>
       key_id: "ed25519:test",
       sign: (bytes) => (signed.push(Buffer.from(bytes).toString()), Buffer.from("s")),
     },
-    unsealed: async ({ before_us, limit }) =>
+    unsealed: async ({ after, before_us, limit }) =>
       [...world.store.runs.values()]
         .filter((run) => isTerminal(run.state) && !run.sealed && run.updated_at_us < before_us)
+        .sort((a, b) => (orderOf(a) < orderOf(b) ? -1 : 1))
+        .filter((run) => after === null || orderOf(run) > orderOf(after))
         .slice(0, limit),
     seal_after_ms: LIMITS.seal_after_ms,
     clock: world.clock,
@@ -102,4 +105,58 @@ test("one event is proven by itself; a changed proof, or one under another key, 
   }));
   expect(verifyRun(forged)).toMatchObject({ fault: expect.any(String) });
   remove(folder);
+});
+
+test("what is said of an ended run while it is sealed: both are recorded, or one gives way to the other", async () => {
+  for (let i = 0; i < 20; i++) {
+    const run_id = freshRun();
+    await send(run_id, numbered(CALLS));
+    await world.clock.pass(LIMITS.seal_after_ms + 1);
+    const words = { type: "human.feedback", data: { value: i } };
+    const seal = sealingOf()
+      .seal({ tenant_id: TENANT, run_id })
+      .catch((error: unknown) => error);
+    const actor = { id: "ada", kind: "user" as const };
+    const [said] = await Promise.all([
+      send(run_id, numbered([words]), "other"),
+      seal,
+      world.engine.ingest(TENANT, run_id, { type: "override", reason: "why not", actor }),
+    ]);
+    expect(statuses(said)).toEqual(["committed"]);
+    const list = await world.types(run_id);
+    expect(list.slice(0, CALLS.length)).toEqual(CALLS.map(({ type }) => type));
+    expect(
+      list
+        .slice(CALLS.length)
+        .filter((type) => type !== "run.sealed")
+        .sort(),
+    ).toEqual(["human.feedback", "privacy.overridden"]);
+    expect(verifyRun(await world.store.readRun(TENANT, run_id, 1, 1_000))).toMatchObject({ events: list.length });
+  }
+});
+
+test("a run that cannot be sealed holds up no other, however many there are", async () => {
+  const ids = Array.from({ length: LIMITS.seals_at_once_max + 20 }, () => freshRun());
+  for (const run_id of ids) await send(run_id, numbered(CALLS));
+  await world.clock.pass(LIMITS.seal_after_ms + 1);
+  const [broken = ""] = ids;
+  const ingest = world.engine.ingest.bind(world.engine);
+  world.engine.ingest = (tenant_id, run_id, ...rest) =>
+    run_id === broken ? Promise.reject(new Error("its journal is damaged")) : ingest(tenant_id, run_id, ...rest);
+  expect(await sealingOf().look([0])).toBe(ids.length - 1);
+  expect(await sealingOf().look([0])).toBe(0);
+  expect([...world.store.runs.values()].filter((run) => !run.sealed).map((run) => run.run_id)).toEqual([broken]);
+});
+
+test("what the database refuses of an ended run changes nothing of its end", async () => {
+  const run_id = freshRun();
+  await send(run_id, numbered(CALLS));
+  world.store.fault = async () => {
+    world.store.fault = async () => "none";
+    return "reject";
+  };
+  const words = { type: "human.feedback", data: { value: 1 } };
+  await expect(send(run_id, numbered([words]), "other")).rejects.toThrow();
+  expect(statuses(await send(run_id, numbered([words]), "other"))).toEqual(["committed"]);
+  expect(await world.types(run_id)).toEqual([...CALLS.map(({ type }) => type), "human.feedback"]);
 });

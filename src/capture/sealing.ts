@@ -1,6 +1,6 @@
 // Seals captured runs some time after their end, and any other run that ended when somebody asks for its seal. Looks now and
 // then at what is left to seal, a few at a time: what is not done now is done at the next look.
-import { isAppError, messageOf } from "../contract/errors.ts";
+import { messageOf } from "../contract/errors.ts";
 import type { JournalStore } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
@@ -13,16 +13,29 @@ import type { Clock } from "../kit/clock.ts";
 import { merkleRoot } from "../kit/merkle.ts";
 import type { Place } from "./quarantine.ts";
 
+/** A run that is yet to be sealed, with when it ended. */
+export interface Unsealed extends Place {
+  readonly updated_at_us: number;
+}
+
 export interface SealingOptions {
   readonly owner: () => { ingest(tenant_id: string, run_id: string, command: SealCommand): Promise<unknown> };
   readonly store: Pick<JournalStore, "readRun">;
   readonly signer: Pick<Signer, "key_id" | "sign">;
-  /** Captured runs of these groups that ended before a moment and are not sealed. */
-  readonly unsealed: (wanted: { groups: readonly number[]; before_us: number; limit: number }) => Promise<Place[]>;
+  /** Captured runs of these groups that ended before a moment and are not sealed: those after the given one, in order. */
+  readonly unsealed: (wanted: {
+    groups: readonly number[];
+    before_us: number;
+    after: Unsealed | null;
+    limit: number;
+  }) => Promise<Unsealed[]>;
   readonly seal_after_ms: number;
   readonly clock: Clock;
   readonly log: Log;
 }
+
+/** So many in a row, and it is not about the runs. */
+const FAILURES_MAX = 50;
 
 export class Sealing {
   private readonly options: SealingOptions;
@@ -31,26 +44,29 @@ export class Sealing {
     this.options = options;
   }
 
-  /** Seals what is due in these groups. Returns how many runs. */
+  /** Seals what is due in these groups. Returns how many runs. One that cannot be sealed holds up no other. */
   async look(groups: readonly number[]): Promise<number> {
     const { clock, log, seal_after_ms, unsealed } = this.options;
+    const before_us = clock.now_us() - seal_after_ms * 1000;
     const limit = LIMITS.seals_at_once_max;
     let sealed = 0;
-    for (;;) {
-      const due = await unsealed({ groups, before_us: clock.now_us() - seal_after_ms * 1000, limit });
-      let done = 0;
+    let failed = 0;
+    for (let after: Unsealed | null = null; ;) {
+      const due: Unsealed[] = await unsealed({ groups, before_us, after, limit });
       for (const place of due) {
         try {
           await this.seal(place);
-          done += 1;
+          sealed += 1;
+          failed = 0;
         } catch (error) {
           // Something was said of it meanwhile, or it is another node's now: the next look knows.
           log.warn("run.not_sealed", { run_id: place.run_id, error: messageOf(error) });
-          if (!isAppError(error, "CONFLICT")) return sealed + done;
+          failed += 1;
+          if (failed >= FAILURES_MAX) return sealed;
         }
       }
-      sealed += done;
-      if (due.length < limit || done === 0) return sealed;
+      after = due.at(-1) ?? null;
+      if (due.length < limit) return sealed;
     }
   }
 

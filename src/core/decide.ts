@@ -59,7 +59,8 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
       onRecover(decision);
       break;
     case "abort":
-      decision.terminal("failed", command.code, command.message);
+      // What could not be recorded after the end changes nothing of it.
+      if (!isTerminal(run.state)) decision.terminal("failed", command.code, command.message);
       break;
     case "call":
     case "tool":

@@ -5,7 +5,7 @@
 //     are told only then; after a failed commit the state is dropped and read again from the journal;
 //   - a job goes out only for an intent that is committed.
 import { assert, InvariantError, present } from "../kit/assert.ts";
-import type { Catalog } from "../contract/catalog.ts";
+import { Serial } from "../kit/serial.ts";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
@@ -20,18 +20,17 @@ import { decide } from "../core/decide.ts";
 import type { Command } from "../core/decide.ts";
 import type { TellCommand } from "../core/ingest.ts";
 import { SliceShort } from "../core/decide-context.ts";
-import type { Policy } from "../core/policy.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";
 import { AppendRejected, GroupWriter } from "../journal/writer.ts";
-import type { Actor, EngineOptions, Pending, Told } from "./engine-options.ts";
+import type { Actor, EngineOptions, Governance, Pending, Told } from "./engine-options.ts";
 import { importRows } from "./imports.ts";
 import type { RunImport } from "./imports.ts";
 import { jobsOf } from "./jobs.ts";
 import { Ledger } from "./ledger.ts";
 import { approvalRows, changesSummary, summaryOf } from "./rows.ts";
 import { canPark, ParkedRuns } from "./parked-runs.ts";
-import { RunLoader, startOf } from "./run-loader.ts";
+import { governedBy, RunLoader, startOf } from "./run-loader.ts";
 import { SliceKeeper } from "./slice-keeper.ts";
 
 export type { Commit, EngineOptions, Governance, Told } from "./engine-options.ts";
@@ -44,6 +43,7 @@ export class Engine {
   private readonly options: EngineOptions;
   private readonly loader: RunLoader;
   private readonly parked: ParkedRuns;
+  private readonly reading = new Serial();
   private writerOrNull: GroupWriter | null = null;
   private ledgerOrNull: Ledger | null = null;
   /** Null where shared budgets belong to this group alone. */
@@ -151,7 +151,13 @@ export class Engine {
    * started begins with them; one that has ended is read again, for what may still be said of it. `isNew`: the id was made
    * just now, so there is nothing to look for.
    */
-  async ingest(tenant_id: string, run_id: string, command: TellCommand, isNew = false): Promise<Told> {
+  ingest(tenant_id: string, run_id: string, command: TellCommand, isNew = false): Promise<Told> {
+    const tell = () => this.tell(tenant_id, run_id, command, isNew);
+    // Two that read a run back at once would each go on with their own.
+    return isNew || this.actors.has(run_id) ? tell() : this.reading.run(run_id, tell);
+  }
+
+  private async tell(tenant_id: string, run_id: string, command: TellCommand, isNew: boolean): Promise<Told> {
     if (!this.actors.has(run_id)) await this.parked.take(run_id);
     let actor = this.actors.get(run_id);
     if (!actor) {
@@ -296,15 +302,8 @@ export class Engine {
     this.stage(actor, drafts, accepted, now_us);
   }
 
-  private governance(
-    run: RunState,
-    start: { data: EventDraft["data"] } | null,
-  ): { catalog: Catalog; policy: Policy | null } {
-    const project = start ? String(start.data["project"] ?? "") : run.project;
-    const env = start ? String(start.data["env"] ?? "dev") : run.env;
-    const lineage = start ? (start.data["lineage"] as unknown as Lineage | undefined) : run.lineage;
-    const { tenant_id } = run;
-    return this.options.governance.of({ tenant_id, project, env, overrides: lineage?.overrides });
+  private governance(run: RunState, start: { data: EventDraft["data"] } | null): ReturnType<Governance["of"]> {
+    return governedBy(this.options.governance, run, start?.data ?? null);
   }
 
   private stage(actor: Actor, drafts: readonly EventDraft[], accepted: readonly Pending[], now_us: number): void {
@@ -472,6 +471,7 @@ export class Engine {
       fresh.ending = true;
       const code = error instanceof InvariantError ? "internal_error" : "unrecordable";
       await this.submit(fresh, { type: "abort", code, message: messageOf(error) });
+      if (isTerminal(fresh.run.state)) this.actors.delete(run_id);
     } catch (failure) {
       this.options.log.error("run.unrecoverable", { run_id, error: messageOf(failure) });
     }

@@ -125,12 +125,7 @@ export class RunLoader {
 
   /** The first event names project and environment; until it is folded they come from it. */
   private catalogFor(run: RunState, event: EventDraft): Catalog {
-    const first = run.seq === 0;
-    const lineage = first ? (event.data["lineage"] as unknown as Lineage | undefined) : run.lineage;
-    const project = first ? String(event.data["project"] ?? "") : run.project;
-    const env = first ? String(event.data["env"] ?? "dev") : run.env;
-    return this.options.governance.of({ tenant_id: run.tenant_id, project, env, overrides: lineage?.overrides })
-      .catalog;
+    return governedBy(this.options.governance, run, run.seq === 0 ? event.data : null).catalog;
   }
 
   /** Folds rows that are to be imported. */
@@ -152,4 +147,16 @@ export function startOf(run: RunState, command: Command): { data: EventDraft["da
   if (command.type === "start") return command;
   const [first] = command.type === "ingest" && run.seq === 0 ? command.events : [];
   return first ? { data: first.data } : null;
+}
+
+/** What governs a run; `start` is the data of its first event while that is not folded yet. */
+export function governedBy(
+  governance: Pick<Governance, "of">,
+  run: RunState,
+  start: EventDraft["data"] | null,
+): ReturnType<Governance["of"]> {
+  const project = start ? String(start["project"] ?? "") : run.project;
+  const env = start ? String(start["env"] ?? "dev") : run.env;
+  const lineage = start ? (start["lineage"] as unknown as Lineage | undefined) : run.lineage;
+  return governance.of({ tenant_id: run.tenant_id, project, env, overrides: lineage?.overrides });
 }

@@ -84,17 +84,31 @@ export async function stuckRuns(tx: DbTx, before_us: number, limit: number): Pro
 /** Captured runs of these groups that ended before a moment and are not sealed, oldest first (index runs_unsealed). */
 export async function listUnsealed(
   tx: DbTx,
-  wanted: { groups: readonly number[]; before_us: number; limit: number },
-): Promise<{ tenant_id: string; run_id: string }[]> {
-  const { rows } = await tx.query<{ tenant_id: string; run_id: string }>({
+  wanted: {
+    groups: readonly number[];
+    before_us: number;
+    after: { updated_at_us: number; run_id: string } | null;
+    limit: number;
+  },
+): Promise<{ tenant_id: string; run_id: string; updated_at_us: number }[]> {
+  const { groups, before_us, after, limit } = wanted;
+  const { rows } = await tx.query<{ tenant_id: string; run_id: string; updated_at_us: number }>({
     name: "list_unsealed",
-    text: `select tenant_id, run_id from qd.runs where grp = any($1::int[]) and kind = 'captured' and not sealed
+    text: `select tenant_id, run_id, updated_at_us from qd.runs where grp = any($1::int[]) and kind = 'captured' and not sealed
       and state in ('succeeded', 'failed', 'cancelled', 'timed_out', 'budget_exceeded', 'policy_blocked')
-      and updated_at_us < $2 order by updated_at_us limit $3`,
-    values: [wanted.groups, wanted.before_us, wanted.limit],
+      and updated_at_us < $2 and ($3::bigint is null or (updated_at_us, run_id) > ($3, $4::uuid))
+      order by updated_at_us, run_id limit $5`,
+    values: [
+      groups,
+      before_us,
+      after?.updated_at_us ?? null,
+      after ? uuidText(idBytes("run", after.run_id)) : null,
+      limit,
+    ],
   });
   return rows.map((row) => ({
     tenant_id: encodeId("ten", uuidBytes(row.tenant_id)),
     run_id: encodeId("run", uuidBytes(row.run_id)),
+    updated_at_us: row.updated_at_us,
   }));
 }
