@@ -41,16 +41,18 @@ export class Pair {
     return { socket_dir: this.postgres.socket_dir, user: "postgres", database: `nodes${this.databases}` };
   }
 
-  node(env: Record<string, string> = {}): Promise<Running> {
+  /** `bin`: of another version of the program. */
+  node(env: Record<string, string> = {}, bin?: string): Promise<Running> {
     const socket = encodeURIComponent(this.postgres.socket_dir);
     const url = (user: string) => `postgresql://${user}@localhost/nodes${this.databases}?host=${socket}`;
-    return startUp(tempFolder("qd-node"), {
+    const all = {
       DATABASE_URL: url("serving"),
       DATABASE_ADMIN_URL: url("postgres"),
       QUARTERDECK_SHARED: this.shared,
       ...this.env,
       ...env,
-    });
+    };
+    return startUp(tempFolder("qd-node"), all, [], bin);
   }
 
   /** Two nodes on a new database; `keep`: with the keys and artifacts of the ones before. */

@@ -44,8 +44,13 @@ export const START_MS_MAX = 120_000;
 export class HangingStart extends Error {}
 
 /** Starts `up` and resolves when it is ready. Rejects when it ends before (as at a crash point), or hangs. */
-export function startUp(data: string, env: Record<string, string> = {}, args: string[] = []): Promise<Running> {
-  const child = spawn(process.execPath, [BIN, "up", "--port", "0", "--data", data, "--json", ...args], {
+export function startUp(
+  data: string,
+  env: Record<string, string> = {},
+  args: string[] = [],
+  bin = BIN,
+): Promise<Running> {
+  const child = spawn(process.execPath, [bin, "up", "--port", "0", "--data", data, "--json", ...args], {
     env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
