@@ -113,3 +113,16 @@ test("results for those who wait take up so much memory at most, and go with the
   records.forget((id) => id === run_id);
   expect(records.take(kept)).toBeUndefined();
 });
+
+test("a result that cannot be read or kept is an outcome that nobody knows, not one that is waited for", async () => {
+  const unknown = { ok: false, failure: { class: "unknown_outcome", code: "result_lost" } };
+  const key = Buffer.alloc(32).toString("base64");
+  const result_box = { bytes: 9_000, digest: "sha256:gone", key };
+  const gone = await make().outcome(resultOf({ ok: true, kind: "tool", result: null, result_box }));
+  expect(gone.outcome).toMatchObject(unknown);
+  const digest = await blobs.put(TENANT, Buffer.from("no box at all, and long enough"));
+  const spoilt = await make().outcome(
+    resultOf({ ok: true, kind: "tool", result: null, result_box: { ...result_box, digest } }),
+  );
+  expect(spoilt.outcome).toMatchObject(unknown);
+});

@@ -2,6 +2,7 @@
 // captured. The call is made with the arguments as they came, and whoever waits for it gets the result as it came.
 // Invariant: what was taken out stands in no event and no plain artifact. Arguments are kept encrypted, since the call may have
 // to wait for a person; results are not kept, so who asks for one after a restart gets it as it was recorded.
+import { messageOf } from "../contract/errors.ts";
 import type { JobOutcome, JobResult, ResultBox } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { BlobStore } from "../contract/ports.ts";
@@ -64,8 +65,20 @@ export class ToolRecords {
     return isObject(value) ? value : {};
   }
 
-  /** An outcome as it may be recorded. */
+  /**
+   * An outcome as it may be recorded. The call was made: where what came of it cannot be read or kept, its outcome is unknown,
+   * and the run decides what follows, as it does when a worker is lost.
+   */
   async outcome(result: JobResult): Promise<JobResult> {
+    try {
+      return await this.seen(result);
+    } catch (error) {
+      const message = `The call was made and its result could not be recorded: ${messageOf(error)}`;
+      return { ...result, outcome: { ok: false, failure: { class: "unknown_outcome", code: "result_lost", message } } };
+    }
+  }
+
+  private async seen(result: JobResult): Promise<JobResult> {
     const { outcome } = result;
     if (!outcome.ok) return { ...result, outcome: await this.failed(result, outcome) };
     return outcome.kind === "tool" ? { ...result, outcome: await this.completed(result, outcome) } : result;
