@@ -9,13 +9,14 @@ import type { BlobStore } from "../contract/ports.ts";
 import type { RedactionMark } from "../contract/redaction.ts";
 import { preview } from "../core/artifacts.ts";
 import type { ShownArgs } from "../core/run-state.ts";
+import { assert } from "../kit/assert.ts";
 import { unboxed } from "../kit/box.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Place, Quarantine } from "./quarantine.ts";
 import { joined, markJson } from "./redact.ts";
-import type { RedactedPayload, Redactor } from "./redact.ts";
+import type { Redactor } from "./redact.ts";
 
 export interface ToolRecordsOptions {
   readonly redactor: Redactor;
@@ -43,18 +44,16 @@ export class ToolRecords {
   async args(place: Place, args: JsonObject, signature: string): Promise<ShownArgs | null> {
     const { redactor, quarantine } = this.options;
     // The same arguments stand in both events of a call that has to be asked for.
-    const found: RedactedPayload<JsonObject>[] = [redactor.payload(args, "/args", "tool.proposed")];
-    const [{ value }] = found as [RedactedPayload<JsonObject>];
-    if (value) found.push(redactor.payload(value, "/args", "tool.requested"));
-    const last = found.at(-1) as RedactedPayload<JsonObject>;
-    if (found.every((one) => one.mark === null)) return null;
-    const kept = await quarantine.keep(place, last);
-    const mark = joined([...found.slice(0, -1).map((one) => one.mark), kept.mark]);
+    const proposed = redactor.payload(args, "/args", "tool.proposed");
+    const both = proposed.value ? redactor.payload(proposed.value, "/args", "tool.requested") : proposed;
+    const kept = await quarantine.keep(place, both);
+    const mark = joined(both === proposed ? [kept.mark] : [proposed.mark, kept.mark]);
+    if (!mark) return null;
     const { bytes, digest } = await quarantine.put(place, "/args", args);
     return {
       args: isObject(kept.value) ? kept.value : {},
       args_box: { bytes, digest },
-      redaction: markJson(mark as RedactionMark),
+      redaction: markJson(mark),
       signature,
     };
   }
@@ -62,7 +61,8 @@ export class ToolRecords {
   /** Arguments that were put away. Throws NOT_FOUND or ARTIFACT_CORRUPT. */
   async openArgs(place: Place, digest: string): Promise<JsonObject> {
     const value = await this.options.quarantine.get(place, digest);
-    return isObject(value) ? value : {};
+    assert(isObject(value), "a box of arguments holds an object", { digest });
+    return value;
   }
 
   /**

@@ -28,7 +28,7 @@ export const Run = Type.Object(
       Type.String({ description: "Of a captured run: what its source calls it (a trace, a session)." }),
     ),
     sealed: Type.Boolean({
-      description: "Nothing is added to its events any more; captured runs 15 minutes after their end.",
+      description: "Nothing is added to its events any more; captured runs so long after their end (`seal_after_ms`).",
     }),
   },
   { $id: "Run" },

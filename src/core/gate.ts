@@ -37,6 +37,9 @@ export interface ToolIntent {
   readonly shown?: ShownArgs;
 }
 
+/** Where arguments were put away and cannot be opened. */
+export const ARGS_LOST =
+  "The arguments held a secret and were put away; they are not here any more. Make the call again.";
 export const CHANGED = "What was approved has changed since; ask again.";
 
 export const UNDECIDED: Omit<Verdict, "reason"> = {
@@ -183,7 +186,7 @@ function makeCall(
   if (verdict.effect === "require_approval") {
     open();
     decided(decision, n, verdict, null);
-    askApproval(decision, n, verdict, { definition: tool.digest, args: intent.shown ? { ...intent.shown } : args });
+    askApproval(decision, n, verdict, { definition: tool.digest, args: boundArgs(intent.shown, args) });
     opened(run, n, intent, args);
     return "waiting";
   }
@@ -201,9 +204,14 @@ function opened(run: RunState, n: number, intent: ToolIntent, args: JsonObject):
   step.args_boxed = false;
 }
 
-/** What is recorded of a step's arguments, and what an approval of them is bound to. */
-function recordedArgs({ shown, args }: StepState): { args: JsonObject } {
+/** What is recorded of a call's arguments. */
+function recordedArgs(shown: ShownArgs | null | undefined, args: JsonObject): { args: JsonObject } {
   return shown ? { ...shown } : { args };
+}
+
+/** What an approval of them is bound to: all of what was recorded, where that is not the arguments themselves. */
+function boundArgs(shown: ShownArgs | null | undefined, args: JsonObject): JsonObject {
+  return shown ? { ...shown } : args;
 }
 
 /** A fork may replace arguments of a tool (how many documents a retriever gives, say). */
@@ -225,7 +233,7 @@ function toolCall(decision: Decision, tool: ToolDefinition, args: JsonObject): P
 }
 
 function propose(decision: Decision, intent: ToolIntent, args: JsonObject | null, tool: ToolDefinition | string): void {
-  const data: JsonObject = intent.shown ? { ...intent.shown } : { args: args ?? {} };
+  const data: JsonObject = recordedArgs(intent.shown, args ?? {});
   if (args === null) data["arguments"] = String(intent.args);
   if (intent.node !== undefined) data["node"] = intent.node;
   data["tool"] = typeof tool === "string" ? intent.tool : `${tool.name}@${tool.version}`;
@@ -248,7 +256,7 @@ function request(
   args: JsonObject,
   taken?: Taken,
 ): void {
-  const data: JsonObject = intent.shown ? { ...intent.shown } : { args };
+  const data: JsonObject = recordedArgs(intent.shown, args);
   if (taken) data["determinism"] = { ...taken.determinism };
   if (intent.node !== undefined) data["node"] = intent.node;
   data["tool"] = `${tool.name}@${tool.version}`;
@@ -373,11 +381,10 @@ export function gateApproved(decision: Decision, step: StepState, asked: Approva
     return "denied";
   };
   if (typeof tool === "string") return refuseWith(tool, `The tool ${name} is not available any more.`);
-  const bound_to = step.shown ? { ...step.shown } : step.args;
-  if (!isApproved(decision, step, asked, { definition: tool.digest, args: bound_to }))
+  if (!isApproved(decision, step, asked, { definition: tool.digest, args: boundArgs(step.shown, step.args) }))
     return refuseWith("approval_void", CHANGED);
   // Nobody could say what the policy would be asked about.
-  if (step.args_boxed) return refuseWith("args_lost", "The arguments were put away and are not here any more.");
+  if (step.args_boxed) return refuseWith("args_lost", ARGS_LOST);
   const verdict = verdictOf(decision, toolCall(decision, tool, step.args));
   if (verdict.effect === "deny") return refuseWith(verdict.reason, `Denied by policy: ${verdict.reason}`);
   const bound = { micro: tool.cost_micro_usd, tokens: 0 };
@@ -391,7 +398,7 @@ export function gateApproved(decision: Decision, step: StepState, asked: Approva
     type: "tool.requested",
     step: step.n,
     ...(step.call === undefined ? {} : { call: step.call }),
-    data: { approved: asked.binding, ...recordedArgs(step), tool: `${tool.name}@${tool.version}` },
+    data: { approved: asked.binding, ...recordedArgs(step.shown, step.args), tool: `${tool.name}@${tool.version}` },
   });
   return "running";
 }
@@ -440,7 +447,7 @@ export function gateAgain(
     ...(step.call === undefined ? {} : { call: step.call }),
     data:
       kind === "tool"
-        ? { ...recordedArgs(step), tool: step.target }
+        ? { ...recordedArgs(step.shown, step.args), tool: step.target }
         : { max_output_tokens: step.max_output_tokens, model: step.target },
   });
   return "running";

@@ -47,8 +47,10 @@ export function onSeal(decision: Decision, { seal }: SealCommand): void {
   const { run } = decision;
   const { run_id, state } = run;
   if (run.sealed) return;
-  if (!isTerminal(state) || !isOver(decision))
-    throw new AppError("CONFLICT", `Run ${run_id} is ${state} and may still be added to; it cannot be sealed yet`);
+  if (!isTerminal(state) || !isOver(decision)) {
+    const when = isTerminal(state) ? "its grace for what comes late (seal_after_ms) is over" : "it has ended";
+    throw new AppError("CONFLICT", `Run ${run_id} is ${state} and may still be added to; ask again when ${when}`);
+  }
   if (seal.last_seq !== run.seq)
     throw new AppError("CONFLICT", `Run ${run_id} has ${run.seq} events, its seal is of ${seal.last_seq}`);
   decision.push({ type: "run.sealed", data: { ...seal } });

@@ -9,6 +9,7 @@ import type { ArtifactRef, JobOutcome, Message, ModelJob, ToolJob } from "../con
 import type { BlobStore, Net, Secrets } from "../contract/ports.ts";
 import type { McpTools } from "../contract/tools.ts";
 import { preview } from "../core/artifacts.ts";
+import { ARGS_LOST } from "../core/gate.ts";
 import { faultText, schemaFaults } from "../core/schema.ts";
 import { executeBuiltin } from "./builtin-tool.ts";
 import { executeHttp } from "./http-tool.ts";
@@ -36,8 +37,6 @@ export function createExecutor(deps: ExecuteDeps): Execute {
   const slots = new Map<string, Semaphore>();
   return (job, context) => (job.kind === "tool" ? runTool(job, context, deps) : runModel(job, context, deps, slots));
 }
-
-const ARGS_LOST = "The arguments held a secret and were put away; they are not here any more. Make the call again.";
 
 async function runTool(job: ToolJob, context: JobContext, deps: ExecuteDeps): Promise<JobOutcome> {
   if (job.args_lost) throw new JobError({ class: "permanent", code: "args_lost", message: ARGS_LOST });

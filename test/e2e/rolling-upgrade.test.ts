@@ -6,6 +6,7 @@ import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { JOURNAL_LEVEL } from "../../src/contract/journal.ts";
 import type { Run } from "../../src/contract/runs.ts";
+import { ALLOW_ALL, basicTools } from "../support/manifests.ts";
 import { Pair } from "../support/pair.ts";
 import { remove, ROOT, startLedger, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
@@ -17,19 +18,7 @@ let ledger: Ledger;
 let pair: Pair;
 let next: string;
 
-const MANIFESTS = () => `
-kind: Tool
-metadata: { name: noop }
-spec: { kind: builtin, builtin: noop }
----
-kind: Tool
-metadata: { name: nap }
-spec: { kind: builtin, builtin: sleep }
----
-kind: Tool
-metadata: { name: pay }
-spec: { kind: http, method: POST, url: "${ledger.url}/once", effect_class: irreversible, input_schema: { type: object }, runs_on: [money] }
----
+const MANIFESTS = () => `${basicTools(ledger.url)}
 kind: Workflow
 metadata: { name: quick }
 spec: { steps: [{ id: a, tool: noop }, { id: b, tool: nap, args: { ms: 5 } }, { id: c, tool: noop }] }
@@ -37,11 +26,7 @@ spec: { steps: [{ id: a, tool: noop }, { id: b, tool: nap, args: { ms: 5 } }, { 
 kind: Workflow
 metadata: { name: long }
 spec: { steps: [{ id: a, wait_ms: 8000 }, { id: b, tool: pay }, { id: c, tool: noop }] }
----
-kind: Policy
-metadata: { name: p }
-spec: { rules: [{ id: a, effect: allow }] }
-`;
+---${ALLOW_ALL}`;
 
 /** The next version, in a folder of its own. */
 function nextVersion(): string {

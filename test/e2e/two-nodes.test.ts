@@ -5,6 +5,7 @@ import { JOURNAL_LEVEL } from "../../src/contract/journal.ts";
 import { groupOf } from "../../src/contract/placement.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import type { Run } from "../../src/contract/runs.ts";
+import { ALLOW_ALL, basicTools } from "../support/manifests.ts";
 import { Pair } from "../support/pair.ts";
 import { startLedger, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
@@ -26,19 +27,7 @@ afterAll(async () => {
   await pair.close();
 });
 
-const MANIFESTS = () => `
-kind: Tool
-metadata: { name: noop }
-spec: { kind: builtin, builtin: noop }
----
-kind: Tool
-metadata: { name: nap }
-spec: { kind: builtin, builtin: sleep }
----
-kind: Tool
-metadata: { name: pay }
-spec: { kind: http, method: POST, url: "${ledger.url}/once", effect_class: irreversible, input_schema: { type: object }, runs_on: [money] }
----
+const MANIFESTS = () => `${basicTools(ledger.url)}
 kind: Workflow
 metadata: { name: quick }
 spec: { steps: [{ id: a, tool: noop }, { id: b, tool: nap, args: { ms: 5 } }] }
@@ -50,11 +39,7 @@ spec: { steps: [{ id: a, tool: nap, args: { ms: 3000 } }, { id: b, tool: noop }]
 kind: Workflow
 metadata: { name: paying }
 spec: { steps: [{ id: a, tool: pay }, { id: b, tool: noop }] }
----
-kind: Policy
-metadata: { name: p }
-spec: { rules: [{ id: a, effect: allow }] }
-`;
+---${ALLOW_ALL}`;
 
 beforeEach(async () => {
   await pair.start();
