@@ -1,5 +1,5 @@
-// quarterdeck bench W1|W2|W3|W4|W5|W6|W7|policy|replay|proxy|ingest|capture|dispatch [--peers restate,dbos,bullmq] [--passes 9] [--runs 500] [--events N] [--json]
-// One pass is discarded, then the median of the others; peers run the same workload in the same session, alternating with
+// quarterdeck bench W1|W2|W3|W4|W5|W6|W7|policy|replay|proxy|ingest|capture|dispatch [--peers restate,dbos,bullmq] [--passes 9] [--warmup 1] [--runs 500] [--events N] [--json]
+// The first passes are discarded (one, or `--warmup`), then the median of the others; peers run the same workload in the same session, alternating with
 // nothing: each alone on the machine. See bench/README.md.
 import { parseArgs } from "node:util";
 import { cpus } from "node:os";
@@ -29,6 +29,7 @@ const { values, positionals } = parseArgs({
   options: {
     peers: { type: "string", default: "" },
     passes: { type: "string", default: "9" },
+    warmup: { type: "string", default: "1" },
     runs: { type: "string", default: "500" },
     events: { type: "string", default: "10000000" },
     json: { type: "boolean", default: false },
@@ -38,6 +39,7 @@ const { values, positionals } = parseArgs({
 });
 const workload = (positionals[0] ?? "W1").toUpperCase();
 const passes = Number(values.passes);
+const warmup = Number(values.warmup);
 const runs = Number(values.runs);
 
 type Row = Record<string, number | string>;
@@ -46,15 +48,15 @@ async function w1(subject: Subject): Promise<Row> {
   const rates: number[] = [];
   const cost: number[] = [];
   const latencies: number[] = [];
-  for (let pass = 0; pass <= passes; pass++) {
+  for (let pass = 0; pass < warmup + passes; pass++) {
     const cpu = subject.cpu();
     const begun = performance.now();
     await concurrently(runs, IN_FLIGHT, async () => {
       const at = performance.now();
       await subject.run("w1");
-      if (pass > 0) latencies.push(performance.now() - at);
+      if (pass >= warmup) latencies.push(performance.now() - at);
     });
-    if (pass === 0) continue;
+    if (pass < warmup) continue;
     rates.push((runs * STEPS * 1000) / (performance.now() - begun));
     cost.push((subject.cpu() - cpu) / ((runs * STEPS) / 1000));
   }
@@ -71,7 +73,7 @@ async function w1(subject: Subject): Promise<Row> {
 async function flat(subject: Subject): Promise<Row> {
   const empty = await w1(subject);
   const events_per_run = STEPS * 3 + 2;
-  let runs_done = (passes + 1) * runs;
+  let runs_done = (warmup + passes) * runs;
   const events = Number(values.events);
   while (runs_done * events_per_run < events) {
     await concurrently(10_000, IN_FLIGHT, () => subject.run("w1"));
@@ -189,7 +191,7 @@ async function main(): Promise<void> {
     );
   else rows.push(...(await besides(work, { name: "quarterdeck", ...(await openOurs()) })));
   const machine = `${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, node ${process.version}`;
-  if (values.json) console.log(JSON.stringify({ workload, machine, passes, runs, rows }, null, 2));
+  if (values.json) console.log(JSON.stringify({ workload, machine, passes, warmup, runs, rows }, null, 2));
   else {
     console.log(`${workload} on ${machine}; ${passes} passes`);
     console.table(rows);

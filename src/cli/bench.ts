@@ -26,7 +26,8 @@ export function addBench(root: Command): void {
     .command("bench <workload>")
     .description("measure W1 to W7, policy, replay or proxy, beside peers when named (needs the repository)")
     .option("--peers <names>", "restate,dbos,bullmq")
-    .option("--passes <n>", "measured passes; one more is discarded first", "9")
+    .option("--passes <n>", "measured passes", "9")
+    .option("--warmup <n>", "passes of W1, W5, W6 and W7 that are discarded first", "1")
     .option("--runs <n>", "runs per pass of W1", "500")
     .option("--events <n>", "events in the full journal of W5", "10000000")
     .option("--nodes <n>", "control nodes of W7", "2")
@@ -36,6 +37,7 @@ export function addBench(root: Command): void {
       const options = command.opts<{
         peers?: string;
         passes: string;
+        warmup: string;
         runs: string;
         events: string;
         nodes: string;
@@ -47,6 +49,8 @@ export function addBench(root: Command): void {
         workload,
         "--passes",
         options.passes,
+        "--warmup",
+        options.warmup,
         "--runs",
         options.runs,
         "--events",
