@@ -199,6 +199,16 @@ export interface JournalStore {
   readRuns(run_ids: readonly string[], limit_rows: number): Promise<CommittedRow[]>;
   /** Appends of one group after an offset, for followers. */
   readGroup(group: number, after_offset: number, limit_rows: number): Promise<CommittedRow[]>;
+  /**
+   * What checkpoints are made of: the leaves (`appendLeaf`) of the next appends of one group, for each tenant one after the
+   * other, and the last offset looked at. `ends`: what is not after this offset is left out, by tenant.
+   */
+  readLeaves(
+    group: number,
+    after_offset: number,
+    limit_rows: number,
+    ends: ReadonlyMap<string, number>,
+  ): Promise<{ to_off: number; leaves: ReadonlyMap<string, Uint8Array> }>;
   /** Ids of runs that are not terminal, in the order of their creation, after the given one. */
   openRuns(group: number, after_run_id: string | null, limit: number): Promise<string[]>;
   /** Use of shared budgets by the runs of one group; null: by all runs. */

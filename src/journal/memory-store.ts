@@ -12,6 +12,7 @@ import type {
   RunSummary,
 } from "../contract/journal.ts";
 import { isTerminal } from "../contract/events.ts";
+import { appendLeaf } from "./checkpoint.ts";
 import { addUse } from "./writer.ts";
 
 /** What happens to one flush: `before` = lost on the way, `after` = committed but the answer was lost. */
@@ -87,6 +88,21 @@ export class MemoryJournalStore implements JournalStore {
 
   async readGroup(group: number, after_offset: number, limit_rows: number): Promise<CommittedRow[]> {
     return this.rows.filter((row) => row.group === group && row.offset > after_offset).slice(0, limit_rows);
+  }
+
+  async readLeaves(
+    group: number,
+    after_offset: number,
+    limit_rows: number,
+    ends: ReadonlyMap<string, number>,
+  ): Promise<{ to_off: number; leaves: Map<string, Buffer> }> {
+    const rows = await this.readGroup(group, after_offset, limit_rows);
+    const leaves = new Map<string, Buffer>();
+    for (const row of rows) {
+      if (row.offset <= (ends.get(row.tenant_id) ?? 0)) continue;
+      leaves.set(row.tenant_id, Buffer.concat([leaves.get(row.tenant_id) ?? Buffer.alloc(0), appendLeaf(row)]));
+    }
+    return { to_off: rows.at(-1)?.offset ?? after_offset, leaves };
   }
 
   async openRuns(group: number, after_run_id: string | null, limit: number): Promise<string[]> {

@@ -134,6 +134,16 @@ interface JournalRow {
 const COLUMNS =
   "grp, off, run_id, tenant_id, first_seq, last_seq, (extract(epoch from at) * 1000000)::bigint as at_us, body, chain";
 
+/** Leaves as `appendLeaf` makes them. Made where the rows are: what comes here is 32 bytes of each append, not its events. */
+const READ_LEAVES = `with page as (
+    select off, tenant_id, run_id, last_seq, chain from qd.journal where grp = $1 and off > $2 order by off limit $3
+  )
+  select p.tenant_id, max(p.off) as to_off,
+    string_agg(sha256('\\x00'::bytea || uuid_send(p.run_id) || int4send(p.last_seq) || p.chain), ''::bytea order by p.off)
+      filter (where p.off > coalesce(e.till, 0)) as leaves
+  from page p left join unnest($4::uuid[], $5::bigint[]) as e(tenant_id, till) on e.tenant_id = p.tenant_id
+  group by p.tenant_id`;
+
 function committed(row: JournalRow): CommittedRow {
   return {
     group: row.grp,
@@ -302,6 +312,31 @@ export class PostgresJournalStore implements JournalStore {
         values: [group, after_offset, limit_rows],
       });
       return rows.map(committed);
+    });
+  }
+
+  readLeaves(
+    group: number,
+    after_offset: number,
+    limit_rows: number,
+    ends: ReadonlyMap<string, number>,
+  ): Promise<{ to_off: number; leaves: Map<string, Uint8Array> }> {
+    const later = [...ends].filter(([, end]) => end > after_offset);
+    return this.db.transaction({ role: "qd_system" }, async (tx) => {
+      const { rows } = await tx.query<{ tenant_id: string; to_off: number; leaves: Buffer | null }>({
+        name: "read_leaves",
+        text: READ_LEAVES,
+        values: [
+          group,
+          after_offset,
+          limit_rows,
+          uuidArray(later.map(([tenant_id]) => tenantBytes(tenant_id))),
+          int8Array(later.map(([, end]) => end)),
+        ],
+      });
+      const leaves = new Map<string, Uint8Array>();
+      for (const row of rows) if (row.leaves) leaves.set(encodeId("ten", uuidBytes(row.tenant_id)), row.leaves);
+      return { to_off: Math.max(after_offset, ...rows.map((row) => row.to_off)), leaves };
     });
   }
 

@@ -5,6 +5,7 @@ import { FencedError } from "../contract/journal.ts";
 import type { AppendRow, Flush, JournalStore, RunSummary } from "../contract/journal.ts";
 import { chainStart, encodeAppend } from "../core/chain.ts";
 import { systemClock, systemRandom } from "../adapters/system/system.ts";
+import { appendLeaf } from "./checkpoint.ts";
 import { GroupWriter } from "./writer.ts";
 import { verifyRun } from "./verify.ts";
 
@@ -186,6 +187,44 @@ export function journalStoreSuite(
       expect((await store.readGroup(0, lease.head, 100)).map((row) => row.offset)).toEqual(
         Array.from({ length: 39 }, (_, i) => lease.head + 1 + i),
       );
+    });
+
+    test("leaves for checkpoints are those of the appends, for each tenant in order, page after page", async () => {
+      const lease = await store.acquireGroup(0, "a");
+      const other = newId("tenant", seams);
+      const rows = [tenant, other, tenant].flatMap((id) => rowsOf(id, run(), [1, 2]));
+      await store.flush(lease, flushOf(rows));
+      const last = lease.head + rows.length;
+      const expected = (id: string, after: number) =>
+        rows
+          .filter((row, i) => row.tenant_id === id && lease.head + 1 + i > after)
+          .map((row) => appendLeaf(row).toString("hex"))
+          .join("");
+      const read = async (after: number, limit: number, ends = new Map<string, number>()) => {
+        const { to_off, leaves } = await store.readLeaves(0, after, limit, ends);
+        return {
+          to_off,
+          leaves: Object.fromEntries([...leaves].map(([id, b]) => [id, Buffer.from(b).toString("hex")])),
+        };
+      };
+      const all = { [tenant]: expected(tenant, 0), [other]: expected(other, 0) };
+      expect(await read(lease.head, 100)).toEqual({ to_off: last, leaves: all });
+      const first = await read(lease.head, 3);
+      const second = await read(first.to_off, 100);
+      expect(first.to_off).toBe(lease.head + 3);
+      expect(`${first.leaves[tenant]}${second.leaves[tenant]}`).toBe(all[tenant]);
+      expect(`${first.leaves[other]}${second.leaves[other]}`).toBe(all[other]);
+      // What a tenant has signed already is left out; the others are not.
+      const some = await read(
+        lease.head,
+        100,
+        new Map([
+          [tenant, lease.head + 5],
+          [other, last],
+        ]),
+      );
+      expect(some).toEqual({ to_off: last, leaves: { [tenant]: expected(tenant, lease.head + 5) } });
+      expect(await read(last, 100)).toEqual({ to_off: last, leaves: {} });
     });
 
     test("the writer refuses an append that has no events, no order or no chain value", async () => {

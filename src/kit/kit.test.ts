@@ -6,6 +6,7 @@ import { secretsEqual } from "./hash.ts";
 import { decodeId, derivedId, derivedOrdinal, encodeId, uuidBytes, uuidText, uuidV7 } from "./ids.ts";
 import { canonicalJson } from "./jcs.ts";
 import { parseJson } from "./json.ts";
+import { leafHash, merkleRoot, MerkleTree } from "./merkle.ts";
 import { formatUsd, parseUsd, tokenCost } from "./money.ts";
 
 describe("ids", () => {
@@ -154,5 +155,18 @@ describe("money and time", () => {
     expect(fullJitter({ base_ms: 200, cap_ms: 30_000, retry: 3, random: 0.999 })).toBeLessThanOrEqual(800);
     expect(fullJitter({ base_ms: 200, cap_ms: 1_000, retry: 20, random: 1 })).toBe(1_000);
     expect([secretsEqual("", ""), secretsEqual("a", "a"), secretsEqual("a", "b")]).toEqual([false, true, false]);
+  });
+});
+
+describe("Merkle tree", () => {
+  test("leaf by leaf it has the same root at every size", () => {
+    const leaves = Array.from({ length: 70 }, (_, i) => leafHash(Buffer.from([i])));
+    const tree = new MerkleTree();
+    expect(tree.root()).toEqual(merkleRoot([]));
+    for (const [i, leaf] of leaves.entries()) {
+      tree.add(leaf);
+      expect(tree.size).toBe(i + 1);
+      expect(tree.root()).toEqual(merkleRoot(leaves.slice(0, i + 1)));
+    }
   });
 });

@@ -33,6 +33,30 @@ export function merkleRoot(leaves: readonly Uint8Array[]): Buffer {
   return Buffer.from(level[0] as Uint8Array);
 }
 
+/** The same root leaf by leaf, for as many as there are: it keeps one hash for each full subtree, the largest first. */
+export class MerkleTree {
+  private readonly full: Uint8Array[] = [];
+  private count = 0;
+
+  get size(): number {
+    return this.count;
+  }
+
+  add(leaf_hash: Uint8Array): void {
+    let hash = leaf_hash;
+    // As in binary addition: each trailing one of the count is a subtree of the size of the one that rises.
+    for (let rest = this.count; rest % 2 === 1; rest = (rest - 1) / 2)
+      hash = nodeHash(this.full.pop() as Uint8Array, hash);
+    this.full.push(hash);
+    this.count += 1;
+  }
+
+  root(): Buffer {
+    if (this.count === 0) return sha256("");
+    return Buffer.from(this.full.reduceRight((right, left) => nodeHash(left, right)));
+  }
+}
+
 /** Audit paths of some leaves, from the leaf to the root; the tree is built once. */
 export function inclusionProofs(leaves: readonly Uint8Array[], indexes: readonly number[]): Buffer[][] {
   const paths = indexes.map((): Buffer[] => []);
