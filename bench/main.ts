@@ -1,6 +1,6 @@
 // quarterdeck bench W1|W2|W3|W4|W5|W6|W7|policy|replay|proxy|ingest|capture|dispatch [--peers restate,dbos,bullmq] [--passes 9] [--warmup 1] [--runs 500] [--events N] [--json]
-// The first passes are discarded (one, or `--warmup`), then the median of the others; peers run the same workload in the same session, alternating with
-// nothing: each alone on the machine. See bench/README.md.
+// The first passes are discarded (one, or `--warmup`), then the median of the others; peers run the same workload in the same
+// session: W1, W6 and W7 pass by pass in turns, the others one after the other. See bench/README.md.
 import { parseArgs } from "node:util";
 import { cpus } from "node:os";
 import { Policy } from "../src/core/policy.ts";
@@ -44,34 +44,54 @@ const runs = Number(values.runs);
 
 type Row = Record<string, number | string>;
 
-async function w1(subject: Subject): Promise<Row> {
-  const rates: number[] = [];
-  const cost: number[] = [];
-  const latencies: number[] = [];
-  for (let pass = 0; pass < warmup + passes; pass++) {
-    const cpu = subject.cpu();
+/** One subject's passes of W1. */
+class Passes {
+  private readonly subject: Subject;
+  private readonly rates: number[] = [];
+  private readonly cost: number[] = [];
+  private readonly latencies: number[] = [];
+
+  constructor(subject: Subject) {
+    this.subject = subject;
+  }
+
+  async pass(counts: boolean): Promise<void> {
+    const cpu = this.subject.cpu();
     const begun = performance.now();
+    const times: number[] = [];
     await concurrently(runs, IN_FLIGHT, async () => {
       const at = performance.now();
-      await subject.run("w1");
-      if (pass >= warmup) latencies.push(performance.now() - at);
+      await this.subject.run("w1");
+      times.push(performance.now() - at);
     });
-    if (pass < warmup) continue;
-    rates.push((runs * STEPS * 1000) / (performance.now() - begun));
-    cost.push((subject.cpu() - cpu) / ((runs * STEPS) / 1000));
+    if (!counts) return;
+    this.rates.push((runs * STEPS * 1000) / (performance.now() - begun));
+    this.cost.push((this.subject.cpu() - cpu) / ((runs * STEPS) / 1000));
+    this.latencies.push(...times);
   }
-  return {
-    engine: subject.name,
-    steps_per_s: Math.round(median(rates)),
-    cpu_s_per_1000: Number(median(cost).toFixed(4)),
-    run_p50_ms: Number(percentile(latencies, 0.5).toFixed(1)),
-    run_p99_ms: Number(percentile(latencies, 0.99).toFixed(1)),
-  };
+
+  get row(): Row {
+    return {
+      engine: this.subject.name,
+      steps_per_s: Math.round(median(this.rates)),
+      cpu_s_per_1000: Number(median(this.cost).toFixed(4)),
+      run_p50_ms: Number(percentile(this.latencies, 0.5).toFixed(1)),
+      run_p99_ms: Number(percentile(this.latencies, 0.99).toFixed(1)),
+    };
+  }
+}
+
+/** W1 of each subject, in turns: what else the machine does meets all alike. Each is alone while its pass runs. */
+async function inTurns(subjects: readonly Subject[]): Promise<Row[]> {
+  const all = subjects.map((subject) => new Passes(subject));
+  for (const one of all) for (let pass = 0; pass < warmup; pass++) await one.pass(false);
+  for (let pass = 0; pass < passes; pass++) for (const one of all) await one.pass(true);
+  return all.map((one) => one.row);
 }
 
 /** W5: W1 on an empty journal, and again once the same work has filled it. Three events a step, one more at each end. */
 async function flat(subject: Subject): Promise<Row> {
-  const empty = await w1(subject);
+  const [empty = {}] = await inTurns([subject]);
   const events_per_run = STEPS * 3 + 2;
   let runs_done = (warmup + passes) * runs;
   const events = Number(values.events);
@@ -79,7 +99,7 @@ async function flat(subject: Subject): Promise<Row> {
     await concurrently(10_000, IN_FLIGHT, () => subject.run("w1"));
     runs_done += 10_000;
   }
-  const full = await w1(subject);
+  const [full = {}] = await inTurns([subject]);
   return {
     engine: subject.name,
     events: runs_done * events_per_run,
@@ -143,7 +163,6 @@ function policyFigures(): Row {
 }
 
 const WORK: Record<string, (subject: Subject) => Promise<Row>> = {
-  W1: w1,
   W2: (s) => timed(s, "w2", 1_000),
   W3: (s) => timed(s, "w3", 1),
   W5: flat,
@@ -158,12 +177,14 @@ function ratios(ours: Row, peer: Row): Row {
   return out;
 }
 
+const peerNames = values.peers.split(",").filter(Boolean);
+
 /** Measures us, then each peer, each alone; and the ratios. */
 async function besides(work: (subject: Subject) => Promise<Row>, ours: Subject): Promise<Row[]> {
   const first = await work(ours);
   await ours.close();
   const others: Row[] = [];
-  for (const name of values.peers.split(",").filter(Boolean)) {
+  for (const name of peerNames) {
     const peer = await openPeer(name);
     others.push(await work(peer));
     await peer.close();
@@ -171,14 +192,24 @@ async function besides(work: (subject: Subject) => Promise<Row>, ours: Subject):
   return [first, ...others, ...others.map((peer) => ratios(first, peer))];
 }
 
+/** W1 of us and of the peers in turns; and the ratios. */
+async function w1(ours: Subject): Promise<Row[]> {
+  const peers: Subject[] = [];
+  for (const name of peerNames) peers.push(await openPeer(name));
+  const [first = {}, ...others] = await inTurns([ours, ...peers]);
+  for (const subject of [ours, ...peers]) await subject.close();
+  return [first, ...others, ...others.map((peer) => ratios(first, peer))];
+}
+
 async function main(): Promise<void> {
   const rows: Row[] = [];
   const work = WORK[workload];
   if (workload === "POLICY") rows.push(policyFigures());
+  else if (workload === "W1") rows.push(...(await w1({ name: "quarterdeck", ...(await openOurs()) })));
   else if (workload === "W4") rows.push(await w4());
-  else if (workload === "W6") rows.push(...(await besides(w1, await openCluster())));
+  else if (workload === "W6") rows.push(...(await w1(await openCluster())));
   else if (workload === "W7")
-    rows.push(...(await besides(w1, await openNodes({ nodes: Number(values.nodes), groups: Number(values.groups) }))));
+    rows.push(...(await w1(await openNodes({ nodes: Number(values.nodes), groups: Number(values.groups) }))));
   else if (workload === "REPLAY") rows.push(...(await replayFigures(passes)));
   else if (workload === "WAITING") rows.push(await waiting());
   else if (workload === "DISPATCH") rows.push(...(await dispatchFigures()));

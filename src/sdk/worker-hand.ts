@@ -1,19 +1,14 @@
 // What a worker has at hand: jobs that run, results that nobody has acknowledged yet, and the room for more.
 // Invariants: no more jobs than the concurrency, also counting what requests in flight may bring; a result is kept until the
-// control plane has answered for it, and is in one request at a time.
+// control plane has answered for it.
 import type { JobResult } from "../contract/jobs.ts";
 import { ticketKey } from "../contract/queue.ts";
 import type { LeasedJob, LeasedResult, LeaseRef, Verdict } from "../contract/workers.ts";
-
-/** So few results go in one request. */
-const TOGETHER_MAX = 8;
 
 export class Hand {
   /** Everything at hand: running, or finished and not acknowledged. */
   private readonly jobs = new Map<string, LeaseRef>();
   private outbox: LeasedResult[] = [];
-  /** Those of the outbox that a request has. */
-  private readonly sent = new Set<LeasedResult>();
   private asked = 0;
   private waiting: (() => void)[] = [];
   readonly counts = { leased: 0, accepted: 0, refused: 0 };
@@ -74,25 +69,14 @@ export class Hand {
     return [...this.jobs.values()].filter((ref) => isMeant(ref.run_id));
   }
 
-  /** Results for a request. Many of them are shared out to so many requests, of which this is the first. */
-  send(isMeant: (run_id: string) => boolean, max: number, requests: number): LeasedResult[] {
-    const ready = this.outbox.filter((result) => !this.sent.has(result) && isMeant(result.run_id));
-    const share = ready.length > TOGETHER_MAX ? Math.ceil(ready.length / requests) : ready.length;
-    const batch = ready.slice(0, Math.min(max, share));
-    for (const result of batch) this.sent.add(result);
-    return batch;
-  }
-
-  /** Nobody has answered for them: they wait for another request. */
-  unsent(batch: readonly LeasedResult[]): void {
-    for (const result of batch) this.sent.delete(result);
+  results(isMeant: (run_id: string) => boolean, max: number): LeasedResult[] {
+    return this.outbox.filter((result) => isMeant(result.run_id)).slice(0, max);
   }
 
   /** They were answered for; returns those that were refused. */
   acknowledged(batch: readonly LeasedResult[], verdicts: readonly Verdict[]): { result: LeasedResult; code: string }[] {
     const done = new Set(batch);
     this.outbox = this.outbox.filter((result) => !done.has(result));
-    this.unsent(batch);
     return batch.flatMap((result, index) => {
       const verdict = verdicts[index];
       this.jobs.delete(ticketKey(result));

@@ -34,8 +34,6 @@ export interface LinkOptions {
 const WAIT_MS = 10_000;
 /** With less room than nodes to ask, each is asked for a moment in turn. */
 const TURN_MS = 250;
-/** So many reports at once: one is on its way while the node commits what the other has brought, and neither side waits. */
-const REPORTS_MAX = 2;
 /** How long a node that has no runs any more may take to answer what it was asked. */
 const LEAVE_MS = 2_000;
 const RETRY = { base_ms: 100, cap_ms: 2_000 };
@@ -43,8 +41,7 @@ const RETRY = { base_ms: 100, cap_ms: 2_000 };
 export class Link {
   private readonly options: LinkOptions;
   private readonly requests = new AbortController();
-  /** Reports on their way. */
-  private reporting = 0;
+  private reporting = false;
   private untold: JobProgress[] = [];
   private telling = false;
   private gone = false;
@@ -148,20 +145,19 @@ export class Link {
     onHeard(answer);
   }
 
-  /** Reports until nothing is left for this node; a report also brings the jobs that follow. */
+  /** Reports until nothing is left for this node; one request at a time, which also brings the jobs that follow. */
   report(): void {
-    if (this.reporting >= REPORTS_MAX || this.gone) return;
-    this.reporting += 1;
-    // What finishes in the same turn goes together; what finishes while all reports are on their way goes with the next one.
+    if (this.reporting || this.gone) return;
+    this.reporting = true;
+    // What finishes in the same turn goes together; what finishes while a report is on its way goes with the next one.
     this.options.clock.soon(() => void this.reportAll());
   }
 
   private async reportAll(): Promise<void> {
     const { client, instance, labels, hand, isMeant, isStopping, onJobs, log } = this.options;
     for (let failures = 0; !this.gone;) {
-      const batch = hand.send(isMeant, LIMITS.worker_batch_max, REPORTS_MAX - this.reporting + 1);
+      const batch = hand.results(isMeant, LIMITS.worker_batch_max);
       if (batch.length === 0) break;
-      this.report();
       // What is reported makes room at once.
       const max = isStopping() ? 0 : Math.max(0, Math.min(hand.room + batch.length, LIMITS.worker_batch_max));
       const letGo = hand.ask(max - batch.length);
@@ -179,14 +175,13 @@ export class Link {
         // What is done at once goes with what has waited for this answer: fewer and fuller requests.
         if (jobs.length > 0) await this.turn();
       } catch (error) {
-        hand.unsent(batch);
         if (this.failed("report", error) || (isStopping() && failures > 3)) break;
         failures += 1;
         await this.pause(failures);
       }
     }
     // In the same breath as the last look: what finishes from here on begins a report of its own.
-    this.reporting -= 1;
+    this.reporting = false;
   }
 
   /** Lets what is ready to run do so. */
