@@ -81,7 +81,7 @@ class Passes {
   }
 }
 
-/** W1 of each subject, in turns: what else the machine does meets all alike. Each is alone while its pass runs. */
+/** W1 of each subject, in turns: what else the machine does meets all alike. While one passes the others are idle. */
 async function inTurns(subjects: readonly Subject[]): Promise<Row[]> {
   const all = subjects.map((subject) => new Passes(subject));
   for (const one of all) for (let pass = 0; pass < warmup; pass++) await one.pass(false);
