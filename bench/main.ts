@@ -215,7 +215,7 @@ async function main(): Promise<void> {
   else if (workload === "DISPATCH") rows.push(...(await dispatchFigures()));
   else if (workload === "CAPTURE") rows.push(...(await captureFigures()));
   else if (workload === "INGEST") rows.push(...(await ingestFigures()));
-  else if (workload === "PROXY") rows.push(...(await proxyFigures()));
+  else if (workload === "PROXY") rows.push(...(await proxyFigures(passes)));
   else if (!work)
     throw new Error(
       `there is no workload ${workload}; there are W1 to W7, policy, replay, proxy, ingest, capture, dispatch and waiting`,

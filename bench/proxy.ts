@@ -6,9 +6,9 @@ import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import { createInterface } from "node:readline";
 import path from "node:path";
-import { Agent, request } from "undici";
 import { remove, startUp, tempFolder, until } from "../test/support/processes.ts";
-import { concurrently, cpuOfTree, percentile } from "./harness.ts";
+import { cpuOfTree, median, percentile } from "./harness.ts";
+import { Connection, post } from "./load.ts";
 import { installPeer } from "./peers.ts";
 
 const CALLS = 2_000;
@@ -97,76 +97,93 @@ async function portkey(provider: string): Promise<Subject> {
   };
 }
 
-const agent = new Agent({ connections: 64 });
-
 /** A run has a number of steps that it may not pass: so many calls are one session. */
 const SESSION_CALLS = 1_000;
 let asked = 0;
 
-async function ask({ url, headers }: Pick<Subject, "url" | "headers">, stream: boolean): Promise<void> {
+type Target = Pick<Subject, "url" | "headers">;
+
+async function ask(connection: Connection, { url, headers }: Target, stream: boolean): Promise<void> {
   const session = `s${Math.floor(asked++ / SESSION_CALLS)}`;
   const messages = [{ role: "user", content: "hello" }];
-  const answer = await request(url, {
-    method: "POST",
-    headers: {
-      "content-type": "application/json",
-      authorization: "Bearer x",
-      "quarterdeck-session": session,
-      ...headers,
-    },
-    body: JSON.stringify({ model: "m-1", messages, max_tokens: 100, stream }),
-    dispatcher: agent,
-  });
-  const said = await answer.body.text();
-  if (answer.statusCode !== 200 || !said.includes("word ")) throw new Error(`${answer.statusCode}: ${said}`);
+  const said = await connection.ask(
+    post(
+      new URL(url),
+      { authorization: "Bearer x", "quarterdeck-session": session, ...headers },
+      JSON.stringify({ model: "m-1", messages, max_tokens: 100, stream }),
+    ),
+  );
+  if (!said.includes("HTTP/1.1 200") || !said.includes("word ")) throw new Error(said.toString("utf8"));
 }
 
-async function p50(at: Pick<Subject, "url" | "headers">, stream: boolean): Promise<number> {
+/** Makes n calls over so many connections. */
+async function calls(n: number, width: number, at: Target, stream: boolean): Promise<void> {
+  let next = 0;
+  await Promise.all(
+    Array.from({ length: width }, async () => {
+      const connection = new Connection(new URL(at.url));
+      while (next++ < n) await ask(connection, at, stream);
+      connection.close();
+    }),
+  );
+}
+
+async function p50(at: Target, stream: boolean): Promise<number> {
+  const connection = new Connection(new URL(at.url));
   const times: number[] = [];
   for (let i = 0; i < CALLS; i++) {
     const begun = performance.now();
-    await ask(at, stream);
+    await ask(connection, at, stream);
     if (i > CALLS / 4) times.push(performance.now() - begun);
   }
+  connection.close();
   return percentile(times, 0.5);
 }
 
-async function figuresOf(subject: Subject, direct: Pick<Subject, "url" | "headers">): Promise<Row> {
-  const row: Row = { name: subject.name };
-  // A server runs for days: its compiler has done its work. Both have had the same calls then, as far as both can answer them.
-  await concurrently(WARM_CALLS, 32, () => ask(subject, false));
-  if (subject.streams) await concurrently(WARM_CALLS / 4, 32, () => ask(subject, true));
+/** One pass over a subject: direct and through it, one call after the other, then 32 at a time. */
+async function pass(subject: Subject, direct: Target): Promise<Record<string, number>> {
+  const figures: Record<string, number> = {};
   for (const stream of subject.streams ? [false, true] : [false]) {
     const [alone, through] = [await p50(direct, stream), await p50(subject, stream)];
     const what = stream ? "stream" : "json";
-    row[`direct_${what}_p50_ms`] = Number(alone.toFixed(3));
-    row[`added_${what}_p50_ms`] = Number((through - alone).toFixed(3));
+    figures[`direct_${what}_p50_ms`] = alone;
+    figures[`added_${what}_p50_ms`] = through - alone;
   }
-  await concurrently(WARM_CALLS / 4, 32, () => ask(subject, false));
+  await calls(CALLS, 32, subject, false);
   const cpu = cpuOfTree(subject.pid);
   const begun = performance.now();
-  await concurrently(CALLS * 2, 32, () => ask(subject, false));
-  row["calls_per_s_32"] = Math.round((CALLS * 2) / ((performance.now() - begun) / 1000));
-  row["cpu_ms_per_call"] = Number((((cpuOfTree(subject.pid) - cpu) * 1000) / (CALLS * 2)).toFixed(3));
+  await calls(CALLS * 2, 32, subject, false);
+  figures["calls_per_s_32"] = (CALLS * 2) / ((performance.now() - begun) / 1000);
+  figures["cpu_ms_per_call"] = ((cpuOfTree(subject.pid) - cpu) * 1000) / (CALLS * 2);
+  return figures;
+}
+
+/** A server runs for days: its compiler has done its work. All have had the same calls then, as far as they can answer them. */
+async function warm(subject: Subject): Promise<void> {
+  await calls(WARM_CALLS, 32, subject, false);
+  if (subject.streams) await calls(WARM_CALLS / 4, 32, subject, true);
+}
+
+function rowOf(name: string, seen: readonly Record<string, number>[]): Row {
+  const row: Row = { name };
+  for (const key of Object.keys(seen[0] ?? {}))
+    row[key] = Number(median(seen.map((figures) => figures[key] ?? 0)).toFixed(key.endsWith("_32") ? 0 : 3));
   return row;
 }
 
-export async function proxyFigures(): Promise<Row[]> {
+export async function proxyFigures(passes: number): Promise<Row[]> {
   const provider = await startProvider();
   const direct = { url: `${provider.url}/chat/completions`, headers: {} };
-  const rows: Row[] = [];
+  const subjects: Subject[] = [];
   try {
-    for (const start of [ours, portkey]) {
-      const subject = await start(provider.url);
-      try {
-        rows.push(await figuresOf(subject, direct));
-      } finally {
-        await subject.close();
-      }
-    }
+    for (const start of [ours, portkey]) subjects.push(await start(provider.url));
+    for (const subject of subjects) await warm(subject);
+    const seen = subjects.map((): Record<string, number>[] => []);
+    for (let n = 0; n < passes; n++)
+      for (const [i, subject] of subjects.entries()) seen[i]?.push(await pass(subject, direct));
+    return subjects.map(({ name }, i) => rowOf(name, seen[i] ?? []));
   } finally {
-    await agent.destroy();
+    for (const subject of subjects) await subject.close();
     await provider.close();
   }
-  return rows;
 }

@@ -58,14 +58,58 @@ function inOrder(value: unknown): boolean {
   return ordered;
 }
 
+/** Below this many keys the simplest way to sort is the fastest. */
+const FEW_KEYS = 16;
+
+function sortKeys(keys: string[]): string[] {
+  if (keys.length > FEW_KEYS) return keys.sort();
+  for (let i = 1; i < keys.length; i++) {
+    const key = keys[i] as string;
+    let at = i - 1;
+    for (; at >= 0 && (keys[at] as string) > key; at--) keys[at + 1] = keys[at] as string;
+    keys[at + 1] = key;
+  }
+  return keys;
+}
+
+/** An object keeps keys in the order they came, but for numbers, and has no key of this name at all. */
+function keepsItsPlace(key: string): boolean {
+  const first = key.charCodeAt(0);
+  return (first < 0x30 || first > 0x39 || Number.isNaN(first)) && key !== "__proto__";
+}
+
+/** A copy that JSON.stringify writes canonically; undefined where no object would keep the order. */
+function inOrderCopy(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) {
+    const list: unknown[] = [];
+    for (const item of value) {
+      const copy = inOrderCopy(item);
+      if (copy === undefined) return undefined;
+      list.push(copy);
+    }
+    return list;
+  }
+  const out: Record<string, unknown> = {};
+  for (const key of sortKeys(Object.keys(value))) {
+    const copy = keepsItsPlace(key) ? inOrderCopy((value as Record<string, unknown>)[key]) : undefined;
+    if (copy === undefined) return undefined;
+    out[key] = copy;
+  }
+  return out;
+}
+
 function write(value: unknown): string {
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map(write).join(",")}]`;
-  const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
-  return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${write(item)}`).join(",")}}`;
+  const keys = sortKeys(Object.keys(value));
+  return `{${keys.map((key) => `${JSON.stringify(key)}:${write((value as Record<string, unknown>)[key])}`).join(",")}}`;
 }
 
 /** Canonical JSON text of a JSON value. Throws CanonicalFormError. */
 export function canonicalJson(value: unknown): string {
-  return inOrder(value) ? JSON.stringify(value) : write(value);
+  if (inOrder(value)) return JSON.stringify(value);
+  // A sorted copy and the engine's own writer take half the time of a writer of ours.
+  const copy = inOrderCopy(value);
+  return copy === undefined ? write(value) : JSON.stringify(copy);
 }

@@ -76,6 +76,16 @@ describe("canonical JSON", () => {
   test("integer-like keys are put in text order, as V8 would not", () => {
     expect(canonicalJson({ "10": 1, "9": 2, a: 3 })).toBe('{"10":1,"9":2,"a":3}');
     expect(canonicalJson({ b: 1, a: { z: 1, y: [{ d: 1, c: 2 }] } })).toBe('{"a":{"y":[{"c":2,"d":1}],"z":1},"b":1}');
+    expect(canonicalJson({ b: [{ "10": 1, "9": 2 }], a: null })).toBe('{"a":null,"b":[{"10":1,"9":2}]}');
+  });
+
+  test("keys that an object does not keep, none at all, and many", () => {
+    const odd = JSON.parse('{"b":1,"__proto__":{"z":1,"a":[]},"":0}') as unknown;
+    expect(canonicalJson(odd)).toBe('{"":0,"__proto__":{"a":[],"z":1},"b":1}');
+    const names = Array.from({ length: 40 }, (_, i) => `k${String(39 - i).padStart(2, "0")}`);
+    const many = Object.fromEntries(names.map((name) => [name, { z: name, a: 1 }]));
+    const sorted = names.toReversed().map((name) => `"${name}":{"a":1,"z":"${name}"}`);
+    expect(canonicalJson(many)).toBe(`{${sorted.join(",")}}`);
   });
 
   test.each([

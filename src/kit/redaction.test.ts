@@ -59,6 +59,23 @@ test("among many strings that hold nothing, the one that holds something is foun
   }
 });
 
+test("what stands there twice is taken out twice, and JSON in a string with and without escapes", () => {
+  for (const secret of [GITHUB, SLACK, "ada@example.org", "4111 1111 1111 1111"])
+    for (const inner of [{ a: [secret] }, { a: `\n${secret}`, [secret]: 1 }, [secret, "\\"], { a: { b: secret } }]) {
+      const text = JSON.stringify(inner);
+      const { value: clean, paths } = redactJson({ a: text, b: ["x", secret, text], c: secret }, rulesOf("personal"));
+      expect(JSON.stringify(clean)).not.toContain(secret);
+      expect(paths).toEqual(["/a", "/b/1", "/b/2", "/c"]);
+    }
+});
+
+test("a credential that stands in another one's", () => {
+  const text = "Authorization: Bearer 0123456789abcdef.Authorization=Basic abcdefghijklmnop0123456789";
+  expect(redactText(`${text} end`, rulesOf("secrets")).text).toBe(
+    "Authorization: Bearer [redacted:bearer] [redacted:bearer] end",
+  );
+});
+
 test("what holds no secret comes back byte for byte", () => {
   const value = {
     text: "A sentence, with an e-mail ada@example.com and a number 4111111111111111.",

@@ -136,11 +136,14 @@ const BETWEEN = "\u0000";
  * two strings only costs a closer look.
  */
 function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidden" | "anything" {
-  const strings: string[] = [];
+  // Many stand there twice: keys, and what was said beside the bytes that say it.
+  const strings = new Set<string>();
   const collect = (item: Json, depth: number): void => {
     if (typeof item === "string") {
-      strings.push(item);
-      const inner = nestedIn(item);
+      if (strings.has(item)) return;
+      strings.add(item);
+      // JSON without an escape holds its strings as they are, between quotes, which are no part of a word either.
+      const inner = item.includes("\\") ? nestedIn(item) : undefined;
       if (inner !== undefined) collect(inner, depth + 1);
       return;
     }
@@ -151,12 +154,12 @@ function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidd
       return;
     }
     for (const key of Object.keys(item)) {
-      strings.push(key);
+      strings.add(key);
       collect(item[key] as Json, depth + 1);
     }
   };
   collect(value, 0);
-  const text = strings.join(BETWEEN);
+  const text = [...strings].join(BETWEEN);
   if (rules.some((rule) => text.search(rule.pattern) !== -1)) return "anything";
   return text.length >= BASE64_MIN && text.search(BASE64) !== -1 ? "hidden" : "nothing";
 }

@@ -1,9 +1,9 @@
 // The light way out (`request`) keeps every promise of the other one: what may be reached, redirects, secrets, sizes.
 import { createServer } from "node:http";
-import type { IncomingMessage, Server } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { gzipSync } from "node:zlib";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { NetRefused } from "../../contract/ports.ts";
 import type { NetCall } from "../../contract/ports.ts";
 import { Stop } from "../../kit/stop.ts";
@@ -15,6 +15,30 @@ let here: string;
 let there: string;
 let seen: { at: string; method: string; headers: IncomingMessage["headers"] }[] = [];
 
+/** How much the endless answer's sender has got rid of, and whether its connection is there. */
+let poured = 0;
+let isOpen = false;
+
+function endless(res: ServerResponse): void {
+  poured = 0;
+  isOpen = true;
+  res.once("close", () => (isOpen = false));
+  const pour = (): void => {
+    while (isOpen && res.write(Buffer.alloc(16_384))) poured += 16_384;
+    poured += 16_384;
+  };
+  res.on("drain", pour);
+  pour();
+}
+
+async function pieces(res: ServerResponse): Promise<void> {
+  for (let n = 0; n < 20; n++) {
+    res.write(`${n},`);
+    await new Promise((resolve) => setTimeout(resolve, n % 5));
+  }
+  res.end();
+}
+
 async function serve(): Promise<string> {
   const server = createServer((req, res) => {
     seen.push({ at: req.url ?? "", method: req.method ?? "", headers: req.headers });
@@ -22,6 +46,9 @@ async function serve(): Promise<string> {
     if (to !== null) return void res.writeHead(Number(req.url?.slice(1, 4)), { location: to }).end();
     if (req.url === "/round") return void res.writeHead(307, { location: "/round" }).end();
     if (req.url === "/gzip") return void res.writeHead(200, { "content-encoding": "gzip" }).end(gzipSync("packed"));
+    if (req.url === "/torn") return void res.writeHead(200).write("half", () => res.destroy());
+    if (req.url === "/pieces") return void pieces(res);
+    if (req.url === "/endless") return endless(res);
     if (req.url === "/large") return void res.end("x".repeat(2_000));
     if (req.url !== "/never") res.writeHead(200, { "x-one": ["a", "b"] }).end("plain");
   });
@@ -90,4 +117,48 @@ test("an answer that is too large ends with an error, and a call that is stopped
   const stopped = new Stop();
   stopped.abort(new Error("before"));
   await expect(ask(`${here}/`, { signal: stopped })).rejects.toThrow("before");
+});
+
+test("an answer comes in order, whole or piece by piece; one that breaks off is an error", async () => {
+  const expected = Array.from({ length: 20 }, (_, n) => `${n},`).join("");
+  expect(await (await ask(`${here}/pieces`)).text()).toBe(expected);
+  const parts: string[] = [];
+  for await (const part of (await ask(`${here}/pieces`)).body) parts.push(Buffer.from(part).toString());
+  expect([parts.join(""), parts.length > 1]).toEqual([expected, true]);
+  await expect((await ask(`${here}/torn`)).text()).rejects.toThrow();
+  const torn = (await ask(`${here}/torn`)).body[Symbol.asyncIterator]();
+  await expect(
+    (async () => {
+      while (!(await torn.next()).done);
+    })(),
+  ).rejects.toThrow();
+});
+
+test("who reads slowly holds the sender up; who leaves ends it, and so does a stop in the middle", async () => {
+  const endlessly = (signal = new Stop()) =>
+    net.request(`${here}/endless`, call({ signal }), { private_origins: [here], response_bytes_max: 2 ** 40 });
+  const reader = (await endlessly()).body[Symbol.asyncIterator]();
+  await reader.next();
+  await vi.waitFor(async () => {
+    const before = poured;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(poured).toBe(before);
+  }, 5_000);
+  // What sockets hold, not what memory holds.
+  expect(poured).toBeLessThan(64 * 2 ** 20);
+  const held = poured;
+  for (let n = 0; n < 100 || poured <= held; n++) expect((await reader.next()).done).toBe(false);
+  await reader.return?.();
+  await vi.waitFor(() => expect(isOpen).toBe(false));
+
+  const stop = new Stop();
+  const other = (await endlessly(stop)).body[Symbol.asyncIterator]();
+  await other.next();
+  stop.abort(new Error("enough"));
+  await expect(
+    (async () => {
+      while (!(await other.next()).done);
+    })(),
+  ).rejects.toThrow("enough");
+  await vi.waitFor(() => expect(isOpen).toBe(false));
 });

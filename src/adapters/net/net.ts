@@ -4,14 +4,16 @@
 // across origins. Environment proxies are ignored.
 import { lookup } from "node:dns";
 import { BlockList, isIP } from "node:net";
-import { pipeline } from "node:stream";
-import type { Readable, Transform } from "node:stream";
+import { pipeline, Readable } from "node:stream";
+import type { Transform } from "node:stream";
 import { createBrotliDecompress, createGunzip, createInflate } from "node:zlib";
 import { Agent, fetch as undiciFetch } from "undici";
-import type { Dispatcher, RequestInit as UndiciInit } from "undici";
+import type { RequestInit as UndiciInit } from "undici";
 import { LIMITS } from "../../contract/limits.ts";
 import { NetRefused } from "../../contract/ports.ts";
 import type { Net, NetAnswer, NetCall, NetPolicy } from "../../contract/ports.ts";
+import { Exchange, tooLarge } from "./exchange.ts";
+import type { Head } from "./exchange.ts";
 
 const PRIVATE = new BlockList();
 // A list of its own: Node matches IPv4 addresses against mapped IPv6 subnets of the same list.
@@ -116,12 +118,12 @@ export class EgressNet implements Net {
   }
 
   request(target: string, call: NetCall, policy: NetPolicy): Promise<NetAnswer> {
-    return followed<NetCall, Dispatcher.ResponseData>(target, call, policy, {
-      send: dispatch,
+    return followed<NetCall, Answered>(target, call, policy, {
+      send: (url, asked, dispatcher) => dispatch(url, asked, dispatcher, policy.response_bytes_max),
       location: ({ headers }) => textOf(headers["location"]),
-      drop: ({ body }) => body.dump(),
+      drop: ({ exchange }) => exchange.drop(),
       redirected: redirectedCall,
-    }).then((response) => answerOf(response, policy.response_bytes_max));
+    }).then((answered) => answerOf(answered, policy.response_bytes_max));
   }
 }
 
@@ -133,7 +135,7 @@ interface Way<Asked, Got> {
   redirected(asked: Asked, status: number, crossOrigin: boolean): Asked;
 }
 
-async function followed<Asked, Got extends { status: number } | { statusCode: number }>(
+async function followed<Asked, Got extends { status: number }>(
   target: string,
   asked: Asked,
   policy: NetPolicy,
@@ -142,7 +144,7 @@ async function followed<Asked, Got extends { status: number } | { statusCode: nu
   let { url, isPrivate } = checkedUrl(target, policy);
   for (let hop = 0; ; hop++) {
     const got = await way.send(url, asked, isPrivate ? privateAgent : publicAgent);
-    const status = "status" in got ? got.status : got.statusCode;
+    const { status } = got;
     const location = REDIRECTS.has(status) ? way.location(got) : null;
     if (location === null) return got;
     await way.drop(got);
@@ -159,17 +161,17 @@ function refusalIn(error: unknown): unknown {
   return cause instanceof NetRefused ? cause : error;
 }
 
-async function dispatch(url: URL, call: NetCall, dispatcher: Agent): Promise<Dispatcher.ResponseData> {
+interface Answered extends Head {
+  readonly exchange: Exchange;
+}
+
+async function dispatch(url: URL, call: NetCall, dispatcher: Agent, bytes_max: number): Promise<Answered> {
   const { method, headers, body = null, signal } = call;
+  const exchange = new Exchange(signal, bytes_max);
+  if (!signal.aborted)
+    dispatcher.dispatch({ origin: url.origin, path: `${url.pathname}${url.search}`, method, headers, body }, exchange);
   try {
-    return await dispatcher.request({
-      origin: url.origin,
-      path: `${url.pathname}${url.search}`,
-      method,
-      headers,
-      body,
-      signal,
-    });
+    return { ...(await exchange.head), exchange };
   } catch (error) {
     throw refusalIn(error);
   }
@@ -187,29 +189,28 @@ const DECODERS: Readonly<Record<string, () => Transform>> = {
 };
 
 /** Nothing asks for an encoding; a server that uses one all the same is understood. */
-function answerOf(response: Dispatcher.ResponseData, bytes_max: number): NetAnswer {
+function answerOf({ status, headers: given, exchange }: Answered, bytes_max: number): NetAnswer {
   const headers: Record<string, string> = {};
-  for (const [name, value] of Object.entries(response.headers)) headers[name] = textOf(value) ?? "";
+  for (const name of Object.keys(given)) headers[name] = textOf(given[name]) ?? "";
   const decoder = DECODERS[headers["content-encoding"]?.toLowerCase() ?? ""];
-  const decoded: Readable = decoder ? pipeline(response.body, decoder(), () => undefined) : response.body;
+  if (!decoder) {
+    return { status, headers, body: exchange.body(), text: async () => (await exchange.whole()).toString("utf8") };
+  }
+  const decoded = pipeline(Readable.from(exchange.body(), { objectMode: false }), decoder(), () => undefined);
   const body = within(decoded, bytes_max);
-  return {
-    status: response.statusCode,
-    headers,
-    body,
-    text: async () => {
-      const parts: Uint8Array[] = [];
-      for await (const part of body) parts.push(part);
-      return Buffer.concat(parts).toString("utf8");
-    },
+  const text = async (): Promise<string> => {
+    const parts: Uint8Array[] = [];
+    for await (const part of body) parts.push(part);
+    return Buffer.concat(parts).toString("utf8");
   };
+  return { status, headers, body, text };
 }
 
 async function* within(body: Readable, bytes_max: number): AsyncGenerator<Uint8Array> {
   let seen = 0;
   for await (const chunk of body as AsyncIterable<Uint8Array>) {
     seen += chunk.byteLength;
-    if (seen > bytes_max) throw new NetRefused(`the response is larger than ${bytes_max} bytes`);
+    if (seen > bytes_max) throw tooLarge(bytes_max);
     yield chunk;
   }
 }
@@ -255,7 +256,7 @@ function limited(response: Response, bytes_max: number): Response {
   const gate = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
       seen += chunk.byteLength;
-      if (seen > bytes_max) controller.error(new NetRefused(`the response is larger than ${bytes_max} bytes`));
+      if (seen > bytes_max) controller.error(tooLarge(bytes_max));
       else controller.enqueue(chunk);
     },
   });

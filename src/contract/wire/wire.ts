@@ -77,12 +77,16 @@ export class EventSplitter {
   private readonly decoder = new TextDecoder();
 
   *push(bytes: Uint8Array): Iterable<WireEvent & { readonly text: string }> {
-    this.buffer += this.decoder.decode(bytes, { stream: true });
-    for (let match = /\r?\n\r?\n/.exec(this.buffer); match; match = /\r?\n\r?\n/.exec(this.buffer)) {
-      const text = this.buffer.slice(0, match.index + match[0].length);
-      this.buffer = this.buffer.slice(text.length);
+    const whole = this.buffer + this.decoder.decode(bytes, { stream: true });
+    const end = /\r?\n\r?\n/g;
+    let at = 0;
+    while (end.test(whole)) {
+      const text = whole.slice(at, end.lastIndex);
+      at = end.lastIndex;
+      this.buffer = whole.slice(at);
       yield { text, ...eventOf(text) };
     }
+    if (at === 0) this.buffer = whole;
   }
 
   /** What is left when the stream ends. */
