@@ -214,7 +214,7 @@ async function main(): Promise<void> {
   else if (workload === "WAITING") rows.push(await waiting());
   else if (workload === "DISPATCH") rows.push(...(await dispatchFigures()));
   else if (workload === "CAPTURE") rows.push(...(await captureFigures()));
-  else if (workload === "INGEST") rows.push(...(await ingestFigures()));
+  else if (workload === "INGEST") rows.push(...(await ingestFigures(passes)));
   else if (workload === "PROXY") rows.push(...(await proxyFigures(passes)));
   else if (!work)
     throw new Error(

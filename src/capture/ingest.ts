@@ -7,7 +7,7 @@ import { derivedId } from "../kit/ids.ts";
 import { Serial } from "../kit/serial.ts";
 import { AppError, isAppError, messageOf } from "../contract/errors.ts";
 import { isTerminal } from "../contract/events.ts";
-import type { EventDraft, StoredEvent } from "../contract/events.ts";
+import type { EventDraft, RunStateName, StoredEvent } from "../contract/events.ts";
 import { idBytes, PREFIXES } from "../contract/ids.ts";
 import { refusedItem } from "../contract/ingest.ts";
 import type { FinalizeRun, IngestAnswer, IngestBatch, IngestItem, Missing } from "../contract/ingest.ts";
@@ -33,7 +33,11 @@ export interface IngestOwner {
     run_id: string,
     command: IngestCommand,
     isNew?: boolean,
-  ): Promise<{ readonly drafts: readonly EventDraft[]; readonly first_seq: number }>;
+  ): Promise<{
+    readonly drafts: readonly EventDraft[];
+    readonly first_seq: number;
+    readonly state: RunStateName | null;
+  }>;
   observed(tenant_id: string, run_id: string): Promise<Readonly<RunState> | null>;
   command(tenant_id: string, run_id: string, command: Command): Promise<RunSummary>;
 }
@@ -52,6 +56,13 @@ interface Sorted {
   readonly now: Prepared[];
   readonly ahead: Prepared[];
   readonly again: Prepared[];
+}
+
+interface Committed {
+  readonly refused: ReadonlyMap<number, IngestFault>;
+  readonly seqs: ReadonlyMap<number, number>;
+  /** Of the run; null where it does not exist, because its first event was refused. */
+  readonly state: RunStateName | null;
 }
 
 interface Waiting {
@@ -143,17 +154,17 @@ export class Ingest {
       if (fault) items.set(one, refusedItem(one.no, fault.code, fault.message, fault.pointer));
     }
     // After the end of a run nothing waits any more: what may be said then is not held up by what may not.
+    let state = before?.state ?? null;
     if (before && isTerminal(before.state)) await this.record(key, [...sorted.now, ...sorted.ahead], items, "ended");
     else {
-      await this.record(key, sorted.now, items);
+      state = (await this.record(key, sorted.now, items)) ?? state;
       await this.stage(key, sorted.ahead, items);
     }
-    if (sorted.now.length > 0 && this.waiting.has(keyOf(key))) await this.release(key, null);
+    if (sorted.now.length > 0 && this.waiting.has(keyOf(key))) state = (await this.release(key, null)) ?? state;
     await this.compare(key, sorted.again, items);
-    const after = await this.options.owner().observed(tenant_id, run_id);
     return {
       run_id,
-      state: after?.state ?? null,
+      state,
       items: prepared.map(
         (one) => items.get(one) ?? refusedItem(one.no, "INTERNAL_ERROR", "The event was not looked at"),
       ),
@@ -161,16 +172,16 @@ export class Ingest {
     };
   }
 
-  /** Commits what is in order. */
+  /** Commits what is in order; the state of the run after it, null where nothing was there to commit. */
   private async record(
     key: StagedKey,
     now: readonly Prepared[],
     items: Map<Prepared, IngestItem>,
     holes?: "ended",
-  ): Promise<void> {
-    if (now.length === 0) return;
+  ): Promise<RunStateName | null> {
+    if (now.length === 0) return null;
     const events = now.map((one) => one.event);
-    const { refused, seqs } = await this.commit(key, holes ? { events, holes } : { events });
+    const { refused, seqs, state } = await this.commit(key, holes ? { events, holes } : { events });
     const run = idBytes("run", key.run_id);
     for (const one of now) {
       const seq = seqs.get(one.no ?? 0);
@@ -178,25 +189,28 @@ export class Ingest {
       if (fault) items.set(one, refusedItem(one.no, fault.code, fault.message, fault.pointer));
       else if (seq !== undefined) items.set(one, committedItem("committed", one.no, seq, run));
     }
+    return state;
   }
 
   private async commit(
     { tenant_id, run_id, producer, epoch }: StagedKey,
     given: Pick<IngestCommand, "events" | "conflicts" | "holes">,
-  ): Promise<{ refused: ReadonlyMap<number, IngestFault>; seqs: ReadonlyMap<number, number> }> {
+  ): Promise<Committed> {
     const refused = new Map<number, IngestFault>();
     const command: IngestCommand = { type: "ingest", producer, epoch, refused, ...given };
     const seqs = new Map<number, number>();
     const prefix = `${producerKey(producer, epoch)}/`;
     // Conflicts alone are an append too.
     const parts = given.events.length === 0 ? [[]] : appendable(given.events);
+    let state: RunStateName | null = null;
     for (const events of parts) {
       const told = await this.options.owner().ingest(tenant_id, run_id, { ...command, events });
       for (const [index, { origin }] of told.drafts.entries())
         if (origin?.from?.startsWith(prefix))
           seqs.set(Number(origin.from.slice(prefix.length)), told.first_seq + index);
+      ({ state } = told);
     }
-    return { refused, seqs };
+    return { refused, seqs, state };
   }
 
   /** Keeps what came too early. */
@@ -243,7 +257,10 @@ export class Ingest {
   private async giveUp(waiting: Waiting): Promise<void> {
     const { key } = waiting;
     if (this.waiting.get(keyOf(key)) !== waiting) return;
-    if (await this.options.owner().observed(key.tenant_id, key.run_id)) return this.release(key, "timeout");
+    if (await this.options.owner().observed(key.tenant_id, key.run_id)) {
+      await this.release(key, "timeout");
+      return;
+    }
     const waited_ms = (this.options.clock.now_us() - waiting.since_us) / 1000;
     if (waited_ms < LIMITS.unknown_run_wait_ms) return this.lookAgain(waiting, LIMITS.unknown_run_wait_ms);
     this.options.log.warn("ingest.unknown_run", { run_id: key.run_id, producer: key.producer, events: waiting.count });
@@ -259,8 +276,11 @@ export class Ingest {
     this.lookAgain(waiting, LIMITS.gap_wait_ms);
   }
 
-  /** Records staged events that are in order now, or all of them where what is missing is given up. */
-  private async release(key: StagedKey, holes: "timeout" | "forced" | null): Promise<void> {
+  /**
+   * Records staged events that are in order now, or all of them where what is missing is given up. Returns the state of the run
+   * after it, null where there were none.
+   */
+  private async release(key: StagedKey, holes: "timeout" | "forced" | null): Promise<RunStateName | null> {
     const { staged, owner } = this.options;
     const rows = await staged.read(key);
     const state = await owner().observed(key.tenant_id, key.run_id);
@@ -274,9 +294,10 @@ export class Ingest {
       events.push(JSON.parse(row.event) as ObservedEvent);
       next = row.no + 1;
     }
-    if (events.length > 0) await this.commit(key, { events, ...(holes === null ? {} : { holes }) });
+    const done = events.length > 0 ? await this.commit(key, { events, ...(holes === null ? {} : { holes }) }) : null;
     await staged.drop(key, next - 1);
     this.forget(key, rows.filter((row) => row.no >= next).length);
+    return done?.state ?? null;
   }
 
   private forget(key: StagedKey, left: number): void {

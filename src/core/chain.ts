@@ -4,7 +4,7 @@
 //   chain_0   = SHA-256(PREFIX || tenant || run_id)
 // Invariant: what is hashed are the stored bytes themselves, so verifying never re-serialises.
 import { assert } from "../kit/assert.ts";
-import { sha256, sha256Hex } from "../kit/hash.ts";
+import { sha256, sha256Latin1 } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
 
@@ -56,17 +56,17 @@ export function encodeAppend(options: { drafts: readonly EventDraft[]; seq: numb
 } {
   assert(options.drafts.length > 0, "an append holds at least one event");
   let { seq } = options;
-  let chain = options.chain.toString("hex");
+  let chain = options.chain.toString("latin1");
   const lines: string[] = [];
   for (const draft of options.drafts) {
     seq += 1;
     const line = encodeEvent(draft, seq, options.at_us);
-    link.write(chain, PREVIOUS_AT, "hex");
-    link.write(sha256Hex(line), CONTENT_AT, "hex");
-    chain = sha256Hex(linkOf(seq));
+    link.write(chain, PREVIOUS_AT, "latin1");
+    link.write(sha256Latin1(line), CONTENT_AT, "latin1");
+    chain = sha256Latin1(linkOf(seq));
     lines.push(line);
   }
-  return { body: Buffer.from(lines.join("\n")), chain: Buffer.from(chain, "hex"), last_seq: seq };
+  return { body: Buffer.from(lines.join("\n")), chain: Buffer.from(chain, "latin1"), last_seq: seq };
 }
 
 /** Lines of an append's body. Canonical JSON has no raw line break, so splitting is exact. */

@@ -30,7 +30,8 @@ const LAYERS_MAX = 8;
 /** Deeper than anything that is read from outside. */
 const DEPTH_MAX = 128;
 const BASE64_MIN = 40;
-const BASE64 = /(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/=_-])/g;
+/** Digests are left out: what only has lower-case hexadecimal digits says nothing as base64, and stands in most events. */
+const BASE64 = /(?<![A-Za-z0-9+/=_-])(?![0-9a-f]+(?![A-Za-z0-9+/=_-]))[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/=_-])/g;
 
 /** Any digest looks like a key of this kind: it would leave little of a journal. */
 const TOO_WIDE = new Set(["secp256k1-privatekey"]);

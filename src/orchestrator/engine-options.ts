@@ -1,7 +1,7 @@
 // What an engine is given and what it tells others.
 import type { Clock, Timer } from "../kit/clock.ts";
 import type { Random } from "../kit/random.ts";
-import type { EventDraft } from "../contract/events.ts";
+import type { EventDraft, RunStateName } from "../contract/events.ts";
 import type { JobQueue, JobResult } from "../contract/jobs.ts";
 import type { ApprovalRow, GroupLease, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { Log } from "../contract/ports.ts";
@@ -24,10 +24,11 @@ export interface Commit {
   readonly summary: RunSummary;
 }
 
-/** What was committed, and the seq of its first event. */
+/** What was committed, the seq of its first event, and the state of the run after it; null when there is no such run. */
 export interface Told {
   readonly drafts: readonly EventDraft[];
   readonly first_seq: number;
+  readonly state: RunStateName | null;
 }
 
 export interface EngineOptions extends Pick<OpenedArgsOptions, "openArgs"> {

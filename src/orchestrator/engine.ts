@@ -168,9 +168,9 @@ export class Engine {
     const { run } = actor;
     try {
       if (run.tenant_id !== tenant_id) throw new AppError("RUN_EXISTS", `Run ${run_id} cannot be used here`);
-      let told: Told = { drafts: [], first_seq: run.seq + 1 };
-      await this.submit(actor, command, (drafts, first_seq) => (told = { drafts, first_seq }));
-      return told;
+      let told: Pick<Told, "drafts" | "first_seq"> = { drafts: [], first_seq: run.seq + 1 };
+      const { state } = await this.submit(actor, command, (drafts, first_seq) => (told = { drafts, first_seq }));
+      return { ...told, state: run.seq === 0 ? null : state };
     } finally {
       const isOver = run.seq === 0 || (isTerminal(run.state) && run.abandoned.size === 0);
       if (isOver && !actor.inFlight && actor.queue.length === 0) this.actors.delete(run_id);
