@@ -1,5 +1,6 @@
-// Verifies a whole journal: every chain, every offset, every checkpoint against the appends it covers, and the database's
-// checkpoints against the witness. Reads in pages; memory grows with the number of runs, not of events.
+// Verifies a whole journal: every chain, every offset, every checkpoint against the appends it covers, every seal against the
+// events of its run, and the database's checkpoints against the witness. Reads in pages; memory grows with the number of runs,
+// not of events: a run that is sealed is read a second time for its seal.
 import { merkleRoot } from "../kit/merkle.ts";
 import { isObject } from "../kit/json.ts";
 import type { CommittedRow, JournalStore } from "../contract/journal.ts";
@@ -7,8 +8,8 @@ import { AppError } from "../contract/errors.ts";
 import type { Db } from "../contract/ports.ts";
 import { appendLeaf, checkpointFault, listCheckpoints } from "./checkpoint.ts";
 import type { Checkpoint, Signer, Witness } from "./checkpoint.ts";
-import { startOfChain, verifyRow, verifyRun } from "./verify.ts";
-import type { ChainProgress } from "./verify.ts";
+import { mayHoldSeal, sealFault, startOfChain, verifyRow, verifyRun } from "./verify.ts";
+import type { ChainFault, ChainProgress, Sealer } from "./verify.ts";
 
 export interface Verified {
   readonly runs: number;
@@ -37,12 +38,20 @@ export async function readWholeRun(
   }
 }
 
+const inWords = ({ run_id, seq, fault }: ChainFault): string => `${run_id} at seq ${seq}: ${fault}`;
+
 /** Verifies one run. Throws NOT_FOUND. */
-export async function verifyOne(store: JournalStore, tenant_id: string, run_id: string): Promise<Verified> {
+export async function verifyOne(
+  store: JournalStore,
+  sealer: Sealer,
+  tenant_id: string,
+  run_id: string,
+): Promise<Verified> {
   const rows = await readWholeRun(store, tenant_id, run_id);
   if (rows.length === 0) throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });
   const result = verifyRun(rows);
-  const faults = "fault" in result ? [`${result.run_id} at seq ${result.seq}: ${result.fault}`] : [];
+  const fault = "fault" in result ? result : sealFault(rows, sealer);
+  const faults = fault ? [inWords(fault)] : [];
   const events = "events" in result ? result.events : 0;
   return { runs: 1, events, appends: rows.length, checkpoints: 0, faults };
 }
@@ -50,6 +59,8 @@ export async function verifyOne(store: JournalStore, tenant_id: string, run_id: 
 class Auditor {
   readonly faults: string[] = [];
   readonly runs = new Map<string, ChainProgress | null>();
+  /** Runs of this group with a seal. */
+  sealed: Pick<CommittedRow, "tenant_id" | "run_id">[] = [];
   events = 0;
   appends = 0;
   private leaves = new Map<string, Buffer[]>();
@@ -60,6 +71,7 @@ class Auditor {
   begin(checkpoints: ReadonlyMap<string, Checkpoint[]>): void {
     this.due = new Map([...checkpoints].map(([tenant, list]) => [tenant, [...list]]));
     this.leaves = new Map();
+    this.sealed = [];
     this.offset = 0;
   }
 
@@ -76,10 +88,11 @@ class Auditor {
     if (before === null) return;
     const next = verifyRow(before, row);
     if ("fault" in next) {
-      this.faults.push(`${next.run_id} at seq ${next.seq}: ${next.fault}`);
+      this.faults.push(inWords(next));
       this.runs.set(row.run_id, null);
       return;
     }
+    if (mayHoldSeal(row)) this.sealed.push({ tenant_id: row.tenant_id, run_id: row.run_id });
     this.events += row.last_seq - row.first_seq + 1;
     this.runs.set(row.run_id, next);
   }
@@ -143,7 +156,7 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
   return faults;
 }
 
-async function auditGroup(store: JournalStore, group: number, auditor: Auditor): Promise<void> {
+async function auditGroup(store: JournalStore, group: number, auditor: Auditor, sealer: Sealer): Promise<void> {
   const { head } = await store.groupHead(group);
   for (let after = 0; after < head;) {
     const rows = await store.readGroup(group, after, PAGE_ROWS);
@@ -155,6 +168,10 @@ async function auditGroup(store: JournalStore, group: number, auditor: Auditor):
     after = rows.at(-1)?.offset ?? head;
   }
   auditor.finish();
+  for (const { tenant_id, run_id } of auditor.sealed) {
+    const fault = sealFault(await readWholeRun(store, tenant_id, run_id), sealer);
+    if (fault) auditor.faults.push(inWords(fault));
+  }
 }
 
 /** Verifies everything. */
@@ -175,7 +192,7 @@ export async function verifyAll(options: {
   auditor.faults.push(...(await witnessFaults(witness, checkpoints)));
   for (let group = 0; group < groups; group++) {
     auditor.begin(perTenant(checkpoints.filter((c) => c.group === group)));
-    await auditGroup(store, group, auditor);
+    await auditGroup(store, group, auditor, signer);
   }
   return {
     runs: auditor.runs.size,

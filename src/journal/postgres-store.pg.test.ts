@@ -10,7 +10,11 @@ import { DbError } from "../contract/ports.ts";
 import { testDatabase } from "../../test/support/postgres.ts";
 import type { TestDatabase } from "../../test/support/postgres.ts";
 import { remove, tempFolder } from "../../test/support/processes.ts";
-import { verifyAll } from "./audit.ts";
+import { bodyLines, encodeAppend } from "../core/chain.ts";
+import { eventLeaf, sealText } from "../core/seal.ts";
+import { merkleRoot } from "../kit/merkle.ts";
+import type { AppendRow } from "../contract/journal.ts";
+import { verifyAll, verifyOne } from "./audit.ts";
 import { Checkpointer } from "./checkpoint.ts";
 import { PostgresJournalStore } from "./postgres-store.ts";
 import { journalStoreSuite, rowsOf } from "./store.suite.ts";
@@ -173,6 +177,45 @@ describe("the journal in Postgres", () => {
       }),
     );
     expect((await verify()).faults.join()).toContain("witness");
+  });
+
+  test("a seal that is not of the events before it, or is signed by somebody else, is found where its chain holds", async () => {
+    const own = await testDatabase();
+    const mine = new PostgresJournalStore(own.db);
+    const keys = tempFolder("qd-keys-seals");
+    const signer = await loadSigner(keys);
+    const other = await loadSigner(`${keys}/other`);
+    const options = { store: mine, db: own.db, signer, witness: new FileWitness(`${keys}/witness.jsonl`), groups: 1 };
+    let lease = await mine.acquireGroup(0, "w");
+    /** A run of two events with a seal: of a root, by a key that is named, signed with one. */
+    const seal = async (wrong: { root?: string; named?: string; by?: typeof signer }) => {
+      const run_id = newId("run", seams);
+      const place = { tenant_id: tenant, run_id };
+      const [row] = rowsOf(tenant, run_id, [2]) as [AppendRow];
+      const root = wrong.root ?? merkleRoot(bodyLines(row.body).map(eventLeaf)).toString("hex");
+      const unsigned = { key_id: wrong.named ?? signer.key_id, last_seq: 2, root };
+      const signature = (wrong.by ?? signer).sign(sealText(place, unsigned)).toString("hex");
+      const drafts = [{ type: "run.sealed" as const, data: { ...unsigned, signature } }];
+      const { body, chain } = encodeAppend({ drafts, seq: 2, chain: row.chain, at_us: 1_700_000_000_000_000 });
+      const rows = [row, { ...place, first_seq: 3, last_seq: 3, body, chain }];
+      await mine.flush(lease, { rows, runs: [], approvals: [], budgets: [], at_us: systemClock.now_us() });
+      lease = { ...lease, head: lease.head + rows.length };
+      return run_id;
+    };
+    await seal({});
+    // Of a run that was imported.
+    await seal({ named: other.key_id, by: other });
+    expect((await verifyAll(options)).faults).toEqual([]);
+    const rootless = await seal({ root: "0".repeat(64) });
+    const forged = await seal({ by: other });
+    expect((await verifyAll(options)).faults).toEqual([
+      `${rootless} at seq 3: the root of the seal does not follow from the events`,
+      `${forged} at seq 3: the seal is not signed with the key that it names`,
+    ]);
+    expect((await verifyOne(mine, signer, tenant, forged)).faults).toHaveLength(1);
+    await mine.close();
+    await own.close();
+    remove(keys);
   });
 
   test("a round of checkpoints in whose middle the groups are taken over signs nothing twice", async () => {

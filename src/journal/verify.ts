@@ -10,7 +10,9 @@ import { StoredEventSchema } from "../contract/events.ts";
 import type { StoredEvent } from "../contract/events.ts";
 import type { AppendRow } from "../contract/journal.ts";
 import { bodyLines, chainNext, chainStart } from "../core/chain.ts";
-import { eventLeaf } from "../core/seal.ts";
+import { eventLeaf, sealText } from "../core/seal.ts";
+import type { Seal } from "../core/seal.ts";
+import type { Signer } from "./checkpoint.ts";
 
 /** Where and how a journal fails to verify. */
 export interface ChainFault {
@@ -92,7 +94,7 @@ export function verifyRun(rows: readonly AppendRow[]): { events: number; chain: 
       if (ended && !AFTER_TERMINAL.test(event.type))
         return { run_id: row.run_id, seq: event.seq, fault: `${event.type} after the end of the run` };
       if (TERMINAL.test(event.type)) ended = true;
-      const wrong = event.type === "run.sealed" ? sealFault(event, leaves) : null;
+      const wrong = event.type === "run.sealed" ? wrongSeal(event, leaves) : null;
       if (wrong) return { run_id: row.run_id, seq: event.seq, fault: wrong };
       leaves.push(eventLeaf(line));
     }
@@ -101,10 +103,41 @@ export function verifyRun(rows: readonly AppendRow[]): { events: number; chain: 
   return { events: progress.seq, chain: progress.chain };
 }
 
+/** Who may have sealed: of seals by other keys the signature is not looked at. */
+export type Sealer = Pick<Signer, "key_id" | "verify">;
+
+/** The first seal of a run that does not follow from its events, or is not signed by the key that it names. */
+export function sealFault(rows: readonly AppendRow[], sealer: Sealer): ChainFault | null {
+  const leaves: Buffer[] = [];
+  for (const row of rows) {
+    for (const line of bodyLines(row.body)) {
+      const event = line.includes(SEALED) ? (JSON.parse(line) as StoredEvent) : null;
+      const wrong = event?.type === "run.sealed" ? (wrongSeal(event, leaves) ?? unsigned(row, event, sealer)) : null;
+      if (event && wrong) return { run_id: row.run_id, seq: event.seq, fault: wrong };
+      leaves.push(eventLeaf(line));
+    }
+  }
+  return null;
+}
+
+/** True where an append holds a seal; words that only look like one make it true too. */
+export function mayHoldSeal(row: AppendRow): boolean {
+  return row.body.includes(SEALED);
+}
+
+const SEALED = '"type":"run.sealed"';
+
 /** A seal is of the events before it, all of them. */
-function sealFault({ data, seq }: StoredEvent, leaves: readonly Buffer[]): string | null {
+function wrongSeal({ data, seq }: StoredEvent, leaves: readonly Buffer[]): string | null {
   if (data["last_seq"] !== seq - 1) return "the seal is not of the events before it";
   return data["root"] === merkleRoot(leaves).toString("hex")
     ? null
     : "the root of the seal does not follow from the events";
+}
+
+function unsigned(row: AppendRow, { data }: StoredEvent, sealer: Sealer): string | null {
+  const seal = data as unknown as Seal;
+  if (seal.key_id !== sealer.key_id) return null;
+  const signature = Buffer.from(seal.signature, "hex");
+  return sealer.verify(sealText(row, seal), signature) ? null : "the seal is not signed with the key that it names";
 }

@@ -64,7 +64,7 @@ export class LocalJournalService implements JournalService {
   }
 
   async verify(caller: Caller, run_id: string | null): Promise<Verified> {
-    if (run_id !== null) return verifyOne(this.options.store, caller.tenant_id, run_id);
+    if (run_id !== null) return verifyOne(this.options.store, this.options.signer, caller.tenant_id, run_id);
     await this.checkpoint();
     return verifyAll(this.options);
   }
