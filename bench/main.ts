@@ -216,10 +216,7 @@ async function main(): Promise<void> {
   else if (workload === "CAPTURE") rows.push(...(await captureFigures()));
   else if (workload === "INGEST") rows.push(...(await ingestFigures(passes)));
   else if (workload === "PROXY") rows.push(...(await proxyFigures(passes)));
-  else if (!work)
-    throw new Error(
-      `there is no workload ${workload}; there are W1 to W7, policy, replay, proxy, ingest, capture, dispatch and waiting`,
-    );
+  else if (!work) throw new Error(`there is no workload ${workload}`);
   else rows.push(...(await besides(work, { name: "quarterdeck", ...(await openOurs()) })));
   const machine = `${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, node ${process.version}`;
   if (values.json) console.log(JSON.stringify({ workload, machine, passes, warmup, runs, rows }, null, 2));
