@@ -141,7 +141,12 @@ export const RuleInput = Type.Object(
       ),
     ),
     when: Type.Optional(
-      Type.String({ minLength: 1, maxLength: LIMITS.expression_chars_max, description: "CEL condition." }),
+      Type.Union([
+        Type.String({ minLength: 1, maxLength: LIMITS.expression_chars_max, description: "CEL condition." }),
+        Type.Record(Type.String(), Type.Unknown(), {
+          description: 'The same as JSON, which becomes CEL: {"tool_name": {"in": ["a", "b"]}, "cost": {"gt": 100}}.',
+        }),
+      ]),
     ),
     reason: Type.Optional(Text(500, "Shown with the decision.")),
     shadow: Type.Optional(Type.Boolean()),

@@ -27,6 +27,7 @@ import { LIST_PRICES } from "../contract/prices.ts";
 import type { DiscoveredTool } from "../contract/tools.ts";
 import type { JsonObject } from "../kit/json.ts";
 import { parseUsd } from "../kit/money.ts";
+import { conditionText } from "./condition-json.ts";
 import { matchesAny } from "./pattern.ts";
 import type { Effect, PolicyRule, PolicySet } from "./policy.ts";
 
@@ -309,14 +310,15 @@ function workflowSpec(item: RegistryItem): WorkflowSpec {
   };
 }
 
-/** Rules of a policy manifest under our names. */
+/** Rules of a policy manifest under our names, with their conditions in CEL. Throws EXPRESSION_INVALID. */
 export function policyRules(spec: PolicyManifest): PolicyRule[] {
   return spec.rules.map((rule) => {
-    const { effect, match, ...rest } = rule;
+    const { effect, match, when: written, ...rest } = rule;
     const ours: Effect = effect === "block" ? "deny" : effect === "approve" ? "require_approval" : effect;
     const classes = match?.effect_classes?.map((value) => effectClass(value, "read"));
     const selector = match ? { match: { ...match, ...(classes ? { effect_classes: classes } : {}) } } : {};
-    return { ...rest, effect: ours, ...selector };
+    const when = typeof written === "object" ? conditionText(written as JsonObject) : written;
+    return { ...rest, ...(when === undefined ? {} : { when }), effect: ours, ...selector };
   });
 }
 

@@ -2,6 +2,8 @@ import { describe, expect, test } from "vitest";
 import { isAppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { matchesPattern } from "./pattern.ts";
+import type { Json } from "../kit/json.ts";
+import { conditionText } from "./condition-json.ts";
 import { compileCondition } from "./condition.ts";
 import { Policy } from "./policy.ts";
 import type { PolicyCall, PolicyRule } from "./policy.ts";
@@ -107,6 +109,49 @@ describe("conditions", () => {
       }
     },
   );
+
+  test.each<[Json, string, boolean]>([
+    [{ tool_name: { in: ["files.read", "x"] } }, 'tool.name in ["files.read", "x"]', true],
+    [{ tool_name: { not_in: ["files.read"] } }, '!(tool.name in ["files.read"])', false],
+    [{ cost: { gt: 100 }, env: "dev" }, '(cost > 100) && (env == "dev")', true],
+    [{ cost: { ">": 100, "<=": 100.5 } }, "(cost > 100) && (cost <= 100.5)", false],
+    [{ "args.amount": { gte: 101, lt: 102 } }, "(args.amount >= 101) && (args.amount < 102)", true],
+    [{ "args.path": { matches: "^reply-[0-9]" } }, 'args.path.matches("^reply-[0-9]")', true],
+    [{ "args.path": { starts_with: "re", ends_with: ".md", contains: "1" } }, "", true],
+    [{ "args.nope": { exists: false }, "args.path": { exists: true } }, "", true],
+    [{ "args.nope.deeper": { exists: true } }, '"nope" in args && "deeper" in args.nope', false],
+    [{ "args.two words": { exists: false } }, '!("two words" in args)', true],
+    [{ any: [{ env: "prod" }, { not: { "labels.team": { ne: "red" } } }] }, "", true],
+    [{ all: [{ env: "dev" }, { any: [{ kind: "model" }, { agent_name: "desk" }] }] }, "", true],
+    [{ "args.text": 'a "quoted"\n\\ é \u0001' }, "", true],
+    [{ "tool.idempotent": true, effect_class: { in: ["read", "write"] } }, "", true],
+  ])("%j is %s: %s", (condition, text, expected) => {
+    const when = conditionText(condition);
+    if (text !== "") expect(when).toBe(text);
+    const args = { ...call().args, text: 'a "quoted"\n\\ é \u0001' };
+    expect(policy({ ...allow, when }).decide(call({ args })).effect).toBe(expected ? "allow" : "deny");
+  });
+
+  test.each<[Json, string]>([
+    [{ tool_nam: "x" }, "/tool_nam: there is no such field; there are kind, agent.name"],
+    [{ cost: { above: 1 } }, "/cost/above: there is no such operator; there are eq,"],
+    [{ "args.x": { in: "abc" } }, '/args.x/in: has to be a list, not "abc"'],
+    [{ "args.x": { contains: 1 } }, "/args.x/contains: has to be a text, not 1"],
+    [{ "args.x": { exists: "yes" } }, "/args.x/exists: has to be true or false"],
+    [{ "args.x": {} }, "/args.x: needs an operator: eq"],
+    [{ "args.x": { eq: { a: 1 } } }, "/args.x/eq: cannot be compared with an object"],
+    [{ any: [] }, "/any: has to be a list of conditions"],
+    [{ not: "x" }, '/not: has to be an object, not "x"'],
+    [{ all: [{ env: "dev" }, {}] }, "/all/1: is empty"],
+    [{ "args.": 1 }, "there is no such field"],
+    [{ args: 1 }, "there is no such field"],
+    [{ "args.constructor": { matches: "(?=a)" } }, "RE2 syntax"],
+    [JSON.parse(`${'{"not":'.repeat(50)}{}${"}".repeat(50)}`) as Json, "nests too deeply"],
+  ])("%j is refused when it is saved, with its place and what may stand there", (condition, says) => {
+    const compile = () => compileCondition(conditionText(condition));
+    expect(compile).toThrow(says);
+    expect(compile).toThrow(expect.objectContaining({ code: "EXPRESSION_INVALID" }) as Error);
+  });
 
   test("a condition may have as many characters as the limit, and not one more", () => {
     const padded = (length: number) => `true${" ".repeat(length - 4)}`;

@@ -95,6 +95,9 @@ class Reader {
         this.fault(document, ["spec", ...pointer.split("/").slice(1)], message);
       return [];
     }
+    const wrong = kind === "Policy" ? ruleFaults(spec as PolicyManifest) : [];
+    for (const { path, message } of wrong) this.fault(document, ["spec", ...path], message);
+    if (wrong.length > 0) return [];
     try {
       checkMeaning(kind, spec);
       canonicalJson(spec);
@@ -120,17 +123,25 @@ class Reader {
   }
 }
 
-/** What a schema cannot say. Throws AppError. */
-function checkMeaning(kind: ManifestKind, spec: unknown): void {
-  if (kind === "Policy") {
-    const rules = policyRules(spec as Parameters<typeof policyRules>[0]);
-    const ids = new Set<string>();
-    for (const rule of rules) {
-      if (ids.has(rule.id)) throw new AppError("MANIFEST_INVALID", `the rule id ${rule.id} is used twice`);
-      ids.add(rule.id);
-      if (rule.when !== undefined) compileCondition(rule.when);
+/** What is wrong with the rules of a policy that a schema cannot say, each at its place. */
+function ruleFaults({ rules }: PolicyManifest): { path: string[]; message: string }[] {
+  const found: { path: string[]; message: string }[] = [];
+  const ids = new Set<string>();
+  for (const [i, rule] of rules.entries()) {
+    const at = ["rules", String(i)];
+    if (ids.has(rule.id)) found.push({ path: [...at, "id"], message: `the rule id ${rule.id} is used twice` });
+    ids.add(rule.id);
+    try {
+      for (const { when } of policyRules({ rules: [rule] })) if (when !== undefined) compileCondition(when);
+    } catch (error) {
+      found.push({ path: [...at, "when"], message: messageOf(error) });
     }
   }
+  return found;
+}
+
+/** What a schema cannot say. Throws AppError. */
+function checkMeaning(kind: ManifestKind, spec: unknown): void {
   if (kind === "Workflow") checkWorkflow(spec as WorkflowManifest);
   if (kind === "Agent") {
     const agent = spec as AgentManifest;
