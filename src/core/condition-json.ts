@@ -32,7 +32,7 @@ const FIELDS = new Set([
   "run.tokens",
   "run.cost_micro_usd",
 ]);
-/** Maps: any path below is a field. */
+/** Maps, in which each path is a field. */
 const MAPS = ["args", "labels"];
 const DEPTH_MAX = 32;
 const PLAIN_KEY = /^[A-Za-z_][A-Za-z0-9_]*$/;
