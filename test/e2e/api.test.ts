@@ -381,7 +381,7 @@ describe("the command line", () => {
     );
     const result = await cli(["apply", "-f", file], { data });
     expect(result.code).toBe(2);
-    expect(result.err).toContain("line 4 /spec");
+    expect(result.err).toContain("line 7 /spec/rules/0/when");
     const cycle = path.join(data, "cycle.yaml");
     writeFileSync(
       cycle,
