@@ -68,12 +68,13 @@ export class FieldRules {
       }
       if (Array.isArray(item)) return item.map((one, i) => walk(one, `${path}/${i}`) ?? null);
       if (typeof item !== "object" || item === null) return item;
-      const out: Record<string, Json> = {};
+      const out: [key: string, kept: Json][] = [];
       for (const [key, one] of Object.entries(item)) {
         const kept = walk(one, `${path}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`);
-        if (kept !== undefined) out[key] = kept;
+        if (kept !== undefined) out.push([key, kept]);
       }
-      return out;
+      // Defines own properties, also one that is called `__proto__`.
+      return Object.fromEntries(out);
     };
     // A default of the type is for each of its fields, not for the data as a whole.
     return { value: walk(value, at) ?? null, touched, raw };

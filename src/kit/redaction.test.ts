@@ -25,7 +25,7 @@ test("inside arrays, nested objects, keys, JSON in strings and base64", () => {
   expect(JSON.parse((clean as { json: string }).json)).toEqual({ config: [{ token: "[redacted:github]" }] });
   expect((clean as { base64: string }).base64).toBe("[redacted:github]");
   expect(rules.toSorted()).toEqual(["github", "slack"]);
-  expect(paths).toEqual(["/list/1/deep", "/json", "/twice", "/base64"]);
+  expect(paths).toEqual(["/list/1/deep", "/key [redacted:slack]", "/json", "/twice", "/base64"]);
 });
 
 test("however deep it stands; what cannot be looked at as a whole is an error, so that it is not kept", () => {
@@ -67,6 +67,31 @@ test("what stands there twice is taken out twice, and JSON in a string with and 
       expect(JSON.stringify(clean)).not.toContain(secret);
       expect(paths).toEqual(["/a", "/b/1", "/b/2", "/c"]);
     }
+});
+
+test("a key is looked at as a value is, also where the same text is both", () => {
+  const hidden = [
+    Buffer.from(`token=${GITHUB} and more words`).toString("base64"),
+    JSON.stringify({ a: `\n${GITHUB}` }),
+    JSON.stringify({ a: `\u0067${GITHUB.slice(1)}` }).replace("g", "\\u0067"),
+  ];
+  for (const text of hidden)
+    for (const value of [{ [text]: 1 }, { [text]: text }, { a: text, b: { [text]: [text] } }]) {
+      const { value: clean, rules, paths } = redactJson(value, rulesOf("secrets"));
+      expect(rules).toEqual(["github"]);
+      expect(paths.length).toBeGreaterThan(0);
+      expect(JSON.stringify(clean)).not.toContain(JSON.stringify(text).slice(1, -1));
+    }
+});
+
+test("keys that become the same one lose no value, and `__proto__` is a key like others", () => {
+  const other = GITHUB.replace("wWPw", "wWPx");
+  const text = `{"${GITHUB}":1,"${other}":2,"[redacted:github]":3,"__proto__":{"${SLACK}":4}}`;
+  const { value: clean, paths } = redactJson(JSON.parse(text) as Json, rulesOf("secrets"));
+  expect(JSON.stringify(clean)).toBe(
+    `{"[redacted:github]'":1,"[redacted:github]''":2,"[redacted:github]":3,"__proto__":{"[redacted:slack]":4}}`,
+  );
+  expect(paths).toEqual(["/[redacted:github]'", "/[redacted:github]''", "/__proto__/[redacted:slack]"]);
 });
 
 test("a credential that stands in another one's", () => {

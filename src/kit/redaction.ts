@@ -19,7 +19,7 @@ export interface Redacted<T> {
   readonly value: T;
   /** Names of the rules that spoke. */
   readonly rules: readonly string[];
-  /** JSON pointers of strings that were changed. */
+  /** JSON pointers of strings that were changed, and of members whose key was, under the key that they have now. */
   readonly paths: readonly string[];
 }
 
@@ -96,23 +96,29 @@ function redactLayer(
   const paths: string[] = [];
   const look = lookAt(value, rules);
   if (look === "nothing") return { value, rules: [], paths: [] };
-  const isQuiet = look === "hidden";
+  const clean = (text: string): string =>
+    look === "hidden" ? redactHidden(text, rules, layer, spoke) : redactString(text, rules, layer, spoke);
   const walk = (item: Json, at: string, depth: number): Json => {
     if (skip(at)) return item;
     if (typeof item === "string") {
-      const clean = isQuiet ? redactHidden(item, rules, layer, spoke) : redactString(item, rules, layer, spoke);
-      if (clean !== item) paths.push(at);
-      return clean;
+      const text = clean(item);
+      if (text !== item) paths.push(at);
+      return text;
     }
     if (typeof item !== "object" || item === null) return item;
     checkDepth(depth);
     if (Array.isArray(item)) return item.map((one, i) => walk(one, `${at}/${i}`, depth + 1));
-    const out: Record<string, Json> = {};
+    const out = new Map<string, Json>();
     for (const [key, one] of Object.entries(item)) {
-      const name = isQuiet ? key : redactString(key, rules, layer, spoke);
-      out[name] = walk(one, `${at}/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`, depth + 1);
+      let name = clean(key);
+      // Two keys may have become the same one; neither value is lost by that.
+      while (name !== key && (out.has(name) || Object.hasOwn(item, name))) name += "'";
+      const here = `${at}/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`;
+      if (name !== key) paths.push(here);
+      out.set(name, walk(one, here, depth + 1));
     }
-    return out;
+    // Defines own properties, also one that is called `__proto__`.
+    return Object.fromEntries(out);
   };
   return { value: walk(value, "", 0), rules: [...spoke], paths };
 }
@@ -155,7 +161,7 @@ function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidd
       return;
     }
     for (const key of Object.keys(item)) {
-      strings.add(key);
+      collect(key, depth);
       collect(item[key] as Json, depth + 1);
     }
   };
