@@ -222,3 +222,15 @@ test("calls of one session are one run: those that come together, and those afte
   await captures.end(world.caller, one, 0);
   expect(await captures.runFor(world.caller, session)).not.toBe(one);
 });
+
+test("a session whose name tells something is recorded without it, and found again, also by the next process", async () => {
+  const session = ["xoxb", "23984754863", "2348975623112"].join("-");
+  const run_id = await captures.runFor(world.caller, { agent: "desk", session });
+  expect(await captures.runFor(world.caller, { agent: "desk", session })).toBe(run_id);
+  expect(await make().runFor(world.caller, { agent: "desk", session })).toBe(run_id);
+  expect(await captures.runFor(world.caller, { agent: "desk", session: `${session}1` })).not.toBe(run_id);
+  const rows = await world.store.readRun(world.caller.tenant_id, run_id, 1, 10);
+  const text = rows.map((row) => row.body.toString()).join("\n") + JSON.stringify([...world.store.runs.values()]);
+  expect(text).not.toContain(session);
+  expect(text).toContain("[redacted:slack]");
+});

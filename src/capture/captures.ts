@@ -30,7 +30,7 @@ import { readWholeRun } from "../journal/audit.ts";
 import { chainAt } from "../journal/past.ts";
 import { restored } from "./quarantine.ts";
 import type { OpenedPayload, Place, Quarantine } from "./quarantine.ts";
-import type { Redactor } from "./redact.ts";
+import type { Keep, Redactor } from "./redact.ts";
 import { identityOf, isAmbiguous, nameOf, recordedCalls, replayedEnd } from "./recording.ts";
 import type { CallKind, RecordedCall } from "./recording.ts";
 
@@ -112,13 +112,13 @@ export class Captures {
   }
 
   /** Starts a captured run, or one that answers a process from another one's recording. */
-  async start(caller: CaptureCaller, request: StartCapture, external_id?: string): Promise<RunSummary> {
+  async start(caller: CaptureCaller, request: StartCapture, session?: string): Promise<RunSummary> {
     const replay = request.replay_of === undefined ? null : await this.recording(caller, request.replay_of);
-    const run_id = this.options.newRunId(external_id);
+    const run_id = this.options.newRunId(session);
     const agent = request.agent ?? "captured";
     const data: JsonObject = {
       env: request.env ?? replay?.source.env ?? "dev",
-      ...(external_id === undefined ? {} : { external_id }),
+      ...(session === undefined ? {} : { external_id: session }),
       fidelity: "wire",
       kind: replay ? "replay" : "captured",
       ...(request.labels ? { labels: { ...request.labels } } : {}),
@@ -128,7 +128,9 @@ export class Captures {
       target: { kind: "captured", name: agent, version: 1 },
     };
     if (replay) this.replays.set(run_id, replay.replay);
-    const command = { type: "start" as const, data };
+    const { quarantine, redactor } = this.options;
+    const keep: Keep = (payload) => quarantine.keep({ tenant_id: caller.tenant_id, run_id }, payload);
+    const command = { type: "start" as const, data: await redactor.data(data, "run.started", keep) };
     return this.options.owner().start({ tenant_id: caller.tenant_id, run_id, command });
   }
 
@@ -158,7 +160,8 @@ export class Captures {
     session: string,
   ): Promise<string> {
     const key = `${caller.tenant_id}/${session}`;
-    const known = this.sessions.get(key) ?? (await this.options.external(caller, [session]))[0]?.run_id;
+    const recorded = () => this.options.external(caller, [this.options.redactor.name(session)]);
+    const known = this.sessions.get(key) ?? (await recorded())[0]?.run_id;
     const open = known === undefined ? null : this.options.owner().peek(known);
     const goesOn = open && !isTerminal(open.state) && open.steps < LIMITS.steps_per_run_max;
     const labels = given.session === undefined ? {} : { labels: { session: given.session } };

@@ -39,6 +39,32 @@ const CALLS: Sent[] = [
   { type: "run.succeeded", data: { output: "done" } },
 ];
 
+test("what names tell is not recorded, and what belongs together still does", async () => {
+  const run_id = freshRun();
+  const [tool, user] = [`t-${LEAKED}`, `of ${LEAKED}`];
+  const actor = { kind: "user", id: user };
+  const sent: Sent[] = [
+    { type: "run.started", data: { agent: "helper", input: "hello", correlation: user } },
+    { type: "step.started", step_id: tool, actor, data: { name: "plan" } },
+    {
+      type: "tool.requested",
+      step_id: "t1",
+      parent_step_id: tool,
+      call: { call_id: LEAKED },
+      data: { tool: "x", args: {} },
+    },
+    { type: "tool.completed", step_id: "t1", call: { call_id: LEAKED }, data: { result: "found" } },
+    { type: "step.ended", step_id: tool, data: {} },
+  ];
+  for (const event of numbered(sent)) expect(statuses(await send(run_id, [event]))).toEqual(["committed"]);
+  expect(JSON.stringify(await events(run_id))).not.toContain(LEAKED);
+  const [started_, plan, asked, answered, ended] = await events(run_id);
+  expect(started_?.data["correlation"]).toBe(plan?.actor?.id);
+  expect(plan).toMatchObject({ step: 1, origin: { step: expect.stringMatching(/^redacted-[0-9a-f]{24}$/) } });
+  expect([asked?.parent, asked?.call, ended?.step]).toEqual([1, answered?.call, 1]);
+  expect(statuses(await send(run_id, numbered(sent)))).toEqual(sent.map(() => "duplicate"));
+});
+
 test("a run that others observed is a run like any other", async () => {
   const run_id = freshRun();
   const answer = await send(run_id, numbered(CALLS));

@@ -114,22 +114,34 @@ function charsAtMost(value: Json): number {
   return sum;
 }
 
-/** Redacts and stores what is large. Most batches hold nothing to redact: they are looked at together. */
+/**
+ * Redacts and stores what is large. Most batches hold nothing to redact: they are looked at together. `names`: how the names of
+ * steps and calls came to be; those that a program made (ids of spans) tell nothing, and are what their sender knows them by.
+ */
 export async function settleEvents(
   options: PrepareOptions,
   place: Place,
   checked: readonly Prepared[],
+  names: "given" | "made" = "given",
 ): Promise<Prepared[]> {
   const { redactor } = options;
-  const clean = redactor.isClean(checked.map((one) => one.event));
+  const looked = checked.map(({ event }) => (names === "given" ? event : unnamed(event)));
+  const clean = redactor.isClean(looked);
   const done: Prepared[] = [];
   for (const one of checked) {
     const { event } = one;
     // A character is three bytes at most: what is short is not measured.
     if (event.fault || (clean && one.size * UTF8_BYTES_MAX <= LIMITS.inline_bytes_max)) done.push(one);
-    else done.push(await settleOne(options, place, one, clean));
+    else {
+      const event = clean || names === "made" ? one.event : redactor.names(one.event);
+      done.push(await settleOne(options, place, { ...one, event }, clean));
+    }
   }
   return done;
+}
+
+function unnamed({ type, data, said }: ObservedEvent): Pick<ObservedEvent, "type" | "data" | "said"> {
+  return said ? { type, data, said } : { type, data };
 }
 
 async function settleOne(options: PrepareOptions, place: Place, one: Prepared, clean: boolean): Promise<Prepared> {

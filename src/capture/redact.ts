@@ -27,6 +27,23 @@ export interface RedactorOptions {
   readonly hash?: (text: string) => string;
 }
 
+/** Names that an event has besides its data. */
+export interface EventNames {
+  readonly step?: string;
+  readonly parent?: string;
+  readonly call?: string;
+  readonly actor?: { readonly kind: string; readonly id: string };
+}
+
+interface LookedAt extends EventNames {
+  readonly type: string;
+  readonly data: JsonObject;
+  readonly said?: JsonObject;
+}
+
+/** Of the digest that stands for a name. */
+const NAME_CHARS = 24;
+
 export class Redactor {
   private readonly rules: readonly RedactionRule[];
   private readonly strict = rulesOf("personal");
@@ -65,6 +82,16 @@ export class Redactor {
     }
   }
 
+  /** True for a name that tells something, or that cannot be looked at. */
+  private isTold(text: string): boolean {
+    if (this.rules.length === 0) return false;
+    try {
+      return redactJson(text, this.rules).paths.length > 0;
+    } catch {
+      return true;
+    }
+  }
+
   /** What the patterns find, except below what stays as it is. */
   private byPattern(value: Json, at: string, raw: readonly string[]): Redacted<Json> {
     if (this.rules.length === 0) return { value, rules: [], paths: [] };
@@ -73,8 +100,29 @@ export class Redactor {
     return { ...found, paths: found.paths.map((path) => `${at}${path}`) };
   }
 
+  /**
+   * What a name is recorded as: one that holds something becomes a keyed digest of itself, the same for the same name, so that
+   * what belongs together still does.
+   */
+  name(text: string): string {
+    return this.isTold(text) ? `redacted-${this.hash(text).replace("sha256:", "").slice(0, NAME_CHARS)}` : text;
+  }
+
+  /** Names of an event, and what they are recorded as. */
+  names<T extends EventNames>(event: T): T {
+    const { step, parent, call, actor } = event;
+    return {
+      ...event,
+      ...(step === undefined ? {} : { step: this.name(step) }),
+      ...(parent === undefined ? {} : { parent: this.name(parent) }),
+      ...(call === undefined ? {} : { call: this.name(call) }),
+      ...(actor === undefined ? {} : { actor: { ...actor, id: this.name(actor.id) } }),
+    };
+  }
+
   /** Redacts an event's data; its mark stands in it. `keep` puts away what could not be looked at. */
-  async data(data: JsonObject, type: string, keep: Keep): Promise<JsonObject> {
+  async data(given: JsonObject, type: string, keep: Keep): Promise<JsonObject> {
+    const data = type === "run.started" ? this.startedNames(given) : given;
     const { kept, open } = structureOf(data, type);
     const { value, mark } = await keep(this.payload(open, "", type));
     if (!mark) return data;
@@ -82,16 +130,34 @@ export class Redactor {
     return { ...kept, ...clean, redaction: markJson(mark) };
   }
 
+  /** Names in `run.started` that come from its producer. */
+  private startedNames(data: JsonObject): JsonObject {
+    const { correlation, external_id, target } = data;
+    const named = (key: string, value: Json | undefined): JsonObject =>
+      typeof value === "string" ? { [key]: this.name(value) } : {};
+    return {
+      ...data,
+      ...named("correlation", correlation),
+      ...named("external_id", external_id),
+      ...(isObject(target) ? { target: { ...target, ...named("name", target["name"]) } } : {}),
+    };
+  }
+
   /** True when nothing of these would be touched; they are looked at together. */
-  isClean(
-    events: readonly { readonly type: string; readonly data: JsonObject; readonly said?: JsonObject }[],
-  ): boolean {
+  isClean(events: readonly LookedAt[]): boolean {
     const isRuled = ({ type, data }: { type: string; data: JsonObject }) =>
       (this.fields.apply(type, structureOf(data, type).open, "", LOOKING)?.touched.length ?? 0) > 0;
     if (events.some(isRuled)) return false;
     return (
       this.payload(
-        events.map(({ data, said }): Json => (said ? [data, said] : data)),
+        events.map(({ data, said, step, parent, call, actor }): Json => [
+          data,
+          said ?? null,
+          step ?? null,
+          parent ?? null,
+          call ?? null,
+          actor?.id ?? null,
+        ]),
         "",
       ).mark === null
     );

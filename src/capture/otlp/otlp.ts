@@ -137,6 +137,7 @@ export class Otlp {
       this.options,
       { tenant_id, run_id },
       events.map((event) => ({ no: null, event, size: sizeOf(event.data) })),
+      "made",
     );
     // A span that was refused is one, though it is two events.
     const faults = new Map<string, IngestFault>();
