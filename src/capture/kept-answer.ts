@@ -5,6 +5,7 @@ import type { BlobStore } from "../contract/ports.ts";
 import type { WireAnswer } from "../contract/wire/wire.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import { isOnlyMark } from "../kit/redaction.ts";
 import type { Place, Quarantine } from "./quarantine.ts";
 import { joined, markJson } from "./redact.ts";
 import type { RedactedPayload, Redactor } from "./redact.ts";
@@ -53,11 +54,12 @@ export async function keptAnswer(
   const said = await clean(content_and_calls, "");
   const bytes = await clean(raw.text, "/raw");
   const mark = joined([said.mark, bytes.mark]);
-  // A secret that a stream says in pieces stands in no single event of it: such a stream is not kept.
-  const isTorn = said.mark !== null && bytes.mark === null;
+  // A secret that a stream says in pieces stands in no single event of it: such a stream was taken out as a whole.
+  const isTorn =
+    typeof bytes.value !== "string" || isOnlyMark(bytes.value) || (said.mark !== null && bytes.mark === null);
   // What a rule takes out of what was said stands in the bytes too.
   const isRuled = said.mark?.rules.some((rule) => rule.startsWith("field:")) === true;
-  const withheld = typeof bytes.value !== "string" || isTorn || isRuled;
+  const withheld = isTorn || isRuled;
   const { content, hidden } = contentOf(said.value?.content ?? null);
   const text = content ?? "";
   const length = Buffer.byteLength(text);

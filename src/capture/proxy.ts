@@ -14,6 +14,7 @@ import type { Clock } from "../kit/clock.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import type { JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
+import { isOnlyMark } from "../kit/redaction.ts";
 import { scrubText } from "../kit/scrub.ts";
 import type { StopSignal } from "../kit/stop.ts";
 import { modelBound } from "../core/budget.ts";
@@ -380,7 +381,8 @@ export class Proxy {
     const found = redactor.payload({ message: failure.message, raw: body }, "", "model.failed");
     const clean = await quarantine.keep(place, found);
     const { "content-type": content_type = "application/json", ...others } = headers;
-    const raw = clean.value ? await keptText(blobs, place, "raw", clean.value.raw) : { raw_withheld: true };
+    const isKept = clean.value !== null && !isOnlyMark(clean.value.raw);
+    const raw = isKept ? await keptText(blobs, place, "raw", clean.value.raw) : { raw_withheld: true };
     const recorded: JsonObject = {
       content_type,
       ...(Object.keys(others).length > 0 ? { headers: others } : {}),

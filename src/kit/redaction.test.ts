@@ -155,3 +155,76 @@ test("a megabyte of text is looked at in little time: no rule runs away", () => 
     expect(performance.now() - begun).toBeLessThan(20_000);
   }
 });
+
+/** A stream of events, as a provider sends it. */
+const streamOf = (events: readonly object[], between = "\n\n", name = ""): string =>
+  events.map((event) => `${name}data: ${JSON.stringify(event)}${between}`).join("");
+/** A text in pieces of four characters, as models say it. */
+const pieces = (text: string): string[] => text.match(/.{1,4}/gs) ?? [];
+const chat = (index: number, delta: object) => ({ id: "x", model: "m", choices: [{ index, delta }] });
+
+test.each<[string, (text: string) => object[]]>([
+  ["OpenAI's content", (text) => pieces(text).map((content) => chat(0, { content }))],
+  ["its thoughts", (text) => pieces(text).map((reasoning_content) => chat(0, { reasoning_content }))],
+  [
+    "two choices in turns",
+    (text) => pieces(text).flatMap((content) => [chat(0, { content: "word " }), chat(1, { content })]),
+  ],
+  [
+    "arguments",
+    (text) =>
+      pieces(JSON.stringify({ token: text })).map((piece) =>
+        chat(0, { tool_calls: [{ index: 1, function: { arguments: piece } }] }),
+      ),
+  ],
+  [
+    "Anthropic's thinking",
+    (text) =>
+      pieces(text).map((thinking) => ({
+        type: "content_block_delta",
+        index: 0,
+        delta: { type: "thinking_delta", thinking },
+      })),
+  ],
+  [
+    "a summary of Responses",
+    (text) =>
+      pieces(text).map((delta) => ({
+        type: "response.reasoning_summary_text.delta",
+        item_id: "rs_1",
+        summary_index: 0,
+        delta,
+      })),
+  ],
+  [
+    "another API's parts",
+    (text) => pieces(text).map((piece) => ({ candidates: [{ content: { parts: [{ text: piece }] } }] })),
+  ],
+])("a stream that says a secret in pieces goes out as a whole: %s", (_name, say) => {
+  const rules = rulesOf("secrets");
+  for (const [between, name] of [
+    ["\n\n", ""],
+    ["\r\n\r\n", "event: delta\r\n"],
+  ] as const) {
+    const told = streamOf(say(`my token is ${GITHUB}, keep it`), between, name);
+    expect(redactJson({ raw: told }, rules)).toEqual({
+      value: { raw: "[redacted:github]" },
+      rules: ["github"],
+      paths: ["/raw"],
+    });
+    // Also where another secret stands in one event, and would be found alone.
+    const both = streamOf([{ note: SLACK }], between, name) + told;
+    const { value, rules: spoke } = redactJson({ raw: both }, rules);
+    expect((value as { raw: string }).raw).toMatch(/^\[redacted:/);
+    expect(spoke.toSorted()).toEqual(["github", "slack"]);
+    const clean = streamOf(say("nothing to be found in what is said here, in many words"), between, name);
+    expect(redactJson({ raw: clean }, rules)).toEqual({ value: { raw: clean }, rules: [], paths: [] });
+  }
+});
+
+test("what stands in one event of a stream is taken out there", () => {
+  const { value } = redactJson(streamOf([{ a: GITHUB }, { a: "x" }]), rulesOf("secrets"));
+  expect(value).toBe(streamOf([{ a: "[redacted:github]" }, { a: "x" }]));
+  const text = `data: my token is ${GITHUB.slice(0, 9)}\n\ndata: ${GITHUB.slice(9)}\n\n`;
+  expect(redactJson(text, rulesOf("secrets")).value).toBe("[redacted:github]");
+});

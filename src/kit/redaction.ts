@@ -4,6 +4,7 @@
 import type { Json } from "./json.ts";
 import { PERSONAL_RULES, SECRET_RULES } from "./redaction-rules.ts";
 import type { RedactionRule } from "./redaction-rules.ts";
+import { isEventStream, streamTexts } from "./stream-texts.ts";
 
 export const REDACTION_LEVELS = ["off", "secrets", "personal"] as const;
 /** `secrets`: keys, tokens, passwords. `personal`: cards, accounts, addresses and numbers of people too. */
@@ -123,13 +124,19 @@ function redactLayer(
   return { value: walk(value, "", 0), rules: [...spoke], paths };
 }
 
+/** True for a text of which nothing is left: it was taken out as a whole. */
+export function isOnlyMark(text: string): boolean {
+  return /^\[redacted:[a-z0-9-]+\]$/.test(text);
+}
+
 /**
- * What was said in a stream, without the stream's bytes where those hold a secret in pieces: it was found in what was said
- * (`content`, `tool_calls`), and in no single event of `raw`.
+ * What was said in a stream, without the stream's bytes where those hold a secret in pieces: they were taken out as a whole, or a
+ * secret was found in what was said (`content`, `tool_calls`) and nothing in `raw`, whatever form that has.
  */
 export function withoutTornSecrets<T extends Record<string, Json>>(data: T, paths: readonly string[]): T {
+  if (typeof data["raw"] !== "string") return data;
   const said = paths.some((path) => path.startsWith("/content") || path.startsWith("/tool_calls"));
-  if (!said || typeof data["raw"] !== "string" || paths.includes("/raw")) return data;
+  if (!isOnlyMark(data["raw"]) && (!said || paths.includes("/raw"))) return data;
   const { raw: _raw, ...rest } = data;
   return { ...rest, raw_withheld: true } as unknown as T;
 }
@@ -152,6 +159,7 @@ function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidd
       // JSON without an escape holds its strings as they are, between quotes, which are no part of a word either.
       const inner = item.includes("\\") ? nestedIn(item) : undefined;
       if (inner !== undefined) collect(inner, depth + 1);
+      if (isEventStream(item)) for (const said of streamTexts(item)) collect(said, depth + 1);
       return;
     }
     if (typeof item !== "object" || item === null) return;
@@ -185,10 +193,19 @@ function checkDepth(depth: number): void {
   if (depth > DEPTH_MAX) throw new RangeError(`the value nests deeper than ${DEPTH_MAX}`);
 }
 
-/** What no rule sees as it stands: JSON in a string, and base64. */
+/** What no rule sees as it stands: JSON in a string, base64, and what an event stream says in pieces. */
 function redactHidden(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
   if (layer > LAYERS_MAX) throw new RangeError(`more than ${LAYERS_MAX} encodings in each other`);
-  return redactBase64(redactNested(text, rules, layer, spoke), rules, layer, spoke);
+  const plain = redactBase64(redactNested(text, rules, layer, spoke), rules, layer, spoke);
+  return isEventStream(plain) ? redactStream(plain, rules, layer, spoke) : plain;
+}
+
+/** A stream that says a secret in pieces goes out as a whole: it stands in no single event of it. */
+function redactStream(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
+  const { paths, rules: names } = redactLayer(streamTexts(text), rules, () => false, layer + 1);
+  if (paths.length === 0) return text;
+  for (const name of names) spoke.add(name);
+  return mark(names[0] ?? "stream");
 }
 
 function redactString(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {

@@ -25,6 +25,11 @@ function callsOf(value: Json | undefined): ToolCall[] {
     });
 }
 
+function argumentsOf(part: JsonObject): string {
+  const fn: JsonObject = isObject(part["function"]) ? part["function"] : {};
+  return String(fn["arguments"] ?? "");
+}
+
 class Assembler implements WireAssembler {
   output_bytes = 0;
   private content = "";
@@ -53,30 +58,32 @@ class Assembler implements WireAssembler {
     if (!isObject(chunk)) return;
     if (typeof chunk["model"] === "string") this.model = chunk["model"];
     this.usage = usageOf(chunk["usage"]) ?? this.usage;
-    const [choice] = Array.isArray(chunk["choices"]) ? chunk["choices"] : [];
-    if (!isObject(choice)) return;
-    if (typeof choice["finish_reason"] === "string") this.finish = choice["finish_reason"];
-    const delta = isObject(choice["delta"]) ? choice["delta"] : {};
-    if (typeof delta["content"] === "string") this.add(delta["content"]);
-    for (const part of Array.isArray(delta["tool_calls"]) ? delta["tool_calls"] : [])
-      if (isObject(part)) this.call(part);
+    for (const choice of Array.isArray(chunk["choices"]) ? chunk["choices"] : [])
+      if (isObject(choice)) this.choice(choice, isObject(choice["delta"]) ? choice["delta"] : {});
   }
 
-  private add(text: string): void {
-    this.content += text;
-    this.output_bytes += Buffer.byteLength(text);
+  /** The first choice is the answer; what others say, and thoughts and refusals, counts as output. */
+  private choice(choice: JsonObject, delta: JsonObject): void {
+    const calls = Array.isArray(delta["tool_calls"]) ? delta["tool_calls"].filter((part) => isObject(part)) : [];
+    for (const key of Object.keys(delta)) {
+      const text = delta[key];
+      if (key !== "role" && typeof text === "string") this.output_bytes += Buffer.byteLength(text);
+    }
+    for (const part of calls) this.output_bytes += Buffer.byteLength(argumentsOf(part));
+    if (Number(choice["index"] ?? 0) !== 0) return;
+    if (typeof choice["finish_reason"] === "string") this.finish = choice["finish_reason"];
+    if (typeof delta["content"] === "string") this.content += delta["content"];
+    for (const part of calls) this.call(part);
   }
 
   private call(part: JsonObject): void {
     const index = Number(part["index"] ?? 0);
     const fn: JsonObject = isObject(part["function"]) ? part["function"] : {};
     const known = this.calls.get(index) ?? { id: "", name: "", arguments: "" };
-    const text = String(fn["arguments"] ?? "");
-    this.output_bytes += Buffer.byteLength(text);
     this.calls.set(index, {
       id: known.id || String(part["id"] ?? ""),
       name: known.name || String(fn["name"] ?? ""),
-      arguments: known.arguments + text,
+      arguments: known.arguments + argumentsOf(part),
     });
   }
 
