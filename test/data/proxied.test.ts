@@ -108,7 +108,9 @@ function textOf({ api, body, type }: Exchange): string {
     const events = eventsIn(body);
     if (api === openaiChat)
       return events
-        .map((event) => String((list(event["choices"])[0]?.["delta"] as Json | undefined)?.["content"] ?? ""))
+        .flatMap((event) => list(event["choices"]))
+        .filter((choice) => choice["index"] === 0)
+        .map((choice) => String((choice["delta"] as Json | undefined)?.["content"] ?? ""))
         .join("");
     if (api === openaiResponses)
       return events
@@ -137,7 +139,7 @@ function saidOf({ api, body, type }: Exchange): { tools: string[]; tokens: [numb
   const parts = streamed ? eventsIn(body) : [JSON.parse(body) as Json];
   const tools = parts.flatMap((part) => {
     if (api === openaiChat) {
-      const choice = list(part["choices"])[0];
+      const choice = list(part["choices"]).find(({ index }) => (index ?? 0) === 0);
       return list(((choice?.["delta"] ?? choice?.["message"]) as Json | undefined)?.["tool_calls"])
         .filter((call) => nameIn(call["function"]) !== "")
         .map((call) => nameIn(call["function"]));
