@@ -47,16 +47,18 @@ export function passedHeaders(answer: NetAnswer, type: string): Record<string, s
   return headers;
 }
 
-/** What an error status of a provider means for the step. */
-export function statusFailure(status: number, text: string): JobFailure {
-  const message = text.slice(0, 1_000);
+/** Of a message that much is recorded. It is cut when it was looked at: half a secret is found by nobody. */
+export const MESSAGE_CHARS = 1_000;
+
+/** What an error status of a provider means for the step; the message is all that it said. */
+export function statusFailure(status: number, message: string): JobFailure {
   if (status === 429) return { class: "rate_limited", code: "provider_429", message };
   return { class: status >= 500 ? "transient" : "permanent", code: `provider_${status}`, message };
 }
 
 /** What it means that there was no answer. Scrubbed of the key. */
 export function networkFailure(error: unknown, gone: boolean, key: string): JobFailure {
-  const message = scrubText(messageOf(error), key === "" ? [] : [key]).slice(0, 1_000);
+  const message = scrubText(messageOf(error), key === "" ? [] : [key]);
   if (gone) return { class: "cancelled", code: "client_gone", message: "The client hung up." };
   if (error instanceof NetRefused) return { class: "permanent", code: "egress_refused", message };
   const timeout = error instanceof Error && error.name === "TimeoutError";

@@ -25,7 +25,15 @@ import { isClaimable } from "../core/run-state.ts";
 import type { CaptureCaller, CaptureOwner, Captures } from "./captures.ts";
 import { keptAnswer, keptText } from "./kept-answer.ts";
 import type { RawAnswer } from "./kept-answer.ts";
-import { denied, networkFailure, passedHeaders, recordedAnswer, refusal, statusFailure } from "./proxy-answer.ts";
+import {
+  denied,
+  MESSAGE_CHARS,
+  networkFailure,
+  passedHeaders,
+  recordedAnswer,
+  refusal,
+  statusFailure,
+} from "./proxy-answer.ts";
 import type { ProxyAnswer } from "./proxy-answer.ts";
 import { before, endsRun, Leash, RunWatch } from "./wait.ts";
 import type { Subscribe } from "./wait.ts";
@@ -390,7 +398,7 @@ export class Proxy {
       ...(clean.mark ? { redaction: markJson(clean.mark) } : {}),
       status,
     };
-    const message = clean.value?.message ?? "";
+    const message = (clean.value?.message ?? "").slice(0, MESSAGE_CHARS);
     await this.report(admitted, { ok: false, failure: { ...failure, message }, recorded });
     return { answer: { status, headers, body }, failure };
   }
@@ -403,7 +411,8 @@ export class Proxy {
     const isGone = failure.class === "cancelled";
     const usage = isGone ? { usage: admitted.worst } : {};
     const recorded = { ...kept.recorded, broken_by: isGone ? "client" : "provider" };
-    await this.report(admitted, { ok: false, failure: { ...failure, message: kept.message }, ...usage, recorded });
+    const message = kept.message.slice(0, MESSAGE_CHARS);
+    await this.report(admitted, { ok: false, failure: { ...failure, message }, ...usage, recorded });
   }
 
   private async report({ call, run_id, step, begun_ms }: Admitted, outcome: JobOutcome): Promise<void> {

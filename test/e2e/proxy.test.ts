@@ -56,6 +56,7 @@ beforeAll(async () => {
     const said = JSON.stringify(messages.at(-1)?.content);
     if (asked === "primary-1") return { status: said.includes("wrong") ? 400 : 503 };
     if (said.includes("overload")) return { status: 503 };
+    if (said.includes("bad key")) return { status: 401, content: `${"word ".repeat(194)}${LEAKED} is no key` };
     if (said.includes("it breaks")) return { content: "one two three four five", breaks_at: "three " };
     if (said.includes("it goes on")) return { content: "one two three four five", pause_ms: 700 };
     if (said.includes("it takes long")) return { content: "late", delay_ms: 10_000 };
@@ -427,6 +428,17 @@ describe("the LLM proxy", () => {
     const file = path.join(data, "stream.jsonl");
     await qd("export", stream_id, "-o", file);
     expect(readFileSync(file, "utf8")).not.toContain(LEAKED.slice(0, 20));
+  });
+
+  test("of a long error a secret where its message is cut is not recorded by half", async () => {
+    const { run_id } = await server.client.json<Run>("/captures", { method: "POST", body: { agent: "wrong" } });
+    const answer = await chat(ask("bad key"), {}, `/proxy/runs/${run_id}/openai/v1/chat/completions`);
+    expect([answer.status, (await answer.text()).includes(LEAKED)]).toEqual([401, true]);
+    const all = await events(run_id);
+    expect(JSON.stringify(all)).not.toContain(LEAKED.slice(0, 8));
+    const failed = all.find((event) => event.type === "model.failed");
+    expect(failed?.data["message"]).toHaveLength(1_000);
+    expect(failed?.data["raw"]).toContain("[redacted:github] is no key");
   });
 
   test("a replay of a process goes on when the server was killed in its middle", async () => {

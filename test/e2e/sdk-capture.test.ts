@@ -276,6 +276,9 @@ describe("capture in a program", () => {
     const result = await capture.run({}, async (run) => {
       await run.tool("odd", { n: 10n, half: "\ud800x", nul: "a\u0000" } as never, () => "fine");
       await run.tool("large", { text: "y".repeat(3_000_000) }, () => "z".repeat(2_000_000));
+      // A secret where it would be cut: half of it is not recorded either.
+      const cut = 64 * 1024 - 20;
+      await run.tool("leaky", { text: `${"y".repeat(cut)} ${LEAKED} ${"y".repeat(3_000_000)}` }, () => null);
       return run.tool("circular", circular as never, () => circular);
     });
     expect(result).toBe(circular);
@@ -286,6 +289,9 @@ describe("capture in a program", () => {
       half: "�x",
       nul: "a�",
     });
+    expect(JSON.stringify(list)).not.toContain(LEAKED.slice(0, 8));
+    const leaky = list.find((event) => event.data["tool"] === "leaky");
+    expect(leaky?.data["redaction"]).toMatchObject({ status: "redacted", paths: ["/args/text"] });
     expect(problems.join()).toContain("circular");
     expect(problems.join()).toContain("it is cut");
     expect(list.at(-1)?.type).toBe("run.succeeded");

@@ -12,6 +12,7 @@ export interface ChatRequest {
   [key: string]: unknown;
 }
 export interface ChatAnswer {
+  /** With a status it is what the error says. */
   content?: string;
   call?: { name: string; args: object };
   status?: number;
@@ -93,7 +94,8 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
       if (answer.delay_ms) await new Promise((resolve) => setTimeout(resolve, answer.delay_ms));
       if (answer.status !== undefined) {
         res.writeHead(answer.status, { "content-type": "application/json" });
-        return void res.end(JSON.stringify({ error: { message: "refused", type: "server_error", code: null } }));
+        const message = answer.content ?? "refused";
+        return void res.end(JSON.stringify({ error: { message, type: "server_error", code: null } }));
       }
       if (req.url?.endsWith("/responses")) return respond(res, request, answer.content ?? "", n);
       if (req.url?.endsWith("/messages")) return converse(res, request, answer.content ?? "", n);

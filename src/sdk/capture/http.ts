@@ -79,13 +79,18 @@ function bodyOf(init: RequestInit | undefined): JsonObject | null {
   }
 }
 
+/** The beginning of a text, without the word that is cut in its middle: half a secret is found by nobody. */
+function beginning(text: string): string {
+  return text.length <= ERROR_CHARS ? text : text.slice(0, ERROR_CHARS).replace(/\S*$/, "");
+}
+
 /** What is wrong here is not the program's affair: the response is given on as it came. */
 async function observed(response: Response, api: WireApi, body: JsonObject, call: OpenCall): Promise<Response> {
   const content_type = response.headers.get("content-type") ?? "";
   if (response.ok && response.body && content_type.includes("event-stream")) return streamed(response, api, body, call);
   try {
     const text = await response.clone().text();
-    if (!response.ok) call.failed(new Error(text.slice(0, ERROR_CHARS)), { code: `http_${response.status}` });
+    if (!response.ok) call.failed(new Error(beginning(text)), { code: `http_${response.status}` });
     else {
       const value = JSON.parse(text) as Json;
       const said = completed(api.answer(isObject(value) ? value : {}));

@@ -96,7 +96,7 @@ export class Recorder {
     this.numbers.set(run_id, no);
     this.figures.recorded += 1;
     if (this.queue.length >= BUFFER_EVENTS) this.lose(1, "too many events wait to be sent");
-    else this.queue.push({ run_id, no, text: snapshot({ ...event, sequence_no: no }, this.settings.onProblem) });
+    else this.queue.push({ run_id, no, text: this.snapshot({ ...event, sequence_no: no }) });
     if (this.queue.length >= BATCH_EVENTS && this.failures === 0) this.kick();
     else if (!this.timer && !this.working) this.later(FLUSH_MS);
     return no;
@@ -298,6 +298,10 @@ export class Recorder {
     this.fail("capture has ended");
   }
 
+  private snapshot(event: JsonObject): string {
+    return snapshot(event, this.settings.onProblem, (text) => this.clean(text));
+  }
+
   private lose(count: number, why: string): void {
     this.figures.lost += count;
     this.settings.onProblem(`${count} events are lost: ${why}`);
@@ -322,7 +326,11 @@ function jsonOf(value: unknown): string {
 }
 
 /** A copy of an event as JSON. What has no JSON form is named instead. */
-function snapshot(event: JsonObject, onProblem: (problem: string) => void): string {
+function snapshot(
+  event: JsonObject,
+  onProblem: (problem: string) => void,
+  clean: (text: string) => JsonObject,
+): string {
   const { data, ...rest } = event;
   let text: string;
   try {
@@ -333,7 +341,8 @@ function snapshot(event: JsonObject, onProblem: (problem: string) => void): stri
   }
   if (text.length > DATA_CHARS) {
     onProblem(`the data of ${String(event["type"])} has ${text.length} characters; it is cut`);
-    text = JSON.stringify(shortened(JSON.parse(text) as JsonObject));
+    // What is taken out of it goes first: of half a key nothing tells that it is one.
+    text = JSON.stringify(shortened(clean(`{"data":${text}}`)["data"] as JsonObject));
   }
   return `${jsonOf(rest).slice(0, -1)},"data":${text}}`;
 }
