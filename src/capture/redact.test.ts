@@ -12,7 +12,7 @@ test("a secret that stands in a key alone is taken out, and the mark says where"
     value: { env: { "[redacted:github]": 1, plain: [{ "of [redacted:github]": null }] } },
     mark: {
       status: "redacted",
-      ruleset: "secrets/1/secrets",
+      ruleset: "secrets/2/secrets",
       rules: ["github"],
       paths: ["/args/env/[redacted:github]", "/args/env/plain/0/of [redacted:github]"],
     },

@@ -228,3 +228,30 @@ test("what stands in one event of a stream is taken out there", () => {
   const text = `data: my token is ${GITHUB.slice(0, 9)}\n\ndata: ${GITHUB.slice(9)}\n\n`;
   expect(redactJson(text, rulesOf("secrets")).value).toBe("[redacted:github]");
 });
+
+test("what a value is, its key may say alone; numbers are looked at as they are written", () => {
+  const rules = rulesOf("personal");
+  const secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLKEY";
+  const value = {
+    headers: { Authorization: "Bearer 0123456789abcdef0123", accept: "Bearer 0123456789abcdef0123" },
+    env: { AWS_SECRET_ACCESS_KEY: secret, other: secret },
+    card: 4111111111111111,
+    cards: [5500005555555559, 4111111111111112, 7],
+    account: { aws_account_id: 123456789012, count: 123456789012 },
+  };
+  const { value: clean, paths } = redactJson(value, rules);
+  expect(clean).toEqual({
+    headers: { Authorization: "Bearer [redacted:bearer]", accept: "Bearer 0123456789abcdef0123" },
+    env: { AWS_SECRET_ACCESS_KEY: "[redacted:aws]", other: secret },
+    card: "[redacted:card]",
+    cards: ["[redacted:card]", 4111111111111112, 7],
+    account: { aws_account_id: "[redacted:aws]", count: 123456789012 },
+  });
+  expect(paths).toHaveLength(5);
+  for (const one of Object.keys(value))
+    expect(redactJson({ [one]: value[one as keyof typeof value] }, rules).paths.length).toBeGreaterThan(0);
+  // The same in what an agent's own JSON says, and with nothing to find it comes back as it was.
+  expect(redactJson(JSON.stringify(value.headers), rules).paths).toEqual([""]);
+  const plain = { a: 123456789012345, b: { Authorization: "Bearer x", key: 'a "quoted" one' } };
+  expect(redactJson(plain, rules)).toEqual({ value: plain, rules: [], paths: [] });
+});

@@ -25,11 +25,13 @@ export interface Redacted<T> {
 }
 
 /** Changed when what a rule finds changes; stands beside what was redacted. */
-export const RULESET = "secrets/1";
+export const RULESET = "secrets/2";
 /** Encodings of one in another (JSON in a string, base64) that are undone; what has more cannot be looked at. */
 const LAYERS_MAX = 8;
 /** Deeper than anything that is read from outside. */
 const DEPTH_MAX = 128;
+/** From twelve digits on. */
+const NUMBER_MIN = 100_000_000_000;
 const BASE64_MIN = 40;
 /** Digests are left out: what only has lower-case hexadecimal digits says nothing as base64, and stands in most events. */
 const BASE64 = /(?<![A-Za-z0-9+/=_-])(?![0-9a-f]+(?![A-Za-z0-9+/=_-]))[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/=_-])/g;
@@ -46,10 +48,11 @@ export function rulesOf(level: RedactionLevel): readonly RedactionRule[] {
 
 const mark = (rule: string): string => `[redacted:${rule}]`;
 
-/** Replaces each find by the name of its rule. */
+/** Replaces each find by the name of its rule. What stands before `from` is looked at and left out: it says what follows it is. */
 export function redactText(
   text: string,
   rules: readonly RedactionRule[] = SECRET_RULES,
+  from = 0,
 ): { text: string; found: readonly Found[] } {
   const found: Found[] = [];
   for (const rule of rules) {
@@ -57,14 +60,14 @@ export function redactText(
       const groups = match.groups ?? {};
       if (rule.accepts?.(match[0], groups) === false) continue;
       const [start, end] = match.indices?.groups?.["secret"] ?? [match.index, match.index + match[0].length];
-      found.push({ rule: rule.name, start, end });
+      if (end > from) found.push({ rule: rule.name, start: Math.max(start, from), end });
     }
   }
-  if (found.length === 0) return { text, found };
+  if (found.length === 0) return { text: text.slice(from), found };
   // Where finds overlap they go out together, under the first one's name.
   found.sort((a, b) => a.start - b.start || b.end - a.end);
   let out = "";
-  let at = 0;
+  let at = from;
   for (let i = 0; i < found.length;) {
     const first = found[i] as Found;
     let { end } = first;
@@ -97,13 +100,14 @@ function redactLayer(
   const paths: string[] = [];
   const look = lookAt(value, rules);
   if (look === "nothing") return { value, rules: [], paths: [] };
-  const clean = (text: string): string =>
-    look === "hidden" ? redactHidden(text, rules, layer, spoke) : redactString(text, rules, layer, spoke);
-  const walk = (item: Json, at: string, depth: number): Json => {
+  const clean = (text: string, key?: string): string =>
+    look === "hidden" ? redactHidden(text, rules, layer, spoke) : redactString(text, rules, layer, spoke, key);
+  const walk = (item: Json, at: string, depth: number, called?: string): Json => {
     if (skip(at)) return item;
-    if (typeof item === "string") {
-      const text = clean(item);
-      if (text !== item) paths.push(at);
+    if (isText(item)) {
+      const text = clean(String(item), called);
+      if (text === String(item)) return item;
+      paths.push(at);
       return text;
     }
     if (typeof item !== "object" || item === null) return item;
@@ -116,7 +120,7 @@ function redactLayer(
       while (name !== key && (out.has(name) || Object.hasOwn(item, name))) name += "'";
       const here = `${at}/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`;
       if (name !== key) paths.push(here);
-      out.set(name, walk(one, here, depth + 1));
+      out.set(name, walk(one, here, depth + 1, key));
     }
     // Defines own properties, also one that is called `__proto__`.
     return Object.fromEntries(out);
@@ -152,16 +156,19 @@ const BETWEEN = "\u0000";
 function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidden" | "anything" {
   // Many stand there twice: keys, and what was said beside the bytes that say it.
   const strings = new Set<string>();
+  const within = (text: string, depth: number): void => {
+    // JSON without an escape holds its strings as they are, between quotes, which are no part of a word either.
+    const inner = text.includes("\\") ? nestedIn(text) : undefined;
+    if (inner !== undefined) collect(inner, depth + 1);
+    if (isEventStream(text)) for (const said of streamTexts(text)) collect(said, depth + 1);
+  };
+  const add = (text: string, depth: number, parts: readonly string[] = [text]): void => {
+    if (strings.has(text)) return;
+    strings.add(text);
+    for (const part of parts) within(part, depth);
+  };
   const collect = (item: Json, depth: number): void => {
-    if (typeof item === "string") {
-      if (strings.has(item)) return;
-      strings.add(item);
-      // JSON without an escape holds its strings as they are, between quotes, which are no part of a word either.
-      const inner = item.includes("\\") ? nestedIn(item) : undefined;
-      if (inner !== undefined) collect(inner, depth + 1);
-      if (isEventStream(item)) for (const said of streamTexts(item)) collect(said, depth + 1);
-      return;
-    }
+    if (isText(item)) return add(String(item), depth);
     if (typeof item !== "object" || item === null) return;
     checkDepth(depth);
     if (Array.isArray(item)) {
@@ -169,14 +176,28 @@ function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidd
       return;
     }
     for (const key of Object.keys(item)) {
-      collect(key, depth);
-      collect(item[key] as Json, depth + 1);
+      const one = item[key] as Json;
+      if (isText(one)) add(called(key, String(one)), depth, [key, String(one)]);
+      else {
+        add(key, depth);
+        collect(one, depth + 1);
+      }
     }
   };
   collect(value, 0);
   const text = [...strings].join(BETWEEN);
   if (rules.some((rule) => text.search(rule.pattern) !== -1)) return "anything";
   return text.length >= BASE64_MIN && text.search(BASE64) !== -1 ? "hidden" : "nothing";
+}
+
+/** Strings, and numbers that are long enough to be those of cards and accounts. */
+function isText(item: Json): item is string | number {
+  return typeof item === "string" || (typeof item === "number" && Math.abs(item) >= NUMBER_MIN);
+}
+
+/** A member as JSON writes it: what a value is, is often only said by its key. */
+function called(key: string, value: string): string {
+  return `"${key}":"${value}"`;
 }
 
 /** The value of a string that is JSON itself; undefined for others. */
@@ -208,10 +229,18 @@ function redactStream(text: string, rules: readonly RedactionRule[], layer: numb
   return mark(names[0] ?? "stream");
 }
 
-function redactString(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
-  const { text: clean, found } = redactText(text, rules);
+/** `key`: what it is called, where it is a member's value. */
+function redactString(
+  text: string,
+  rules: readonly RedactionRule[],
+  layer: number,
+  spoke: Set<string>,
+  key?: string,
+): string {
+  const whole = key === undefined ? text : called(key, text);
+  const { text: clean, found } = redactText(whole, rules, key === undefined ? 0 : whole.length - text.length - 1);
   for (const { rule } of found) spoke.add(rule);
-  return redactHidden(clean, rules, layer, spoke);
+  return redactHidden(key === undefined ? clean : clean.slice(0, -1), rules, layer, spoke);
 }
 
 /** A string that is JSON itself: its own strings are looked at, with their escapes undone. */
