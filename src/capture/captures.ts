@@ -118,7 +118,7 @@ export class Captures {
     const agent = request.agent ?? "captured";
     const data: JsonObject = {
       env: request.env ?? replay?.source.env ?? "dev",
-      ...(session === undefined ? {} : { external_id: session }),
+      ...(session === undefined ? {} : { external_id: this.options.redactor.name(session) }),
       fidelity: "wire",
       kind: replay ? "replay" : "captured",
       ...(request.labels ? { labels: { ...request.labels } } : {}),

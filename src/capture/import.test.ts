@@ -47,6 +47,27 @@ test("a transcript of Anthropic's Messages", async () => {
   expect(found.at(-1)?.data).toMatchObject({ output: "It rains." });
 });
 
+test("an id of a call that tells something is recorded as its digest, in the call and in its result", async () => {
+  const id = ["ghp", "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"].join("_");
+  const [run] = await importRecorded({
+    format: "anthropic-messages",
+    text: JSON.stringify({
+      model: "claude",
+      messages: [
+        { role: "user", content: "What is the weather?" },
+        { role: "assistant", content: [{ type: "tool_use", id, name: "weather", input: {} }] },
+        { role: "user", content: [{ type: "tool_result", tool_use_id: id, content: "rain" }] },
+      ],
+    }),
+    caller,
+    seams,
+  });
+  const text = (run?.rows ?? []).map((row) => row.body.toString()).join("\n");
+  expect(text).not.toContain(id);
+  const calls = text.split("\n").flatMap((line) => (JSON.parse(line) as { call?: string }).call ?? []);
+  expect([calls.length, new Set(calls).size]).toEqual([2, 1]);
+});
+
 test("an ATIF trajectory", async () => {
   const found = await events("atif", {
     schema_version: "ATIF-v1.7",

@@ -10,7 +10,7 @@ import type { AppendRow, RunSummary } from "../contract/journal.ts";
 import { chainStart, encodeAppend } from "../core/chain.ts";
 import type { Quarantine } from "./quarantine.ts";
 import { Redactor } from "./redact.ts";
-import type { Keep } from "./redact.ts";
+import type { EventNames, Keep } from "./redact.ts";
 import { eventsOf } from "./openai-chat.ts";
 import { displayMessages } from "./tau-bench.ts";
 import { anthropicRun } from "./anthropic-transcript.ts";
@@ -158,6 +158,11 @@ function lastText(messages: readonly JsonObject[]): Json {
   return said?.["content"] ?? null;
 }
 
+/** The names that the recording gave; its steps are numbers. */
+function namesOf({ call, actor }: EventDraft): Pick<EventNames, "call" | "actor"> {
+  return { ...(call === undefined ? {} : { call }), ...(actor === undefined ? {} : { actor }) };
+}
+
 /** Turns recorded runs into rows of captured runs. Without a quarantine what cannot be looked at is dropped. */
 export async function importRecorded(options: {
   format: string;
@@ -175,7 +180,10 @@ export async function importRecorded(options: {
     const keep: Keep = async (payload) =>
       quarantine ? quarantine.keep({ tenant_id: caller.tenant_id, run_id }, payload) : payload;
     const clean: EventDraft[] = [];
-    for (const draft of drafts) clean.push({ ...draft, data: await redactor.data(draft.data, draft.type, keep) });
+    for (const draft of drafts) {
+      const data = await redactor.data(draft.data, draft.type, keep);
+      clean.push({ ...draft, ...redactor.names(namesOf(draft)), data });
+    }
     captured.push(capture(run, { run_id, drafts: clean, steps, caller, seams }));
   }
   return captured;

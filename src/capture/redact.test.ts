@@ -24,3 +24,12 @@ test("what a field's rule leaves keeps each of its keys", () => {
   const value = JSON.parse('{"a":{"__proto__":{"x":1},"secret":2,"b":3}}') as { a: object };
   expect(JSON.stringify(redactor.payload(value as never, "").value)).toBe('{"a":{"__proto__":{"x":1},"b":3}}');
 });
+
+test("what a run is known by elsewhere stays as it is: its spans are found by it", () => {
+  const redactor = new Redactor("personal");
+  const data = { agent: "x", external_id: "otel:4111111111111111aaaaaaaaaaaaaaaa", correlation: "ada@example.org" };
+  return expect(redactor.data(data, "run.started", async (payload) => payload)).resolves.toEqual({
+    ...data,
+    correlation: expect.stringMatching(/^redacted-[0-9a-f]{24}$/),
+  });
+});

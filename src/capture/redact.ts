@@ -1,4 +1,5 @@
 // Redaction of what others send us to record. A payload that cannot be looked at is in no event: it goes into quarantine.
+import type { Actor } from "../contract/events.ts";
 import type { RedactionLevel, RedactionMark } from "../contract/redaction.ts";
 import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
@@ -32,7 +33,7 @@ export interface EventNames {
   readonly step?: string;
   readonly parent?: string;
   readonly call?: string;
-  readonly actor?: { readonly kind: string; readonly id: string };
+  readonly actor?: Actor;
 }
 
 interface LookedAt extends EventNames {
@@ -132,13 +133,12 @@ export class Redactor {
 
   /** Names in `run.started` that come from its producer. */
   private startedNames(data: JsonObject): JsonObject {
-    const { correlation, external_id, target } = data;
+    const { correlation, target } = data;
     const named = (key: string, value: Json | undefined): JsonObject =>
       typeof value === "string" ? { [key]: this.name(value) } : {};
     return {
       ...data,
       ...named("correlation", correlation),
-      ...named("external_id", external_id),
       ...(isObject(target) ? { target: { ...target, ...named("name", target["name"]) } } : {}),
     };
   }
