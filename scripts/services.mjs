@@ -1,7 +1,7 @@
 // Real services for tests and developers: installs what is missing (Debian packages, as root only), starts it on a free
 // loopback port in a scratch folder, and stops it. `node scripts/services.mjs` keeps them up and prints their addresses.
 import { spawn, spawnSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomInt } from "node:crypto";
 import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -39,15 +39,25 @@ function install(command, debianPackage, isThere = () => isInstalled(command)) {
   }
 }
 
-export function freePort() {
-  return new Promise((resolve, reject) => {
+/** Below the ports that systems give to connections going out: one of those could be taken before it is used. */
+const PORTS = [20_000, 32_000];
+const PORTS_TRIED = 50;
+
+function isFree(port) {
+  return new Promise((resolve) => {
     const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
   });
+}
+
+/** A port that nobody listens at, and that no connection gets by chance, were it tried for while nobody does. */
+export async function freePort() {
+  for (let n = 0; n < PORTS_TRIED; n++) {
+    const port = randomInt(...PORTS);
+    if (await isFree(port)) return port;
+  }
+  throw new Error(`none of ${PORTS_TRIED} ports between ${PORTS.join(" and ")} is free`);
 }
 
 /** Resolves when the server has said that it is ready; rejects when it ends before, or says nothing in time. */
