@@ -7,13 +7,13 @@ import type { Json } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
 
 /** Names that other tools use for what a rule may look at. */
-const ALIASES: Readonly<Record<string, string>> = {
-  tool_name: "tool.name",
-  model_name: "model.name",
-  agent_name: "agent.name",
-  effect_class: "tool.effect_class",
-  environment: "env",
-};
+const ALIASES = new Map([
+  ["tool_name", "tool.name"],
+  ["model_name", "model.name"],
+  ["agent_name", "agent.name"],
+  ["effect_class", "tool.effect_class"],
+  ["environment", "env"],
+]);
 const FIELDS = new Set([
   "kind",
   "agent.name",
@@ -37,27 +37,22 @@ const MAPS = ["args", "labels"];
 const DEPTH_MAX = 32;
 const PLAIN_KEY = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
-const COMPARED: Readonly<Record<string, string>> = {
-  eq: "==",
-  "==": "==",
-  ne: "!=",
-  "!=": "!=",
-  gt: ">",
-  ">": ">",
-  gte: ">=",
-  ">=": ">=",
-  lt: "<",
-  "<": "<",
-  lte: "<=",
-  "<=": "<=",
-};
-const METHODS: Readonly<Record<string, string>> = {
-  contains: "contains",
-  starts_with: "startsWith",
-  ends_with: "endsWith",
-  matches: "matches",
-};
-const OPERATORS = [...Object.keys(COMPARED), "in", "not_in", ...Object.keys(METHODS), "exists"];
+const COMPARED = new Map([
+  ["eq", "=="],
+  ["ne", "!="],
+  ["gt", ">"],
+  ["gte", ">="],
+  ["lt", "<"],
+  ["lte", "<="],
+  ...["==", "!=", ">", ">=", "<", "<="].map((sign): [string, string] => [sign, sign]),
+]);
+const METHODS = new Map([
+  ["contains", "contains"],
+  ["starts_with", "startsWith"],
+  ["ends_with", "endsWith"],
+  ["matches", "matches"],
+]);
+const OPERATORS = [...COMPARED.keys(), "in", "not_in", ...METHODS.keys(), "exists"];
 
 /** Where a fault is, as a path of keys below the condition. */
 type At = readonly (string | number)[];
@@ -92,7 +87,7 @@ function partText(key: string, value: Json, at: At): string {
 }
 
 function fieldText(name: string, at: At): string {
-  const field = ALIASES[name] ?? name;
+  const field = ALIASES.get(name) ?? name;
   if (FIELDS.has(field)) return field;
   const [map = "", ...path] = field.split(".");
   if (!MAPS.includes(map) || path.length === 0 || path.includes(""))
@@ -101,9 +96,9 @@ function fieldText(name: string, at: At): string {
 }
 
 function testText(field: string, operator: string, operand: Json, at: At): string {
-  const compared = COMPARED[operator];
+  const compared = COMPARED.get(operator);
   if (compared !== undefined) return `${field} ${compared} ${literal(operand, at)}`;
-  const method = METHODS[operator];
+  const method = METHODS.get(operator);
   if (method !== undefined) {
     if (typeof operand !== "string") throw fail(at, `has to be a text, not ${JSON.stringify(operand)}`);
     return `${field}.${method}(${literal(operand, at)})`;

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { isAppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { policyCall as call } from "../../test/support/policy-call.ts";
 import { matchesPattern } from "./pattern.ts";
 import type { Json } from "../kit/json.ts";
 import { conditionText } from "./condition-json.ts";
@@ -8,22 +9,6 @@ import { compileCondition } from "./condition.ts";
 import { Policy } from "./policy.ts";
 import type { PolicyCall, PolicyRule } from "./policy.ts";
 
-const call = (over: Partial<PolicyCall> = {}): PolicyCall => ({
-  kind: "tool",
-  name: "files.read",
-  effect_class: "read",
-  idempotent: true,
-  agent: "desk",
-  env: "dev",
-  project: "default",
-  requester: "ada",
-  args: { amount: 101, path: "reply-1.md", list: [1, 2], big: 1.5 },
-  labels: { team: "red" },
-  now_us: 1_700_000_000_000_000,
-  run: { steps: 5, tool_calls: 2, model_calls: 3, tokens: 100, cost_micro_usd: 101_000_000 },
-  call_micro_usd: 0,
-  ...over,
-});
 const policy = (...rules: PolicyRule[]) => new Policy({ policies: [{ name: "p", version: 1, rules }] });
 const allow: PolicyRule = { id: "allow", effect: "allow" };
 const deny: PolicyRule = { id: "deny", effect: "deny" };
@@ -145,6 +130,8 @@ describe("conditions", () => {
     [{ all: [{ env: "dev" }, {}] }, "/all/1: is empty"],
     [{ "args.": 1 }, "there is no such field"],
     [{ args: 1 }, "there is no such field"],
+    [{ constructor: 1 }, "/constructor: there is no such field"],
+    [{ cost: { toString: 1 } }, "/cost/toString: there is no such operator"],
     [{ "args.constructor": { matches: "(?=a)" } }, "RE2 syntax"],
     [JSON.parse(`${'{"not":'.repeat(50)}{}${"}".repeat(50)}`) as Json, "nests too deeply"],
   ])("%j is refused when it is saved, with its place and what may stand there", (condition, says) => {

@@ -102,10 +102,10 @@ function redactLayer(
   if (look === "nothing") return { value, rules: [], paths: [] };
   const clean = (text: string, key?: string): string =>
     look === "hidden" ? redactHidden(text, rules, layer, spoke) : redactString(text, rules, layer, spoke, key);
-  const walk = (item: Json, at: string, depth: number, called?: string): Json => {
+  const walk = (item: Json, at: string, depth: number, member?: string): Json => {
     if (skip(at)) return item;
     if (isText(item)) {
-      const text = clean(String(item), called);
+      const text = clean(String(item), member);
       if (text === String(item)) return item;
       paths.push(at);
       return text;

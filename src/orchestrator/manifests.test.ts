@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { isAppError } from "../contract/errors.ts";
-import type { PolicyCall } from "../core/policy.ts";
+import { policyCall } from "../../test/support/policy-call.ts";
 import { draftPolicy, readManifests } from "./manifests.ts";
 
 const POLICY = `kind: Policy
@@ -28,21 +28,9 @@ function errorsOf(text: string): unknown {
 
 test("a condition may be CEL or JSON; what is decided with is CEL", () => {
   expect(errorsOf(POLICY)).toEqual([]);
-  const call: PolicyCall = {
-    kind: "tool",
-    name: "files.read",
-    effect_class: "read",
-    idempotent: true,
-    agent: "desk",
-    env: "dev",
-    project: "default",
-    requester: "ada",
-    args: {},
-    labels: {},
-    now_us: 1_700_000_000_000_000,
+  const call = policyCall({
     run: { steps: 0, tool_calls: 0, model_calls: 0, tokens: 0, cost_micro_usd: 5_000_000 },
-    call_micro_usd: 0,
-  };
+  });
   const policy = draftPolicy(POLICY);
   expect(policy.explain(call).map((row) => [row.condition, row.outcome])).toEqual([
     ["cost > 100", "no_match"],
