@@ -92,6 +92,7 @@ export class ToolCalls implements ToolDoor {
     if (this.known.has(run_id)) this.leave(key, made);
     return {
       is_error: true,
+      code: "pending",
       result: `${made.waits()} Make the same call again to get its outcome; it is not made twice.`,
     };
   }
@@ -225,9 +226,10 @@ export class ToolCalls implements ToolDoor {
       return { is_error: data["is_error"] === true, result: await this.result(tenant_id, data) };
     if (type === "step.in_doubt") {
       const why = `Nobody knows whether this call took effect (${String(data["code"] ?? data["reason"])}).`;
-      return { is_error: true, result: `${why} A person has to find out; do not make it again.` };
+      return { is_error: true, code: "in_doubt", result: `${why} A person has to find out; do not make it again.` };
     }
-    return { is_error: true, result: refusal(type, data) };
+    const code = String(data["reason"] ?? data["code"] ?? type);
+    return { is_error: true, code, result: refusal(type, data) };
   }
 
   /** A large result stands in an artifact; its event has only the beginning. */

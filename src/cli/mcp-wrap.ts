@@ -5,6 +5,8 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { AppError, isAppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { MCP_METHODS } from "../contract/mcp-methods.ts";
+import type { McpMethod } from "../contract/mcp-methods.ts";
 import type { Client } from "../sdk/client.ts";
 import { isObject, parseJson } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
@@ -34,16 +36,41 @@ export async function pinned(client: Client, name: string, command: readonly str
   } catch (error) {
     if (!isAppError(error, "NOT_FOUND")) throw error;
   }
-  const tools = await toolNames(command, cwd);
-  if (tools.length === 0) throw new AppError("VALIDATION_ERROR", `${command.join(" ")} offers no tools`);
-  const spec = { kind: "mcp", transport: "stdio", command, cwd, tools: tools.map((tool) => ({ name: tool })) };
+  const { tools, ...offers } = await offered(command, cwd);
+  const others = Object.entries(offers).flatMap(([what, isThere]) => (isThere ? [what] : []));
+  for (const what of others) {
+    const taken = MCP_METHODS.find((one) => one.offer === what && tools.includes(one.name));
+    if (taken) throw new AppError("CONFLICT", clash(name, taken));
+  }
+  if (tools.length === 0 && others.length === 0)
+    throw new AppError("VALIDATION_ERROR", `${command.join(" ")} offers no tools, resources or prompts`);
+  const spec = {
+    kind: "mcp",
+    transport: "stdio",
+    command,
+    cwd,
+    tools: tools.map((tool) => ({ name: tool })),
+    ...offers,
+  };
   await client.apply(JSON.stringify({ kind: "Tool", metadata: { name }, spec }));
   const rule = `{ effect: allow, match: { tools: ["${name}.*"] } }`;
-  return `${name} is new here; the definitions of its tools are pinned: ${tools.join(", ")}. A call needs a rule of a Policy that allows it, such as ${rule}`;
+  const pins = tools.length === 0 ? "it has no tools" : `the definitions of its tools are pinned: ${tools.join(", ")}`;
+  const more = others.length === 0 ? "" : `; it has ${others.join(" and ")}, too`;
+  return `${name} is new here; ${pins}${more}. A call needs a rule of a Policy that allows it, such as ${rule}`;
+}
+
+const clash = (name: string, { name: tool, offer }: McpMethod): string =>
+  `The server has a tool ${tool} and ${offer}, which would be asked for by ${name}.${tool} too; apply a Tool manifest that names its tools, or its ${offer}`;
+
+/** What a server has; its other offers are taken with its tools. */
+export interface Offered {
+  readonly tools: readonly string[];
+  readonly resources: boolean;
+  readonly prompts: boolean;
 }
 
 /** Asks a server what it offers, and ends it. */
-export async function toolNames(command: readonly string[], cwd: string): Promise<string[]> {
+export async function offered(command: readonly string[], cwd: string): Promise<Offered> {
   const [file = "", ...args] = command;
   const child = spawn(file, args, { cwd, stdio: ["pipe", "pipe", "inherit"] });
   const failed = new Promise<never>((_resolve, reject) => {
@@ -72,18 +99,21 @@ export async function toolNames(command: readonly string[], cwd: string): Promis
   };
   try {
     const hello = await ask(0, "initialize", { protocolVersion: PROTOCOL, capabilities: {}, clientInfo: ABOUT });
-    const spoken: JsonObject = isObject(hello["result"]) ? {} : { _meta: CURRENT };
-    if (isObject(hello["result"])) send({ method: "notifications/initialized" });
-    const names: string[] = [];
+    const isModern = !isObject(hello["result"]);
+    const spoken: JsonObject = isModern ? { _meta: CURRENT } : {};
+    if (!isModern) send({ method: "notifications/initialized" });
+    const about = isModern ? await asked(1, "server/discover", spoken) : (hello["result"] as JsonObject);
+    const has = isObject(about["capabilities"]) ? about["capabilities"] : {};
+    const tools: string[] = [];
     let cursor: Json | undefined;
-    for (let page = 1; page <= PAGES_MAX; page++) {
+    for (let page = 2; page <= PAGES_MAX && has["tools"] !== undefined; page++) {
       const result = await asked(page, "tools/list", { ...spoken, ...(cursor === undefined ? {} : { cursor }) });
       for (const tool of Array.isArray(result["tools"]) ? result["tools"] : [])
-        if (isObject(tool) && typeof tool["name"] === "string") names.push(tool["name"]);
+        if (isObject(tool) && typeof tool["name"] === "string") tools.push(tool["name"]);
       cursor = result["nextCursor"];
       if (typeof cursor !== "string") break;
     }
-    return names;
+    return { tools, resources: has["resources"] !== undefined, prompts: has["prompts"] !== undefined };
   } finally {
     child.removeAllListeners("exit");
     child.kill();

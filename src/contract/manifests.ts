@@ -79,6 +79,14 @@ const toolCommon = {
 };
 
 const McpToolEntry = Type.Object({ name: Type.String({ minLength: 1, maxLength: 128 }), ...toolCommon }, closed);
+const { description: _told, ...callCommon } = toolCommon;
+const McpOfferInput = (description: string) =>
+  Type.Optional(Type.Union([Type.Boolean(), Type.Object(callCommon, closed)], { description }));
+const mcpOffered = {
+  tools: Type.Array(McpToolEntry, { maxItems: 500 }),
+  resources: McpOfferInput("Its resources, as calls NAME.list_resources, list_resource_templates and read_resource."),
+  prompts: McpOfferInput("Its prompts, as calls NAME.list_prompts and get_prompt."),
+};
 
 export const ToolSpecInput = Type.Union([
   Type.Object(
@@ -107,7 +115,7 @@ export const ToolSpecInput = Type.Union([
       command: Type.Array(Type.String({ minLength: 1 }), { minItems: 1, maxItems: 64 }),
       cwd: Type.Optional(Type.String()),
       env: Type.Optional(Secretable),
-      tools: Type.Array(McpToolEntry, { minItems: 1, maxItems: 500 }),
+      ...mcpOffered,
     },
     closed,
   ),
@@ -117,7 +125,7 @@ export const ToolSpecInput = Type.Union([
       transport: Type.Literal("http"),
       url: Type.String({ pattern: "^https?://" }),
       headers: Type.Optional(Secretable),
-      tools: Type.Array(McpToolEntry, { minItems: 1, maxItems: 500 }),
+      ...mcpOffered,
     },
     closed,
   ),

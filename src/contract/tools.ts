@@ -2,6 +2,7 @@
 // MCP SDK.
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { ToolDefinition } from "./jobs.ts";
+import type { McpMethod, McpOffer } from "./mcp-methods.ts";
 
 export type McpServer =
   | {
@@ -21,17 +22,33 @@ export interface DiscoveredTool {
   readonly digest: string;
 }
 
-export interface McpCall {
+/** What a server says that it has. */
+export interface Discovered {
+  readonly tools: readonly DiscoveredTool[];
+  /** What there is besides tools. */
+  readonly offers: readonly McpOffer[];
+}
+
+interface McpExchange {
   readonly server: McpServer;
+  readonly timeout_ms: number;
+  readonly signal: AbortSignal;
+}
+
+export interface McpCall extends McpExchange {
   readonly tool: string;
   /** Digest of the definition that was pinned when the tool was applied. */
   readonly digest: string;
   readonly args: JsonObject;
   readonly idempotency_key: string;
-  readonly timeout_ms: number;
-  readonly signal: AbortSignal;
   /** Told how the call goes on, where its server says so. */
   readonly onProgress?: (note: string) => void;
+}
+
+/** A question about resources or prompts; its parameters fit the method's schema. */
+export interface McpQuestion extends McpExchange {
+  readonly method: McpMethod["method"];
+  readonly params: JsonObject;
 }
 
 export interface McpResult {
@@ -40,8 +57,11 @@ export interface McpResult {
 }
 
 export interface McpTools {
-  discover(server: McpServer): Promise<readonly DiscoveredTool[]>;
+  discover(server: McpServer): Promise<Discovered>;
+  /** Throws McpCallError. */
   call(call: McpCall): Promise<McpResult>;
+  /** Lists are whole, however many pages they have. Throws McpCallError. */
+  ask(question: McpQuestion): Promise<McpResult>;
   close(): Promise<void>;
 }
 
@@ -57,6 +77,8 @@ export interface ToolCaller {
 /** What a governed call of a foreign agent came to. Where it is an error the result says why, in words for a model. */
 export interface ToolAnswer {
   readonly is_error: boolean;
+  /** Why there is no result, in one word; absent where the tool itself answered. */
+  readonly code?: string;
   readonly result: Json;
 }
 

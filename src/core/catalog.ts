@@ -12,6 +12,7 @@ import { AppError } from "../contract/errors.ts";
 import type { EffectClass } from "../contract/events.ts";
 import type { ModelRoute, ToolDefinition } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { MCP_METHODS } from "../contract/mcp-methods.ts";
 import type {
   AgentManifest,
   BudgetManifest,
@@ -25,6 +26,8 @@ import type {
 } from "../contract/manifests.ts";
 import { LIST_PRICES } from "../contract/prices.ts";
 import type { DiscoveredTool } from "../contract/tools.ts";
+import { digestOf } from "../kit/hash.ts";
+import { canonicalJson } from "../kit/jcs.ts";
 import type { JsonObject } from "../kit/json.ts";
 import { parseUsd } from "../kit/money.ts";
 import { conditionText } from "./condition-json.ts";
@@ -182,7 +185,7 @@ function mcpTools(
       ? { transport: "stdio", command: [...spec.command], cwd: spec.cwd ?? null, env: { ...spec.env } }
       : { transport: "http", url: spec.url, headers: { ...spec.headers } };
   const discovered = new Map(spec.definitions?.map((tool) => [tool.name, tool]));
-  return spec.tools.flatMap((entry) => {
+  const tools = spec.tools.flatMap((entry) => {
     const found = discovered.get(entry.name);
     if (!found) return [];
     const config: JsonObject = { server, tool: entry.name, definition: found.digest };
@@ -202,6 +205,23 @@ function mcpTools(
         { effect_class: "external" },
       ),
     ];
+  });
+  return [...tools, ...mcpQuestions(item, spec, server)];
+}
+
+/** Resources and prompts of an MCP server, where its manifest asks for them: reading, unless it says otherwise. */
+function mcpQuestions(
+  item: RegistryItem,
+  spec: Extract<ToolManifest, { kind: "mcp" }>,
+  server: JsonObject,
+): ToolDefinition[] {
+  return MCP_METHODS.flatMap(({ name, method, offer, description, input_schema }) => {
+    const asked = spec[offer] ?? false;
+    if (asked === false) return [];
+    const config: JsonObject = { server, method };
+    const digest = digestOf(canonicalJson({ method, input_schema }));
+    const parts = { kind: "mcp" as const, description, input_schema, output_schema: null, config, digest };
+    return [definition(item, `${item.name}.${name}`, asked === true ? {} : asked, parts, { effect_class: "read" })];
   });
 }
 

@@ -52,7 +52,7 @@ async function call(digest: string): Promise<unknown> {
 }
 
 test("a change without a word is seen half a minute later, one that is told at once; a look sees it at any time", async () => {
-  const [pinned] = await clients.discover(server());
+  const [pinned] = (await clients.discover(server())).tools;
   const digest = pinned?.digest ?? "";
   expect(await call(digest)).toBe("called");
   writeFileSync(at("changed"), "");
@@ -61,12 +61,12 @@ test("a change without a word is seen half a minute later, one that is told at o
   await clock.pass(2_000);
   await expect(call(digest)).rejects.toMatchObject({ code: "definition_changed", sent: false });
   rmSync(at("changed"));
-  expect((await clients.discover(server()))[0]?.description).toBe("old");
+  expect((await clients.discover(server())).tools[0]?.description).toBe("old");
   writeFileSync(at("told"), "");
   expect(await call(digest)).toBe("called");
   writeFileSync(at("changed"), "");
   await expect(call(digest)).rejects.toMatchObject({ code: "definition_changed" });
-  expect((await clients.discover(server()))[0]?.description).toBe("new");
+  expect((await clients.discover(server())).tools[0]?.description).toBe("new");
 });
 
 /** Answers `tools/call` with what its own definition does not promise. */
@@ -85,7 +85,7 @@ for await (const line of createInterface({ input: process.stdin })) {
 
 test("a result that is not what was promised is no refusal: the call was made", async () => {
   writeFileSync(at("server.mjs"), PROMISES);
-  const [pinned] = await clients.discover(server());
+  const [pinned] = (await clients.discover(server())).tools;
   expect(await call(pinned?.digest ?? "")).toEqual({ n: "many" });
 });
 
@@ -102,7 +102,7 @@ serveStdio(() => {
 
 test.each(["serve", "reject"])("a server of the current revision that would %s those before it", async (how) => {
   writeFileSync(at("server.mjs"), LIBRARY(how));
-  const [pinned] = await clients.discover(server());
+  const [pinned] = (await clients.discover(server())).tools;
   expect(pinned).toMatchObject({ name: "t", description: "counts" });
   const given = { args: { n: 3 }, idempotency_key: "k", timeout_ms: 5_000, signal: new AbortController().signal };
   expect(await clients.call({ server: server(), tool: "t", digest: pinned?.digest ?? "", ...given })).toEqual({
@@ -126,7 +126,7 @@ test("over HTTP as well, where a change is told on a stream of its own", async (
   const remote = new McpClients({ net, secrets, clock, log: silent, private_origins: [], version: "1" });
   const at_url = { transport: "http" as const, url: "http://127.0.0.1:1/mcp", headers: {} };
   try {
-    const [pinned] = await remote.discover(at_url);
+    const [pinned] = (await remote.discover(at_url)).tools;
     const given = { args: {}, idempotency_key: "k", timeout_ms: 5_000, signal: new AbortController().signal };
     const called = () => remote.call({ server: at_url, tool: "t", digest: pinned?.digest ?? "", ...given });
     expect(await called()).toEqual({ is_error: false, result: "called" });

@@ -2,7 +2,13 @@
 // server's definition, at most half a minute old, must be the one that was pinned (a changed one needs approval). A server
 // that ended is started again at the next call, with growing pauses. It speaks the revision 2026-07-28 and those before it.
 // stdio servers get no environment of ours but PATH and HOME and what the manifest names; commands run without a shell.
-import type { Client, Tool, Transport, VersionNegotiationMode } from "@modelcontextprotocol/client";
+import type {
+  CacheableRequestOptions,
+  Client,
+  Tool,
+  Transport,
+  VersionNegotiationMode,
+} from "@modelcontextprotocol/client";
 import type { Clock } from "../kit/clock.ts";
 import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
@@ -11,9 +17,18 @@ import { isObject } from "../kit/json.ts";
 import { scrub, scrubText } from "../kit/scrub.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { MCP_METHODS } from "../contract/mcp-methods.ts";
 import type { Log, Net, Secrets } from "../contract/ports.ts";
 import { McpCallError } from "../contract/tools.ts";
-import type { DiscoveredTool, McpCall, McpResult, McpServer, McpTools } from "../contract/tools.ts";
+import type {
+  Discovered,
+  DiscoveredTool,
+  McpCall,
+  McpQuestion,
+  McpResult,
+  McpServer,
+  McpTools,
+} from "../contract/tools.ts";
 
 interface Session {
   readonly client: Client;
@@ -40,7 +55,8 @@ interface Slot {
 const CONNECT_TIMEOUT_MS = 20_000;
 /** A server that speaks of the current revision alone answers the handshake of those before with an error. */
 const MODERN: VersionNegotiationMode = { pin: "2026-07-28" };
-const TOOL_PAGES_MAX = 50;
+const PAGES_MAX = 50;
+const OFFERS = ["resources", "prompts"] as const;
 /** A server may change what it offers without a word: its definitions are asked for again after so long. */
 const DEFINITIONS_FRESH_MS = 30_000;
 
@@ -61,19 +77,31 @@ export class McpClients implements McpTools {
     this.options = options;
   }
 
-  async discover(server: McpServer): Promise<readonly DiscoveredTool[]> {
+  async discover(server: McpServer): Promise<Discovered> {
     const session = await this.session(server);
     await this.list(session);
-    return [...session.tools.values()].map(({ found }) => found);
+    const capabilities = session.client.getServerCapabilities();
+    return {
+      tools: [...session.tools.values()].map(({ found }) => found),
+      offers: OFFERS.filter((offer) => capabilities?.[offer] !== undefined),
+    };
+  }
+
+  async ask({ server, method, params, timeout_ms, signal }: McpQuestion): Promise<McpResult> {
+    const session = await this.session(server).catch(unreachable);
+    const offer = MCP_METHODS.find((one) => one.method === method)?.offer ?? "resources";
+    if (session.client.getServerCapabilities()?.[offer] === undefined)
+      throw new McpCallError("mcp_refused", `The server has no ${offer}`, { sent: false });
+    try {
+      const options = { timeout: timeout_ms, signal, cacheMode: "bypass" as const };
+      return { is_error: false, result: scrub(await answerTo(session.client, method, params, options), session.used) };
+    } catch (cause) {
+      throw await callError(cause, session.used);
+    }
   }
 
   async call(call: McpCall): Promise<McpResult> {
-    const session = await this.upToDate(call.server).catch((cause) => {
-      throw new McpCallError("mcp_unavailable", `The MCP server cannot be reached: ${messageOf(cause)}`, {
-        sent: false,
-        cause,
-      });
-    });
+    const session = await this.upToDate(call.server).catch(unreachable);
     const known = session.tools.get(call.tool);
     if (!known) throw new McpCallError("mcp_unknown_tool", `The server has no tool ${call.tool}`, { sent: false });
     if (known.found.digest !== call.digest) {
@@ -162,7 +190,7 @@ export class McpClients implements McpTools {
     const about = { name: "quarterdeck", version: this.options.version };
     const client: Client = new Client(about, {
       versionNegotiation: { mode },
-      listMaxPages: TOOL_PAGES_MAX,
+      listMaxPages: PAGES_MAX,
       listChanged: {
         tools: { autoRefresh: false, debounceMs: 0, onChanged: () => void (session.listed_at_ms = -Infinity) },
       },
@@ -202,6 +230,8 @@ export class McpClients implements McpTools {
   private async listed(session: Session): Promise<void> {
     // Before it is asked: a change that is told meanwhile counts.
     session.listed_at_ms = this.options.clock.monotonic_ms();
+    // Asked for what a server does not have, the library writes to stdout, which is not its own.
+    if (session.client.getServerCapabilities()?.tools === undefined) return void (session.tools = new Map());
     const { tools } = await session.client.listTools(undefined, { timeout: CONNECT_TIMEOUT_MS, cacheMode: "bypass" });
     session.tools = new Map(tools.map((tool) => [tool.name, { found: definition(tool), tool }]));
   }
@@ -240,6 +270,38 @@ export class McpClients implements McpTools {
     const secret = await this.options.secrets.resolve(match[2] ?? "");
     used.push(secret);
     return `${match[1]}${secret}`;
+  }
+}
+
+function unreachable(cause: unknown): never {
+  const message = `The MCP server cannot be reached: ${messageOf(cause)}`;
+  throw new McpCallError("mcp_unavailable", message, { sent: false, cause });
+}
+
+/** What a server answers about resources or prompts, without what the protocol says about the message itself. */
+async function answerTo(
+  client: Client,
+  method: McpQuestion["method"],
+  params: JsonObject,
+  options: CacheableRequestOptions,
+): Promise<Json> {
+  switch (method) {
+    case "resources/list":
+      return plain({ resources: (await client.listResources(undefined, options)).resources });
+    case "resources/templates/list":
+      return plain({ resourceTemplates: (await client.listResourceTemplates(undefined, options)).resourceTemplates });
+    case "resources/read":
+      return plain({ contents: (await client.readResource({ uri: String(params["uri"]) }, options)).contents });
+    case "prompts/list":
+      return plain({ prompts: (await client.listPrompts(undefined, options)).prompts });
+    case "prompts/get": {
+      const given = (params["arguments"] ?? {}) as Record<string, string>;
+      const { description, messages } = await client.getPrompt(
+        { name: String(params["name"]), arguments: given },
+        options,
+      );
+      return plain({ description, messages });
+    }
   }
 }
 
@@ -288,8 +350,11 @@ function noteOf({
   return message === undefined ? count : `${message} (${count})`;
 }
 
-/** JSON-RPC: the server refused the request before it ran anything (parse, request, method, parameters, headers, revision). */
-const REFUSALS: readonly number[] = [-32_700, -32_600, -32_601, -32_602, -32_020, -32_021, -32_022];
+/**
+ * JSON-RPC: the server refused the request before it ran anything (parse, request, method, parameters, a resource that is not
+ * there, headers, revision).
+ */
+const REFUSALS: readonly number[] = [-32_700, -32_600, -32_601, -32_602, -32_002, -32_020, -32_021, -32_022];
 
 async function callError(cause: unknown, used: readonly string[]): Promise<McpCallError> {
   const { ProtocolError, SdkError, SdkErrorCode } = await import("@modelcontextprotocol/client");

@@ -1,19 +1,22 @@
-// The MCP gateway: to any MCP client one server with the tools of the registry, from whichever servers they come. Every call
-// goes through the door that governs it; a denied call is a result with isError, so that the model can react to it.
+// The MCP gateway: to any MCP client one server with the tools, resources and prompts of the registry, from whichever servers
+// they come. Every call goes through the door that governs it; a denied call of a tool is a result with isError, so that the
+// model can react to it; of a resource or prompt it is an error.
 // Stateless in every revision that it speaks: each request stands for itself, so any node answers it, and a restart ends no
 // session. Model Context Protocol, streamable HTTP: https://modelcontextprotocol.io/specification/2026-07-28/basic/transports
-import type { CallToolResult, McpHttpHandler, McpServer, Tool } from "@modelcontextprotocol/server";
+import type { CallToolResult, McpHttpHandler, McpServer, ServerCapabilities, Tool } from "@modelcontextprotocol/server";
 import { isAppError } from "../contract/errors.ts";
 import type { ToolDefinition } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { MCP_STDIO_HEADER, MCP_WAIT_META } from "../contract/proxy.ts";
-import type { ToolAnswer, ToolCaller, ToolDoor } from "../contract/tools.ts";
-import { isObject, parseJson } from "../kit/json.ts";
+import type { ToolCaller, ToolDoor } from "../contract/tools.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import { isQuestion, NotAnswered, NotOffered, Offers } from "./offers.ts";
+import { resultOf } from "./results.ts";
 
 /** JSON-RPC: the server could not answer; what it is about stands in the data. */
 const REFUSED = -32_000;
-const CONTENT_TYPES: readonly unknown[] = ["text", "image", "audio", "resource", "resource_link"];
+/** There is no such resource or prompt, or the server that has it will not have these parameters. */
+const INVALID_PARAMS = -32_602;
 
 /** Loaded with the first request: it takes longer than all else that is read at the start. */
 const sdk = () => import("@modelcontextprotocol/server");
@@ -22,6 +25,8 @@ const sdk = () => import("@modelcontextprotocol/server");
 interface Asked {
   readonly of: ToolCaller;
   readonly tools: ToolDoor;
+  /** The one server that this is about; null: all. */
+  readonly only: string | null;
   readonly gone: AbortSignal;
   /** Its client speaks over stdio, where there are no headers. */
   readonly isStdio: boolean;
@@ -49,7 +54,7 @@ export class McpGateway {
   ): Promise<Response> {
     const { tools } = this.options;
     const isStdio = request.headers.has(MCP_STDIO_HEADER);
-    const asked: Asked = { of, gone, isStdio, tools: only === undefined ? tools : ofServer(tools, only) };
+    const asked: Asked = { of, gone, isStdio, tools, only: only ?? null };
     const { isLegacyRequest } = await sdk();
     if (await isLegacyRequest(request, body)) return this.legacy(asked, request, body);
     this.modern ??= this.open();
@@ -91,32 +96,79 @@ export class McpGateway {
     );
   }
 
-  private async serverFor(
-    { of, tools, gone, isStdio }: Asked,
-    capability: { listChanged?: boolean },
-  ): Promise<McpServer> {
-    const { McpServer, ProtocolError } = await sdk();
+  private async serverFor(asked: Asked, listed: { listChanged?: boolean }): Promise<McpServer> {
+    const { McpServer } = await sdk();
     const about = { name: "quarterdeck", version: this.options.version };
-    const named = (name: string) => tools.list(of).find((one) => one.name === name);
-    const offered = new McpServer(about, { capabilities: { tools: capability } });
-    // Headers that repeat arguments (`x-mcp-header`) are checked by it before anything is called.
-    offered.toolInputSchemaJson = (name) => (isStdio ? undefined : named(name)?.input_schema);
-    const { server } = offered;
-    server.setRequestHandler("tools/list", () => ({ tools: tools.list(of).map(described) }));
-    server.setRequestHandler("tools/call", async ({ params }): Promise<CallToolResult> => {
-      const args = (params.arguments ?? {}) as JsonObject;
-      const call = { tool: params.name, args, wait_ms: waitOf(params._meta?.[MCP_WAIT_META]), gone };
-      try {
-        const answer = await tools.call(of, call);
-        const tool = named(params.name);
-        return server.projectCallToolResult(resultOf(answer, tool), tool?.output_schema ?? undefined);
-      } catch (error) {
-        if (!isAppError(error)) throw error;
-        throw new ProtocolError(REFUSED, error.message, { code: error.code, ...error.details });
-      }
-    });
+    const offers = new Offers(asked);
+    const capabilities: ServerCapabilities = {
+      tools: listed,
+      ...(offers.has("resources") ? { resources: {} } : {}),
+      ...(offers.has("prompts") ? { prompts: {} } : {}),
+    };
+    const offered = new McpServer(about, { capabilities });
+    serveTools(offered, asked, offers);
+    if (offers.has("resources")) serveResources(offered, offers);
+    if (offers.has("prompts")) servePrompts(offered, offers);
     return offered;
   }
+}
+
+function serveTools(offered: McpServer, { of, tools, only, gone, isStdio }: Asked, offers: Offers): void {
+  const door = only === null ? tools : ofServer(tools, only);
+  const list = () => door.list(of).filter((tool) => !isQuestion(tool));
+  const named = (name: string) => list().find((one) => one.name === name);
+  // Headers that repeat arguments (`x-mcp-header`) are checked by it before anything is called.
+  offered.toolInputSchemaJson = (name) => (isStdio ? undefined : named(name)?.input_schema);
+  const { server } = offered;
+  server.setRequestHandler("tools/list", () => ({ tools: list().map(described) }));
+  server.setRequestHandler("tools/call", ({ params }): Promise<CallToolResult> => {
+    const args = (params.arguments ?? {}) as JsonObject;
+    const call = { tool: params.name, args, wait_ms: waitOf(params._meta?.[MCP_WAIT_META]), gone };
+    return answered({ tool: params.name }, async () => {
+      const answer = await door.call(of, call);
+      const tool = named(params.name);
+      const placed = (block: Json) => offers.block(serverOf(tool, only), block);
+      return server.projectCallToolResult(resultOf(answer, tool, placed), tool?.output_schema ?? undefined);
+    });
+  });
+}
+
+function serveResources({ server }: McpServer, offers: Offers): void {
+  server.setRequestHandler("resources/list", () => answered({}, async () => ({ resources: await offers.resources() })));
+  server.setRequestHandler("resources/templates/list", () =>
+    answered({}, async () => ({ resourceTemplates: await offers.templates() })),
+  );
+  server.setRequestHandler("resources/read", ({ params: { uri } }) => answered({ uri }, () => offers.read(uri)));
+}
+
+function servePrompts({ server }: McpServer, offers: Offers): void {
+  server.setRequestHandler("prompts/list", () => answered({}, async () => ({ prompts: await offers.prompts() })));
+  server.setRequestHandler("prompts/get", ({ params: { name, arguments: given } }) =>
+    answered({ name }, () => offers.prompt(name, given)),
+  );
+}
+
+/** What is refused, in the protocol's own form; `about` says what it was. */
+async function answered<T>(about: JsonObject, ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask();
+  } catch (error) {
+    const { ProtocolError } = await sdk();
+    if (error instanceof NotOffered) throw new ProtocolError(INVALID_PARAMS, error.message, about);
+    if (error instanceof NotAnswered) {
+      const isTheirs = error.code === "mcp_refused";
+      throw new ProtocolError(isTheirs ? INVALID_PARAMS : REFUSED, error.message, { code: error.code, ...about });
+    }
+    if (!isAppError(error)) throw error;
+    throw new ProtocolError(REFUSED, error.message, { code: error.code, ...error.details });
+  }
+}
+
+/** The server that a tool is of, by its name here. */
+function serverOf(tool: ToolDefinition | undefined, only: string | null): string {
+  const own = tool?.config["tool"];
+  if (only !== null || typeof own !== "string") return only ?? "";
+  return tool?.name.slice(0, -own.length - 1) ?? "";
 }
 
 /** The tools of one server alone, by the names that it gives them itself. */
@@ -152,30 +204,4 @@ function described(tool: ToolDefinition): Tool {
       idempotentHint: readOnly || idempotent,
     },
   };
-}
-
-/** Text as text, content blocks of an MCP server as they were, structured content where the tool promised some. */
-function resultOf({ is_error, result }: ToolAnswer, tool: ToolDefinition | undefined): CallToolResult {
-  const blocks = Array.isArray(result) && result.length > 0 && result.every(isBlock);
-  const text = typeof result === "string" ? result : JSON.stringify(result);
-  const content = (blocks ? result : [{ type: "text", text }]) as CallToolResult["content"];
-  if (is_error) return { content, isError: true };
-  const structured = tool?.output_schema?.["type"] === "object" ? objectOf(result) : null;
-  return { content, ...(structured ? { structuredContent: structured } : {}) };
-}
-
-function isBlock(value: Json): boolean {
-  return isObject(value) && CONTENT_TYPES.includes(value["type"]);
-}
-
-/** A large result comes back as the text that it was stored as. */
-function objectOf(result: Json): JsonObject | null {
-  if (isObject(result)) return result;
-  if (typeof result !== "string" || !result.startsWith("{")) return null;
-  try {
-    const value = parseJson(result, LIMITS.json_depth_max);
-    return isObject(value) ? value : null;
-  } catch {
-    return null;
-  }
 }

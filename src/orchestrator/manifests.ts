@@ -8,6 +8,7 @@ import type { FieldError } from "../contract/errors.ts";
 import { faults } from "../contract/faults.ts";
 import { NAME_PATTERN } from "../contract/paths.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { MCP_METHODS } from "../contract/mcp-methods.ts";
 import { MANIFEST_KINDS, MANIFEST_SPECS } from "../contract/manifests.ts";
 import type {
   AgentManifest,
@@ -153,6 +154,7 @@ function checkMeaning(kind: ManifestKind, spec: unknown): void {
   }
   if (kind === "Tool") {
     const tool = spec as ToolManifest;
+    if (tool.kind === "mcp") checkOffers(tool);
     if (tool.kind !== "http") return;
     refuseRemote(tool.input_schema, "input_schema");
     refuseRemote(tool.output_schema, "output_schema");
@@ -160,6 +162,18 @@ function checkMeaning(kind: ManifestKind, spec: unknown): void {
     if (/[{}]/.test(new URL(tool.url).host))
       throw new AppError("MANIFEST_INVALID", `the origin ${url.origin} must be fixed`);
   }
+}
+
+function checkOffers(spec: Extract<ToolManifest, { kind: "mcp" }>): void {
+  const methods = MCP_METHODS.filter(({ offer }) => (spec[offer] ?? false) !== false);
+  if (spec.tools.length === 0 && methods.length === 0)
+    throw new AppError("MANIFEST_INVALID", "nothing is taken from this MCP server: name tools, resources or prompts");
+  const taken = methods.find(({ name }) => spec.tools.some((tool) => tool.name === name));
+  if (taken)
+    throw new AppError(
+      "MANIFEST_INVALID",
+      `the tool ${taken.name} has the name of a call for ${taken.offer}; leave out one of them`,
+    );
 }
 
 function refuseRemote(schema: unknown, field: string): void {

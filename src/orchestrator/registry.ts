@@ -180,7 +180,12 @@ export class Registry implements Governance {
         { cause },
       );
     });
-    const byName = new Map(found.map((tool) => [tool.name, tool]));
+    for (const offer of ["resources", "prompts"] as const) {
+      if ((spec[offer] ?? false) === false || found.offers.includes(offer)) continue;
+      const message = `line ${manifest.line}, /spec/${offer}: the server has no ${offer}; take this out`;
+      throw new AppError("MANIFEST_INVALID", message);
+    }
+    const byName = new Map(found.tools.map((tool) => [tool.name, tool]));
     const definitions = spec.tools.map((entry) => {
       const tool = byName.get(entry.name);
       if (!tool) {

@@ -71,7 +71,7 @@ export class ToolReviews {
         },
       );
     });
-    const byName = new Map(found.map((tool) => [tool.name, tool]));
+    const byName = new Map(found.tools.map((tool) => [tool.name, tool]));
     return spec.tools.flatMap(({ name }) => byName.get(name) ?? []);
   }
 }

@@ -43,6 +43,7 @@ async function call(path: string): Promise<JobOutcome> {
     random: systemRandom,
     mcp: {
       discover: () => Promise.reject(new Error("no MCP here")),
+      ask: () => Promise.reject(new Error("no MCP here")),
       call: () => Promise.reject(new Error("no MCP here")),
       close: () => Promise.resolve(),
     },

@@ -1,6 +1,6 @@
 // The protocol's own conformance suite against the gateway, in the current revision and the one before: every scenario that
-// concerns what the gateway offers. Those of prompts, resources, completion, logging, sampling, elicitation and tasks do not: it
-// offers none of these.
+// concerns what the gateway offers. Those of completion, logging, subscriptions to resources, sampling, elicitation and tasks do
+// not: it offers none of these.
 import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -23,6 +23,15 @@ const BOTH = [
   "tools-call-error",
   "json-schema-2020-12",
   "dns-rebinding-protection",
+  "resources-list",
+  "resources-read-text",
+  "resources-read-binary",
+  "resources-templates-read",
+  "prompts-list",
+  "prompts-get-simple",
+  "prompts-get-with-args",
+  "prompts-get-embedded-resource",
+  "prompts-get-with-image",
 ];
 const PREVIOUS = ["server-initialize", "ping", ...BOTH];
 /** `server-stateless` apart: it wants a tool that asks its client for a model, and a change of the tools in its middle. */
@@ -33,6 +42,7 @@ const CURRENT = [
   "input-required-result-unsupported-methods",
   "input-required-result-ignore-extra-params",
   "server-sse-multiple-streams",
+  "sep-2164-resource-not-found",
 ];
 const run = promisify(execFile);
 let data: string;
@@ -49,6 +59,8 @@ spec:
   transport: stdio
   command: ["${process.execPath}", "${SERVER}"]
   tools: [${TOOLS.map((name) => `{ name: ${name}, effect_class: read }`).join(", ")}]
+  resources: true
+  prompts: true
 ---
 kind: Policy
 metadata: { name: main }

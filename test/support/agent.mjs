@@ -36,12 +36,28 @@ async function responses() {
   say(response.output_text);
 }
 
-/** Calls tools over MCP, `name:arguments` each, and says what comes back. */
-async function tools() {
+async function mcp() {
   const { Client } = await import("@modelcontextprotocol/sdk/client/index.js");
   const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/sdk/client/streamableHttp.js");
   const client = new Client({ name: "stranger", version: "1" });
   await client.connect(new StreamableHTTPClientTransport(new URL(process.env.QUARTERDECK_MCP_URL)));
+  return client;
+}
+
+/** Lists what there is to read over MCP, reads these URIs, and says what comes back. */
+async function resources() {
+  const client = await mcp();
+  say((await client.listResources()).resources.map(({ uri }) => uri).join(" "));
+  for (const uri of JSON.parse(question)) {
+    const said = await client.readResource({ uri }).catch(({ code, message }) => `${code} ${message}`);
+    say(`${uri}: ${typeof said === "string" ? said : said.contents[0].text}`);
+  }
+  await client.close();
+}
+
+/** Calls tools over MCP, `name:arguments` each, and says what comes back. */
+async function tools() {
+  const client = await mcp();
   const { tools: offered } = await client.listTools();
   say(offered.map((tool) => tool.name).join(" "));
   for (const [name, args] of JSON.parse(question)) {
@@ -52,7 +68,7 @@ async function tools() {
 }
 
 try {
-  await { chat: () => chat(false), stream: () => chat(true), claude, responses, tools }[api]();
+  await { chat: () => chat(false), stream: () => chat(true), claude, responses, resources, tools }[api]();
 } catch (error) {
   say(`${error.status}: ${error.message}`);
   process.exit(7);
