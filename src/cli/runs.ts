@@ -1,5 +1,8 @@
 // `run` and `runs ...`: start, follow, read and steer runs.
+import { Option } from "commander";
 import type { Command } from "commander";
+import { EVENT_ORDERS } from "../contract/events.ts";
+import type { EventOrder } from "../contract/events.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Progress } from "../contract/progress.ts";
 import type { QuarantinedPayload, Run, StartRun } from "../contract/runs.ts";
@@ -199,10 +202,15 @@ export function addRuns(root: Command): void {
   runs
     .command("events <run>")
     .description("all events of a run, as JSON lines")
-    .action(async (id: string, _options, command: Command) => {
+    .addOption(
+      new Option("--order <order>", "as they were committed, or as they happened")
+        .choices(EVENT_ORDERS)
+        .default("commit"),
+    )
+    .action(async (id: string, { order }: { order: EventOrder }, command: Command) => {
       const client = clientOf(globalsOf(command));
       for (let after = 0; ;) {
-        const page = await client.events(id, after);
+        const page = await client.events(id, after, order);
         for (const event of page.items) print(JSON.stringify(event));
         if (page.next_cursor === null) break;
         after = Number(page.next_cursor);

@@ -184,6 +184,11 @@ export const StoredEventSchema = Type.Object(
 
 const nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
 
+/** As events were committed, which is final; or as they happened, where one that comes late can still come between others. */
+export const EVENT_ORDERS = ["commit", "logical"] as const;
+export const EventOrder = Type.Union(EVENT_ORDERS.map((order) => Type.Literal(order)));
+export type EventOrder = (typeof EVENT_ORDERS)[number];
+
 /** The logical envelope that readers see (event-schema v1.0). */
 export const Event = Type.Object(
   {

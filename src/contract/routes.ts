@@ -3,7 +3,7 @@
 import { Type, type TSchema } from "typebox";
 import { COMMON_ERRORS } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
-import { Event } from "./events.ts";
+import { Event, EventOrder } from "./events.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Applied } from "./manifests.ts";
@@ -127,12 +127,14 @@ export const ROUTES = {
     method: "GET",
     path: "/runs/:id/events",
     permission: "runs:read",
-    summary: "Events of a run in commit order.",
+    summary:
+      "Events of a run, as they were committed or (`order=logical`) as they happened: what came late stands where it belongs. A page ends with the event whose seq is the `after_seq` of the next one.",
     params: IdParam,
     query: Type.Object(
       {
         after_seq: Type.Optional(Type.Integer({ minimum: 0 })),
         limit: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.events_page_max })),
+        order: Type.Optional(EventOrder),
       },
       { additionalProperties: false },
     ),

@@ -143,7 +143,7 @@ function originOf(event: StoredEvent, run: Buffer): Pick<Event, "origin"> {
     origin: {
       ...(from ? { producer_id: from.producer, epoch: from.epoch, sequence_no: from.no } : {}),
       ...(origin.step === undefined ? {} : { step_id: origin.step }),
-      ...(origin.late === undefined ? {} : { late_after: derivedId(PREFIXES.event, run, origin.late) }),
+      ...(origin.late === undefined ? {} : { late_after: derivedId(PREFIXES.event, run, Math.max(1, origin.late)) }),
       ...(origin.said === undefined ? {} : { said: origin.said }),
     },
   };

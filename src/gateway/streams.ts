@@ -49,7 +49,9 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
   let ended = run.state;
   while (open) {
     const woken = new Promise<void>((resolve) => (wake = resolve));
-    const events = await services.runs.events(request.caller, run_id, seq, LIMITS.events_page_max).catch(() => null);
+    const events = await services.runs
+      .events(request.caller, run_id, { after_seq: seq, limit: LIMITS.events_page_max, order: "commit" })
+      .catch(() => null);
     if (events === null) break;
     for (const event of events) {
       seq = event.seq;

@@ -4,7 +4,7 @@ import type { Clock } from "../kit/clock.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { decodeId, derivedOrdinal } from "../kit/ids.ts";
 import { AppError } from "../contract/errors.ts";
-import type { Actor, Event } from "../contract/events.ts";
+import type { Actor, Event, EventOrder } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { idBytes, PREFIXES, seededId } from "../contract/ids.ts";
 import type { IdSeed } from "../contract/ids.ts";
@@ -151,10 +151,15 @@ export class Runs {
     return rows.map((row) => runView(this.options.engine().peek(row.run_id) ?? row));
   }
 
-  /** Events of a run after a seq, in their logical form. */
-  async events(caller: Caller, run_id: string, after_seq: number, limit: number): Promise<Event[]> {
+  /** Events of a run behind the one with a seq, in their logical form; as they were committed, or as they happened. */
+  async events(
+    caller: Caller,
+    run_id: string,
+    page: { after_seq: number; limit: number; order: EventOrder },
+  ): Promise<Event[]> {
     await this.need(caller, run_id);
-    return this.reader.read({ tenant_id: caller.tenant_id, run_id, after_seq, limit });
+    const wanted = { tenant_id: caller.tenant_id, run_id, after_seq: page.after_seq, limit: page.limit };
+    return page.order === "logical" ? this.reader.readLogical(wanted) : this.reader.read(wanted);
   }
 
   private async steer(caller: Caller, run_id: string, command: Command): Promise<Run> {

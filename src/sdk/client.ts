@@ -1,6 +1,6 @@
 // Client of the HTTP API. Errors come back as AppError with the server's code.
 import { AppError, problemError } from "../contract/errors.ts";
-import type { Event } from "../contract/events.ts";
+import type { Event, EventOrder } from "../contract/events.ts";
 import type { Progress } from "../contract/progress.ts";
 import { API_PREFIX } from "../contract/paths.ts";
 import type { Approval, Explanation, Run, StartRun } from "../contract/runs.ts";
@@ -76,8 +76,14 @@ export class Client {
     return this.json(`/runs/${encodeURIComponent(run_id)}`);
   }
 
-  events(run_id: string, after_seq = 0): Promise<{ items: Event[]; next_cursor: string | null }> {
-    return this.json(`/runs/${encodeURIComponent(run_id)}/events?after_seq=${after_seq}`);
+  events(
+    run_id: string,
+    after_seq = 0,
+    order: EventOrder = "commit",
+  ): Promise<{ items: Event[]; next_cursor: string | null }> {
+    // A server of the version before knows of no order.
+    const how = order === "commit" ? "" : `&order=${order}`;
+    return this.json(`/runs/${encodeURIComponent(run_id)}/events?after_seq=${after_seq}${how}`);
   }
 
   act(run_id: string, verb: RunVerb, body: unknown = {}): Promise<Run> {

@@ -12,6 +12,7 @@ import { BatchLogRecordProcessor, LoggerProvider } from "@opentelemetry/sdk-logs
 import { BasicTracerProvider, BatchSpanProcessor } from "@opentelemetry/sdk-trace-base";
 import type { SpanExporter } from "@opentelemetry/sdk-trace-base";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Event } from "../../src/contract/events.ts";
 import type { IngestAnswer } from "../../src/contract/ingest.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import { sha256Hex } from "../../src/kit/hash.ts";
@@ -118,6 +119,24 @@ describe("the ingest API", () => {
       JSON.stringify({ force: true, state: "failed", code: "gone" }),
     );
     expect(await forced.json()).toMatchObject({ state: "failed", reason: "gone" });
+  });
+
+  test("what came late is read where it was committed, or where it belongs", async () => {
+    const run_id = freshRun();
+    await send(run_id, [started, { ...note(2), data: {} }, note(3)]);
+    await send(run_id, [note(2)]);
+    const read = async (...args: string[]) => {
+      const { out } = await cli(["--data", data, "runs", "events", run_id, ...args]);
+      return out
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as Event)
+        .flatMap(({ origin }) => origin?.sequence_no ?? []);
+    };
+    expect(await read()).toEqual([1, 3, 2]);
+    expect(await read("--order", "logical")).toEqual([1, 2, 3]);
+    const wrong = await fetch(`${server.url}/api/v1/runs/${run_id}/events?order=alphabetical`);
+    expect([wrong.status, await wrong.json()]).toMatchObject([400, { code: "VALIDATION_ERROR" }]);
   });
 
   test("what was spent elsewhere is priced, counts in shared budgets, and warns", async () => {

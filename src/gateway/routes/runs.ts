@@ -29,8 +29,10 @@ export const runHandlers = {
   getRun: ({ services, request }) => services.runs.get(request.caller, request.params["id"] ?? ""),
   listEvents: async ({ services, request }) => {
     const limit = Number(request.query["limit"] ?? LIMITS.events_page_max);
-    const after = Number(request.query["after_seq"] ?? 0);
-    const items = await services.runs.events(request.caller, request.params["id"] ?? "", after, limit);
+    const after_seq = Number(request.query["after_seq"] ?? 0);
+    const order = request.query["order"] === "logical" ? "logical" : "commit";
+    const page = { after_seq, limit, order } as const;
+    const items = await services.runs.events(request.caller, request.params["id"] ?? "", page);
     return { items, next_cursor: items.length < limit ? null : String(items.at(-1)?.seq ?? 0) };
   },
   cancelRun: ({ services, request }) =>
