@@ -31,13 +31,17 @@ export async function getRun(tx: DbTx, run_id: string): Promise<RunSummary | nul
   return rows[0] ? summary(rows[0]) : null;
 }
 
-/** For each name that sources call runs by, the newest such run (index runs_external). */
+/**
+ * For each name that sources call runs by, the newest such run (index runs_external). Name by name, and planned each time: asked
+ * for many at once, or by a plan from when there were few runs, the database reads all runs of the tenant until it has
+ * statistics of them.
+ */
 export async function findExternal(tx: DbTx, external_ids: readonly string[]): Promise<RunSummary[]> {
   const { rows } = await tx.query<RunSummary>({
-    name: "find_external",
-    text: `select distinct on (external_id) ${COLUMNS} from qd.runs
-      where tenant_id = qd.tenant() and external_id = any($1) order by external_id, run_id desc`,
-    values: [external_ids],
+    text: `select found.* from unnest($1::text[]) as asked(name), lateral (
+        select ${COLUMNS} from qd.runs where tenant_id = qd.tenant() and external_id = asked.name order by run_id desc limit 1
+      ) as found`,
+    values: [[...new Set(external_ids)]],
   });
   return rows.map(summary);
 }
@@ -93,7 +97,6 @@ export async function listUnsealed(
 ): Promise<{ tenant_id: string; run_id: string; updated_at_us: number }[]> {
   const { groups, before_us, after, limit } = wanted;
   const { rows } = await tx.query<{ tenant_id: string; run_id: string; updated_at_us: number }>({
-    name: "list_unsealed",
     text: `select tenant_id, run_id, updated_at_us from qd.runs where grp = any($1::int[]) and kind = 'captured' and not sealed
       and state in ('succeeded', 'failed', 'cancelled', 'timed_out', 'budget_exceeded', 'policy_blocked')
       and updated_at_us < $2 and ($3::bigint is null or (updated_at_us, run_id) > ($3, $4::uuid))
