@@ -6,7 +6,7 @@ import type { Command } from "commander";
 import { messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { AGENT_HEADER, MCP_STDIO_HEADER } from "../contract/proxy.ts";
-import { MCP_PREFIX } from "../contract/paths.ts";
+import { MCP_OBSERVE, MCP_PREFIX } from "../contract/paths.ts";
 import type { Run } from "../contract/runs.ts";
 import { EventSplitter } from "../contract/wire/wire.ts";
 import { isObject, parseJson } from "../kit/json.ts";
@@ -139,14 +139,14 @@ function headerText(text: string): string {
     : `=?base64?${Buffer.from(text).toString("base64")}?=`;
 }
 
-/** Sends a message to the gateway as its own clients do. */
-function poster(globals: Globals, agent: string, run_id: string, only: string | undefined): Post {
-  const url = `${serverUrl(globals)}${MCP_PREFIX}/runs/${run_id}${only === undefined ? "" : `/servers/${only}`}`;
+/** Sends a message to one of the server's endpoints as its own clients do. */
+function poster(globals: Globals, path: string, agent?: string): Post {
+  const url = serverUrl(globals) + path;
   const token = globals.token ?? process.env["QUARTERDECK_TOKEN"];
   const always: Record<string, string> = {
     accept: "application/json, text/event-stream",
     "content-type": "application/json",
-    [AGENT_HEADER]: agent,
+    ...(agent === undefined ? {} : { [AGENT_HEADER]: agent }),
     ...(token === undefined || token === "" ? {} : { authorization: `Bearer ${token}` }),
     ...(globals.as === undefined ? {} : { "quarterdeck-principal": globals.as }),
   };
@@ -180,7 +180,8 @@ async function serve(globals: Globals, agent: string, only?: string): Promise<vo
     given === undefined || given === ""
       ? await client.json<Run>("/captures", { method: "POST", body: { agent } })
       : { run_id: given };
-  await passOn(process.stdin, process.stdout, poster(globals, agent, run_id, only));
+  const path = `${MCP_PREFIX}/runs/${run_id}${only === undefined ? "" : `/servers/${only}`}`;
+  await passOn(process.stdin, process.stdout, poster(globals, path, agent));
   if (run_id !== given) await client.json(`/captures/${run_id}/end`, { method: "POST", body: { exit_code: 0 } });
 }
 
@@ -190,6 +191,15 @@ export function addMcp(root: Command): void {
     .description("be an MCP server over stdio with the tools of this project, governed and recorded as one run")
     .option("--agent <name>", "the agent that calls; one that is applied here sees the tools it may name", "captured")
     .action((options: McpOptions, command: Command) => serve(globalsOf(command), options.agent));
+  mcp
+    .command("observe")
+    .description("be an MCP server over stdio that tells what happened: runs, events, why, differences; it only reads")
+    .action(async (_options: object, command: Command) => {
+      const globals = globalsOf(command);
+      // Says that no server answers before a client waits for it.
+      await clientOf(globals).json("/runs?limit=1");
+      await passOn(process.stdin, process.stdout, poster(globals, MCP_OBSERVE));
+    });
   mcp
     .command("wrap <command...>")
     .description("stand in front of an MCP server: its tools, governed and recorded: mcp wrap --name NAME -- COMMAND")

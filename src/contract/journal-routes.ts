@@ -54,6 +54,7 @@ export const JOURNAL_ROUTES = {
     method: "POST",
     path: "/journal/verify",
     permission: "journal:verify",
+    tool: "verify_journal",
     summary: "Verifies the chain of one run, or every chain and checkpoint.",
     node: "signer",
     body: Type.Object({ run_id: Type.Optional(Type.String({ maxLength: 64 })) }, { additionalProperties: false }),

@@ -6,5 +6,7 @@ export const API_PREFIX = "/api/v1";
 export const PROXY_PREFIX = "/proxy";
 /** The MCP gateway: one endpoint (streamable HTTP) for the tools of the registry; `/runs/RUN` behind it adds to a run. */
 export const MCP_PREFIX = "/mcp";
+/** Tools that read runs, events, differences. */
+export const MCP_OBSERVE = "/mcp/observe";
 /** Names of resources and rules: what users type, so only what is safe in a path, a log and a shell. */
 export const NAME_PATTERN = "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$";

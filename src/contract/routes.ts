@@ -68,6 +68,8 @@ export interface Route {
   readonly node?: "each" | "signer";
   /** The answer may take long: the handler is told when the caller has gone. */
   readonly waits?: true;
+  /** It only reads: MCP clients ask for it by a tool of this name (mcp/observer.ts). */
+  readonly tool?: string;
 }
 
 const IdParam = Type.Object({ id: Type.String({ maxLength: 64 }) }, { additionalProperties: false });
@@ -99,6 +101,7 @@ export const ROUTES = {
     method: "GET",
     path: "/runs",
     permission: "runs:read",
+    tool: "list_runs",
     summary: "Lists runs, newest first.",
     query: Type.Object(
       {
@@ -117,6 +120,7 @@ export const ROUTES = {
     method: "GET",
     path: "/runs/:id",
     permission: "runs:read",
+    tool: "get_run",
     summary: "One run.",
     params: IdParam,
     status: 200,
@@ -127,6 +131,7 @@ export const ROUTES = {
     method: "GET",
     path: "/runs/:id/events",
     permission: "runs:read",
+    tool: "list_events",
     summary:
       "Events of a run, as they were committed or (`order=logical`) as they happened: what came late stands where it belongs. A page ends with the event whose seq is the `after_seq` of the next one.",
     params: IdParam,
@@ -250,6 +255,7 @@ export const ROUTES = {
     method: "GET",
     path: "/runs/:id/steps/:step/explain",
     permission: "runs:read",
+    tool: "explain_step",
     summary: "Why a step was allowed, denied or held.",
     params: Type.Object(
       { id: Type.String({ maxLength: 64 }), step: Type.String({ maxLength: 64 }) },
@@ -263,6 +269,7 @@ export const ROUTES = {
     method: "GET",
     path: "/approvals",
     permission: "approvals:read",
+    tool: "list_approvals",
     summary: "Lists approvals, oldest first.",
     query: Type.Object({ ...page, state: Type.Optional(Name) }, { additionalProperties: false }),
     status: 200,
@@ -316,6 +323,7 @@ export const ROUTES = {
     method: "GET",
     path: "/registry",
     permission: "registry:read",
+    tool: "list_registry",
     summary: "Every version of every resource.",
     status: 200,
     response: Type.Object({
@@ -338,6 +346,7 @@ export const ROUTES = {
     method: "GET",
     path: "/registry/:kind/:name",
     permission: "registry:read",
+    tool: "get_registry_item",
     summary: "The newest version of a resource, with what was applied.",
     params: Type.Object({ kind: Name, name: Name }, { additionalProperties: false }),
     status: 200,

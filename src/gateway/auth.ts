@@ -57,6 +57,11 @@ export class Authenticator {
   }
 }
 
+/** Whether a credential permits it. Jobs are another matter: `authorise`. */
+export function isAllowed({ permissions }: Principal, permission: Permission): boolean {
+  return permission === "public" || permissions.includes("*") || permissions.includes(permission);
+}
+
 /** Throws AUTH_FORBIDDEN. */
 export function authorise(principal: Principal, permission: Permission): void {
   // Jobs go to workers' own credentials alone: `*` is for people, and has no labels that could bind it.
@@ -68,8 +73,7 @@ export function authorise(principal: Principal, permission: Permission): void {
         details: { permission },
       },
     );
-  if (permission === "public" || principal.permissions.includes("*") || principal.permissions.includes(permission))
-    return;
+  if (isAllowed(principal, permission)) return;
   throw new AppError("AUTH_FORBIDDEN", `${principal.id} lacks the permission ${permission}`, {
     details: { permission },
   });

@@ -1,47 +1,42 @@
 // Where MCP clients send their requests: /mcp, /mcp/runs/RUN for one run, and below either servers/NAME for the tools of one
-// server under their own names. One POST is one answer, or a stream for who listens for changes; there are no sessions, so GET
-// and DELETE are refused as the protocol has it.
-import { Readable } from "node:stream";
+// server under their own names; /mcp/observe for who wants to know what happened.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { AGENT_HEADER, SESSION_HEADER } from "../contract/proxy.ts";
-import { MCP_PREFIX } from "../contract/paths.ts";
+import { API_PREFIX, MCP_OBSERVE, MCP_PREFIX } from "../contract/paths.ts";
 import type { ToolCaller } from "../contract/tools.ts";
-import { parseJson } from "../kit/json.ts";
 import { McpGateway } from "../mcp/gateway.ts";
-import { authorise, checkOrigin } from "./auth.ts";
-import type { Authenticator } from "./auth.ts";
+import { McpObserver } from "../mcp/observer.ts";
+import type { Reader } from "../mcp/observer.ts";
+import { authorise, checkOrigin, isAllowed } from "./auth.ts";
+import type { Authenticator, Principal } from "./auth.ts";
+import { answerPost, refuseOthers } from "./mcp-body.ts";
 import { textOf } from "./proxy.ts";
 import type { Services } from "./services.ts";
 
-const PARSE_ERROR = -32_700;
-const INVALID_REQUEST = -32_600;
-
-function refuse(reply: FastifyReply, status: number, code: number, message: string): void {
-  void reply
-    .code(status)
-    .type("application/json")
-    .send(JSON.stringify({ jsonrpc: "2.0", id: null, error: { code, message } }));
+interface Doors {
+  readonly authenticator: Authenticator;
+  readonly host_names: readonly string[];
 }
 
-export function mountMcp(
-  app: FastifyInstance,
-  services: Services,
-  given: { authenticator: Authenticator; host_names: readonly string[] },
-): void {
+function principalOf(req: FastifyRequest, { authenticator, host_names }: Doors): Principal {
+  checkOrigin(req.headers, host_names);
+  return authenticator.authenticate({
+    authorization: req.headers.authorization,
+    principal: textOf(req.headers["quarterdeck-principal"]),
+  });
+}
+
+export function mountMcp(app: FastifyInstance, services: Services, doors: Doors): void {
   const gateway = new McpGateway(services);
-  const stop = services.registry.subscribe(() => void gateway.changed());
-  app.addHook("preClose", () => {
+  const observer = new McpObserver(services.version);
+  const stop = services.registry.subscribe(() => void gateway.endpoint.changed());
+  app.addHook("preClose", async () => {
     stop();
-    return gateway.close();
+    await Promise.all([gateway.endpoint.close(), observer.endpoint.close()]);
   });
   const callerOf = (req: FastifyRequest): ToolCaller => {
-    checkOrigin(req.headers, given.host_names);
-    const principal = given.authenticator.authenticate({
-      authorization: req.headers.authorization,
-      principal: textOf(req.headers["quarterdeck-principal"]),
-    });
+    const principal = principalOf(req, doors);
     authorise(principal, "proxy:call");
     const { run } = req.params as { run?: string };
     const agent = textOf(req.headers[AGENT_HEADER]);
@@ -53,43 +48,44 @@ export function mountMcp(
       ...(session === undefined ? {} : { session }),
     };
   };
-  const post = async (req: FastifyRequest, reply: FastifyReply): Promise<void> => {
+  const call = (req: FastifyRequest, reply: FastifyReply): Promise<void> => {
     const of = callerOf(req);
-    const gone = new AbortController();
-    reply.raw.once("close", () => {
-      if (!reply.raw.writableEnded) gone.abort();
-    });
-    let body: unknown;
-    try {
-      body = parseJson(Buffer.isBuffer(req.body) ? req.body.toString("utf8") : "", LIMITS.json_depth_max);
-    } catch (error) {
-      return refuse(reply, 400, PARSE_ERROR, `The body is no acceptable JSON: ${messageOf(error)}`);
-    }
-    const headers = new Headers();
-    for (const [name, value] of Object.entries(req.headers)) if (typeof value === "string") headers.set(name, value);
-    const init = { method: "POST", headers, signal: gone.signal };
-    const request = new Request(`http://${req.headers.host ?? "localhost"}${req.url}`, init);
     const { server: only } = req.params as { server?: string };
-    const response = await gateway.handle(of, request, body, { gone: gone.signal, only });
-    reply.code(response.status).headers(Object.fromEntries(response.headers));
-    const isStream = response.headers.get("content-type")?.startsWith("text/event-stream") === true;
-    if (isStream && response.body) {
-      // When the server ends it, its connection must not be waited for.
-      reply.header("connection", "close");
-      return void (await reply.send(Readable.fromWeb(response.body)));
-    }
-    const text = await response.text();
-    await reply.send(text === "" ? undefined : text);
+    return answerPost(req, reply, (request, body, gone) => gateway.handle(of, request, body, { gone, only }));
   };
-  const other = async (req: FastifyRequest, reply: FastifyReply): Promise<void> => {
-    callerOf(req);
-    reply.header("allow", "POST");
-    refuse(reply, 405, INVALID_REQUEST, `${req.method} is not served here: this server keeps no sessions; use POST`);
+  const observe = (req: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    const reader = readerOf(app, req, principalOf(req, doors));
+    return answerPost(req, reply, (request, body) => observer.endpoint.handle(reader, request, body));
   };
   const bases = [MCP_PREFIX, `${MCP_PREFIX}/runs/:run`];
-  for (const url of bases.flatMap((base) => [base, `${base}/servers/:server`])) {
+  const calls = bases.flatMap((base) => [base, `${base}/servers/:server`]);
+  for (const [url, post] of [...calls.map((one) => [one, call] as const), [MCP_OBSERVE, observe] as const]) {
     app.post(url, { bodyLimit: LIMITS.proxy_bytes_max }, post);
+    const other = async (req: FastifyRequest, reply: FastifyReply): Promise<void> => {
+      principalOf(req, doors);
+      refuseOthers(req, reply);
+    };
     app.get(url, other);
     app.delete(url, other);
   }
+}
+
+/** What identifies a caller, and nothing that belongs to its own request alone. */
+const IDENTITY = ["authorization", "host", "origin", "quarterdeck-principal"] as const;
+
+/** Asks the API as the one who sent this request: its routes check, place and answer as ever. */
+function readerOf(app: FastifyInstance, req: FastifyRequest, principal: Principal): Reader {
+  const headers: Record<string, string> = { "content-type": "application/json" };
+  for (const name of IDENTITY) {
+    const value = textOf(req.headers[name]);
+    if (value !== undefined) headers[name] = value;
+  }
+  return {
+    may: (permission) => isAllowed(principal, permission),
+    ask: async ({ method, path, body }) => {
+      const payload = body === null ? {} : { payload: JSON.stringify(body) };
+      const answer = await app.inject({ method, url: API_PREFIX + path, headers, ...payload });
+      return { status: answer.statusCode, text: answer.body };
+    },
+  };
 }

@@ -1,15 +1,14 @@
 // The MCP gateway: to any MCP client one server with the tools, resources and prompts of the registry, from whichever servers
 // they come. Every call goes through the door that governs it; a denied call of a tool is a result with isError, so that the
 // model can react to it; of a resource or prompt it is an error.
-// Stateless in every revision that it speaks: each request stands for itself, so any node answers it, and a restart ends no
-// session. Model Context Protocol, streamable HTTP: https://modelcontextprotocol.io/specification/2026-07-28/basic/transports
-import type { CallToolResult, McpHttpHandler, McpServer, ServerCapabilities, Tool } from "@modelcontextprotocol/server";
+import type { CallToolResult, McpServer, ServerCapabilities, Tool } from "@modelcontextprotocol/server";
 import { isAppError } from "../contract/errors.ts";
 import type { ToolDefinition } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { MCP_STDIO_HEADER, MCP_WAIT_META } from "../contract/proxy.ts";
 import type { ToolCaller, ToolDoor } from "../contract/tools.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import { McpEndpoint, mcpLibrary } from "./endpoint.ts";
 import { isQuestion, NotAnswered, NotOffered, Offers } from "./offers.ts";
 import { resultOf } from "./results.ts";
 
@@ -18,10 +17,7 @@ const REFUSED = -32_000;
 /** There is no such resource or prompt, or the server that has it will not have these parameters. */
 const INVALID_PARAMS = -32_602;
 
-/** Loaded with the first request: it takes longer than all else that is read at the start. */
-const sdk = () => import("@modelcontextprotocol/server");
-
-/** Who asks, and for what; goes through the protocol's library with the request. */
+/** Who asks, and for what. */
 interface Asked {
   readonly of: ToolCaller;
   readonly tools: ToolDoor;
@@ -38,15 +34,15 @@ export interface McpGatewayOptions {
 }
 
 export class McpGateway {
+  readonly endpoint = new McpEndpoint<Asked>((asked, listed) => this.serverFor(asked, listed));
   private readonly options: McpGatewayOptions;
-  private modern: Promise<McpHttpHandler> | null = null;
 
   constructor(options: McpGatewayOptions) {
     this.options = options;
   }
 
   /** Answers one request; `body` is its JSON. `gone`: the client does not wait any more; `only`: the tools of one server. */
-  async handle(
+  handle(
     of: ToolCaller,
     request: Request,
     body: unknown,
@@ -54,50 +50,11 @@ export class McpGateway {
   ): Promise<Response> {
     const { tools } = this.options;
     const isStdio = request.headers.has(MCP_STDIO_HEADER);
-    const asked: Asked = { of, gone, isStdio, tools, only: only ?? null };
-    const { isLegacyRequest } = await sdk();
-    if (await isLegacyRequest(request, body)) return this.legacy(asked, request, body);
-    this.modern ??= this.open();
-    const handler = await this.modern;
-    const authInfo = { token: "", clientId: "", scopes: [], extra: { asked } };
-    return handler.fetch(request, { parsedBody: body, authInfo });
-  }
-
-  /** Revisions before 2026-07-28: no session, and JSON instead of a stream of one message. */
-  private async legacy(asked: Asked, request: Request, body: unknown): Promise<Response> {
-    const { WebStandardStreamableHTTPServerTransport } = await sdk();
-    const server = await this.serverFor(asked, {});
-    const transport = new WebStandardStreamableHTTPServerTransport({ enableJsonResponse: true });
-    await server.connect(transport);
-    try {
-      const response = await transport.handleRequest(request, { parsedBody: body });
-      const text = await response.text();
-      return new Response(text === "" ? null : text, { status: response.status, headers: response.headers });
-    } finally {
-      await server.close();
-    }
-  }
-
-  /** Lets those know who listen, that the tools may be others now. */
-  async changed(): Promise<void> {
-    (await this.modern)?.notify.toolsChanged();
-  }
-
-  /** Ends the streams of those who listen. */
-  async close(): Promise<void> {
-    await (await this.modern)?.close();
-  }
-
-  private async open(): Promise<McpHttpHandler> {
-    const { createMcpHandler } = await sdk();
-    return createMcpHandler(
-      ({ authInfo }) => this.serverFor(authInfo?.extra?.["asked"] as Asked, { listChanged: true }),
-      { legacy: "reject", maxSubscriptions: LIMITS.mcp_listeners_max },
-    );
+    return this.endpoint.handle({ of, gone, isStdio, tools, only: only ?? null }, request, body);
   }
 
   private async serverFor(asked: Asked, listed: { listChanged?: boolean }): Promise<McpServer> {
-    const { McpServer } = await sdk();
+    const { McpServer } = await mcpLibrary();
     const about = { name: "quarterdeck", version: this.options.version };
     const offers = new Offers(asked);
     const capabilities: ServerCapabilities = {
@@ -153,7 +110,7 @@ async function answered<T>(about: JsonObject, ask: () => Promise<T>): Promise<T>
   try {
     return await ask();
   } catch (error) {
-    const { ProtocolError } = await sdk();
+    const { ProtocolError } = await mcpLibrary();
     if (error instanceof NotOffered) throw new ProtocolError(INVALID_PARAMS, error.message, about);
     if (error instanceof NotAnswered) {
       const isTheirs = error.code === "mcp_refused";

@@ -1,4 +1,6 @@
 // Two control nodes over one Postgres: each owns the runs of half of the groups, passes requests on, and takes over.
+import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { withClient } from "../../src/adapters/postgres/db.ts";
 import { JOURNAL_LEVEL } from "../../src/contract/journal.ts";
@@ -109,6 +111,28 @@ test("two nodes share the runs, and each answers for all of them: start, read, f
   });
   expect(passedOn.status).toBe(503);
   for (const node of [pair.first, pair.second]) expect(await verify(node)).toMatchObject({ ok: true });
+});
+
+test("an MCP client that reads at one node is told of the runs of the other one, and of all of them", async () => {
+  await pair.evenly();
+  const runs = await Promise.all([pair.first, pair.second].map((node) => node.client.startRun({ workflow: "quick" })));
+  for (const [i, node] of [pair.second, pair.first].entries()) {
+    const client = new Client({ name: "test", version: "1" });
+    await client.connect(new StreamableHTTPClientTransport(new URL(`${node.url}/mcp/observe`)));
+    const told = async (name: string, args: Record<string, unknown>) => {
+      const { content, isError } = await client.callTool({ name, arguments: args });
+      const [block] = content as { text: string }[];
+      expect([isError ?? false, block?.text]).toEqual([false, expect.any(String)]);
+      return JSON.parse(block?.text ?? "") as { items: { run_id: string; seq: number }[]; ok: boolean };
+    };
+    const run_id = runs[i]?.run_id ?? "";
+    await ended(node, runs[i] as Run);
+    expect(await told("get_run", { id: run_id })).toMatchObject({ run_id, state: "succeeded" });
+    expect((await told("list_events", { id: run_id })).items[0]).toMatchObject({ seq: 1, type: "run.started" });
+    expect((await told("list_runs", {})).items).toHaveLength(2);
+    expect(await told("verify_journal", {})).toMatchObject({ ok: true });
+    await client.close();
+  }
 });
 
 test("a budget that all share holds to the last micro-dollar, wherever its runs are", async () => {
