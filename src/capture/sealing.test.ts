@@ -4,6 +4,7 @@ import { CaptureWorld } from "../../test/support/capture-world.ts";
 import { freshRun, silent, TENANT } from "../../test/support/engine.ts";
 import { remove, tempFolder } from "../../test/support/processes.ts";
 import { loadSigner } from "../adapters/files/keys.ts";
+import { isAppError } from "../contract/errors.ts";
 import { isTerminal } from "../contract/events.ts";
 import type { IngestAnswer } from "../contract/ingest.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -133,6 +134,25 @@ test("what is said of an ended run while it is sealed: both are recorded, or one
     ).toEqual(["human.feedback", "privacy.overridden"]);
     expect(verifyRun(await world.store.readRun(TENANT, run_id, 1, 1_000))).toMatchObject({ events: list.length });
   }
+});
+
+test("a run is amended when it is over, and neither its end nor its seal change by that", async () => {
+  const run_id = freshRun();
+  const actor = { id: "ada", kind: "user" as const };
+  const amend = (about: number | null) =>
+    world.engine.ingest(TENANT, run_id, { type: "amend", note: "It was another one.", about, actor });
+  await send(run_id, numbered(CALLS.slice(0, -1)));
+  await expect(amend(null)).rejects.toSatisfy((error) => isAppError(error, "CONFLICT"));
+  await send(run_id, numbered(CALLS).slice(-1));
+  await amend(2);
+  await world.clock.pass(LIMITS.seal_after_ms + 1);
+  await sealingOf().seal({ tenant_id: TENANT, run_id });
+  await amend(null);
+  await expect(amend(99)).rejects.toSatisfy((error) => isAppError(error, "NOT_FOUND"));
+  const types = await world.types(run_id);
+  expect(types.slice(CALLS.length)).toEqual(["journal.amended", "run.sealed", "journal.amended"]);
+  expect(world.store.runs.get(run_id)).toMatchObject({ state: "succeeded", sealed: true });
+  expect(verifyRun(await world.store.readRun(TENANT, run_id, 1, 1_000))).toMatchObject({ events: types.length });
 });
 
 test("a run that cannot be sealed holds up no other, however many there are", async () => {

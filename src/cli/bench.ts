@@ -4,6 +4,7 @@ import path from "node:path";
 import { InvalidArgumentError } from "commander";
 import type { Command } from "commander";
 import { AppError } from "../contract/errors.ts";
+import { wholeFrom } from "./context.ts";
 import { PACKAGE_ROOT } from "./package-root.ts";
 
 const BUILD = path.join(PACKAGE_ROOT, ".bench");
@@ -31,13 +32,6 @@ function named(names: readonly string[], text: string): string {
     throw new InvalidArgumentError(`There is no ${JSON.stringify(text)}; there are ${names.join(", ")}.`);
   return found;
 }
-
-const wholeFrom =
-  (least: number) =>
-  (text: string): string => {
-    if (/^\d{1,9}$/.test(text) && Number(text) >= least) return text;
-    throw new InvalidArgumentError(`It has to be a whole number, ${least} at least.`);
-  };
 
 /** Options that are passed on as they are, with what they may be. */
 const OPTIONS: readonly [flag: string, about: string, preset: string, read: (text: string) => string][] = [

@@ -1,6 +1,7 @@
 // What commands share: where the server is, who acts, and how to print.
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
+import { InvalidArgumentError } from "commander";
 import type { Command } from "commander";
 import { Client } from "../sdk/client.ts";
 import { printJson } from "./output.ts";
@@ -17,6 +18,14 @@ export function globalsOf(command: Command): Globals {
   const options = command.optsWithGlobals<Partial<Globals>>();
   return { ...options, json: options.json === true };
 }
+
+/** Reads the text of an option that is a whole number, and gives it back as it is. */
+export const wholeFrom =
+  (least: number) =>
+  (text: string): string => {
+    if (/^\d{1,9}$/.test(text) && Number(text) >= least) return text;
+    throw new InvalidArgumentError(`It has to be a whole number, ${least} at least.`);
+  };
 
 /** The running server of the data folder, unless --url or QUARTERDECK_URL names another. */
 export function serverUrl(globals: Globals): string {

@@ -109,6 +109,8 @@ export function eventLine(event: Event): string | null {
       return mark("✓", `${short(data["decision"], 20)} by ${bold(short(data["by"], 60))}`);
     case "privacy.overridden":
       return mark("!", `${yellow("privacy overridden")}: ${short(data["reason"], 100)}`);
+    case "journal.amended":
+      return mark("!", `${yellow("amended")}: ${short(data["note"], 100)}`);
     case "human.input":
       return mark("»", `input ${short(data["content"], 100)}`);
     case "budget.warned":

@@ -9,7 +9,7 @@ import type { QuarantinedPayload, Run, StartRun } from "../contract/runs.ts";
 import { parseUsd } from "../kit/money.ts";
 import type { Client } from "../sdk/client.ts";
 import { readText } from "./apply.ts";
-import { clientOf, globalsOf, show } from "./context.ts";
+import { clientOf, globalsOf, show, wholeFrom } from "./context.ts";
 import type { Globals } from "./context.ts";
 import { dim, eventLine, print, runLines, safe, stateText, table } from "./output.ts";
 
@@ -155,6 +155,16 @@ function addList(runs: Command): void {
 }
 
 function addPrivacy(runs: Command): void {
+  runs
+    .command("amend <run>")
+    .description("put something right in a run that is over: it is said after what is recorded, which stays")
+    .requiredOption("--note <text>", "what has to be known")
+    .option("--about <seq>", "the event that it is about", wholeFrom(1))
+    .action(async (id: string, { note, about }: { note: string; about?: string }, command: Command) => {
+      const globals = globalsOf(command);
+      const body = { note, ...(about === undefined ? {} : { about: Number(about) }) };
+      show(globals, await clientOf(globals).act(id, "amendments", body), (run) => print(`${run.run_id} is amended`));
+    });
   runs
     .command("override-privacy <run>")
     .description("let a run be replayed and exported although a payload of it could not be redacted")

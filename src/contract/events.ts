@@ -43,6 +43,7 @@ export const EVENT_TYPES = [
   "replay.mismatched",
   "privacy.overridden",
   "journal.late",
+  "journal.amended",
   "journal.import_note",
   // Of runs whose events come from outside.
   "run.input",

@@ -15,6 +15,7 @@ import { WORKER_ROUTES } from "./worker-routes.ts";
 import {
   Approval,
   Explanation,
+  AmendRun,
   OverridePrivacy,
   QuarantinedPayload,
   ResolveStep,
@@ -34,6 +35,7 @@ export const PERMISSIONS = [
   "approvals:read",
   "approvals:resolve",
   "privacy:override",
+  "runs:amend",
   "registry:read",
   "registry:write",
   "journal:verify",
@@ -240,6 +242,18 @@ export const ROUTES = {
     status: 200,
     response: Run,
     errors: onRun,
+  },
+  amendRun: {
+    method: "POST",
+    path: "/runs/:id/amendments",
+    permission: "runs:amend",
+    summary:
+      "Puts something right in a run that is over, sealed or not: it is said after what is recorded, which stays.",
+    params: IdParam,
+    body: AmendRun,
+    status: 200,
+    response: Run,
+    errors: [...onRun, "CONFLICT"],
   },
   listQuarantined: {
     method: "GET",

@@ -86,6 +86,19 @@ export const OverridePrivacy = Type.Object(
 );
 export type OverridePrivacy = Static<typeof OverridePrivacy>;
 
+export const AmendRun = Type.Object(
+  {
+    note: Type.String({
+      minLength: 1,
+      maxLength: LIMITS.note_chars_max,
+      description: "What has to be known beside what is recorded; stands behind it, with who says so.",
+    }),
+    about: Type.Optional(Type.Integer({ minimum: 1, description: "The seq of the event that it is about." })),
+  },
+  { additionalProperties: false },
+);
+export type AmendRun = Static<typeof AmendRun>;
+
 /** A payload that nobody could look at, as it came. */
 export const QuarantinedPayload = Type.Object({
   seq: Type.Integer({ description: "Of the event that it belongs to." }),

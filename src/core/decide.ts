@@ -13,13 +13,12 @@ import { Decision } from "./decide-context.ts";
 import type { DecideContext } from "./decide-context.ts";
 import { idleCommand, isIdle, onForeign } from "./foreign.ts";
 import type { ForeignCommand } from "./foreign.ts";
-import { onIngest } from "./ingest.ts";
-import type { TellCommand } from "./ingest.ts";
 import { gateAgain, gateApproved } from "./gate.ts";
 import { denyModel, gateApprovedModel } from "./gate-model.ts";
-import { onSeal } from "./seal.ts";
 import { awaitsInput, isClaimable } from "./run-state.ts";
 import type { ApprovalState, RunState, StepState } from "./run-state.ts";
+import { onTold } from "./told.ts";
+import type { TellCommand } from "./told.ts";
 
 export type Command =
   | { type: "start"; data: JsonObject; actor?: Actor }
@@ -69,13 +68,10 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
       onForeign(decision, command);
       break;
     case "ingest":
-      onIngest(decision, command);
-      break;
     case "seal":
-      onSeal(decision, command);
-      break;
     case "override":
-      decision.push({ type: "privacy.overridden", actor: command.actor, data: { reason: command.reason } });
+    case "amend":
+      onTold(decision, command);
       break;
     default:
       onPerson(decision, command);
@@ -86,21 +82,7 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
 
 type PersonCommand = Exclude<
   Command,
-  {
-    type:
-      | "start"
-      | "result"
-      | "tick"
-      | "recover"
-      | "abort"
-      | "call"
-      | "tool"
-      | "replayed"
-      | "end"
-      | "ingest"
-      | "override"
-      | "seal";
-  }
+  TellCommand | ForeignCommand | { type: "start" | "result" | "tick" | "recover" | "abort" }
 >;
 
 function onPerson(decision: Decision, command: PersonCommand): void {

@@ -14,10 +14,8 @@ import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
 import { givenId, isIncomplete, observedOf, placeOf, producerKey, producerOf, roleOf, seqOf } from "./observed.ts";
 import type { ObservedStep, StepRole } from "./observed.ts";
-import type { OverrideCommand } from "./privacy.ts";
 import type { RunState } from "./run-state.ts";
 import { isOver } from "./seal.ts";
-import type { SealCommand } from "./seal.ts";
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
@@ -59,9 +57,6 @@ export interface IngestCommand {
   /** Filled by the decision: what was refused, by number (or by place in `events`, where there are no numbers). */
   readonly refused: Map<number, IngestFault>;
 }
-
-/** What may be said of a run that has ended too. */
-export type TellCommand = IngestCommand | OverrideCommand | SealCommand;
 
 const fault = (code: ErrorCode, message: string, pointer = ""): IngestFault => ({ code, message, pointer });
 const AFTERWARDS = ["evaluation.recorded", "human.feedback"];

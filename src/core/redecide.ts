@@ -187,6 +187,13 @@ function commandOf(run: RunState, append: readonly StoredEvent[], index: number)
       return plain({ type: "seal", seal: event.data as unknown as Seal });
     case "privacy.overridden":
       return plain({ type: "override", reason: text(data, "reason"), actor });
+    case "journal.amended":
+      return plain({
+        type: "amend",
+        note: text(data, "note"),
+        about: data["about"] === undefined ? null : num(data, "about"),
+        actor,
+      });
     case "run.waiting":
       return plain(data["reason"] === "paused" ? { type: "pause", actor } : { type: "tick" });
     case "run.running":

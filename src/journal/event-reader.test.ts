@@ -56,6 +56,16 @@ test("whoever follows a run reads what is new, not the run again", async () => {
   expect(await reader.read({ tenant_id, run_id, after_seq: 6_000, limit: 30 })).toEqual([]);
 });
 
+test("who pages through a run as it happened looks through it once", async () => {
+  const { store, reader, tenant_id, run_id, whole } = await runOf(Array.from({ length: 1_000 }, () => 3));
+  const joined = [];
+  for (let after_seq = 0; joined.length < 3_000; after_seq = joined.at(-1)?.seq ?? 0)
+    joined.push(...(await reader.readLogical({ tenant_id, run_id, after_seq, limit: 100 })));
+  expect(joined).toEqual(whole);
+  // Once to look for what came late, and once page by page.
+  expect(store.rows_read).toBeLessThanOrEqual(1_000 + 30 * 100);
+});
+
 test("another tenant reads nothing", async () => {
   const { reader, run_id } = await runOf([2]);
   expect(await reader.read({ tenant_id: newId("tenant", seams), run_id, after_seq: 0, limit: 10 })).toEqual([]);

@@ -14,6 +14,11 @@ const ROWS_PAGE = 500;
 /** Stands in the bytes of each event that came late; elsewhere hardly ever, which costs a look. */
 const LATE = Buffer.from('"late":');
 
+interface Late {
+  readonly last_seq: number;
+  readonly late: readonly LatePlace[];
+}
+
 interface Wanted {
   readonly tenant_id: string;
   readonly run_id: string;
@@ -25,6 +30,8 @@ export class EventReader {
   private readonly store: JournalStore;
   /** Least recently used first. A place is only ever the end of a row. */
   private readonly places = new Map<string, Expansion>();
+  /** Of runs that were read as they happened, the same way: what came late is never more than that. */
+  private readonly lates = new Map<string, Late>();
 
   constructor(store: JournalStore) {
     this.store = store;
@@ -54,13 +61,13 @@ export class EventReader {
         }
       }
     }
-    this.keep(key, at);
+    keepLatest(this.places, key, at);
     return found;
   }
 
   /**
    * The same in the order in which they happened: at most `limit` events that stand behind the one with `after_seq` there. What
-   * comes late can come in front of it, so nobody can follow a run in this order; each page looks through the run once.
+   * comes late can come in front of it, so nobody can follow a run in this order.
    */
   async readLogical({ tenant_id, run_id, after_seq, limit }: Wanted): Promise<Event[]> {
     const { last_seq, late } = await this.late(tenant_id, run_id);
@@ -77,31 +84,39 @@ export class EventReader {
     return found;
   }
 
-  /** Where the events belong that came late, and how long the run is. */
-  private async late(tenant_id: string, run_id: string): Promise<{ last_seq: number; late: LatePlace[] }> {
-    const late: LatePlace[] = [];
-    let last_seq = 0;
+  /** Where the events belong that came late, and how long the run is. What was looked through before is not again. */
+  private async late(tenant_id: string, run_id: string): Promise<Late> {
+    const key = `${tenant_id}/${run_id}`;
+    const known = this.lates.get(key);
+    const late = [...(known?.late ?? [])];
+    let last_seq = known?.last_seq ?? 0;
     for (let more = true; more;) {
       const rows = await this.store.readRun(tenant_id, run_id, last_seq + 1, ROWS_PAGE);
       more = rows.length === ROWS_PAGE;
       for (const row of rows) {
         last_seq = row.last_seq;
-        if (!row.body.includes(LATE)) continue;
-        for (const { seq, origin } of decodeBody(row.body)) {
-          if (origin?.late === undefined) continue;
-          const { producer, no } = splitFrom(origin.from ?? "//0");
-          late.push({ seq, behind: origin.late, producer, no });
-        }
+        late.push(...latePlaces(row.body));
       }
     }
-    return { last_seq, late };
+    const seen = { last_seq, late };
+    keepLatest(this.lates, key, seen);
+    return seen;
   }
+}
 
-  private keep(key: string, at: Expansion): void {
-    this.places.delete(key);
-    this.places.set(key, at);
-    if (this.places.size <= LIMITS.readers_kept_max) return;
-    const [oldest] = this.places.keys();
-    if (oldest !== undefined) this.places.delete(oldest);
-  }
+function latePlaces(body: Buffer): LatePlace[] {
+  if (!body.includes(LATE)) return [];
+  return decodeBody(body).flatMap(({ seq, origin }) => {
+    if (origin?.late === undefined) return [];
+    const { producer, no } = splitFrom(origin.from ?? "//0");
+    return [{ seq, behind: origin.late, producer, no }];
+  });
+}
+
+function keepLatest<T>(kept: Map<string, T>, key: string, value: T): void {
+  kept.delete(key);
+  kept.set(key, value);
+  if (kept.size <= LIMITS.readers_kept_max) return;
+  const [oldest] = kept.keys();
+  if (oldest !== undefined) kept.delete(oldest);
 }

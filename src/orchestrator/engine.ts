@@ -18,7 +18,7 @@ import { nextDue } from "../core/advance.ts";
 import { encodeAppend } from "../core/chain.ts";
 import { decide } from "../core/decide.ts";
 import type { Command } from "../core/decide.ts";
-import type { TellCommand } from "../core/ingest.ts";
+import type { TellCommand } from "../core/told.ts";
 import { SliceShort } from "../core/decide-context.ts";
 import { emptyRun } from "../core/run-state.ts";
 import type { RunState } from "../core/run-state.ts";

@@ -12,7 +12,7 @@ import type { ApprovalRow, JournalStore, RunSummary } from "../contract/journal.
 import { LIMITS } from "../contract/limits.ts";
 import type { Db } from "../contract/ports.ts";
 import type { Lineage } from "../contract/replay.ts";
-import type { Approval, Explanation, ResolveStep, Run, StartRun } from "../contract/runs.ts";
+import type { AmendRun, Approval, Explanation, ResolveStep, Run, StartRun } from "../contract/runs.ts";
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
 import { splitTarget } from "../core/decide.ts";
@@ -210,6 +210,14 @@ export class Runs {
     if (privacyRisk(rows.flatMap((row) => decodeBody(row.body))).length === 0)
       throw new AppError("CONFLICT", `Every payload of run ${run_id} could be looked at; there is nothing to override`);
     const command = { type: "override" as const, reason, actor: this.actor(caller) };
+    await this.options.engine().ingest(caller.tenant_id, run_id, command);
+    return runView(await this.need(caller, run_id));
+  }
+
+  /** Puts something right in a run that is over. Throws CONFLICT while it goes on. */
+  async amend(caller: Caller, run_id: string, { note, about }: AmendRun): Promise<Run> {
+    await this.need(caller, run_id);
+    const command = { type: "amend" as const, note, about: about ?? null, actor: this.actor(caller) };
     await this.options.engine().ingest(caller.tenant_id, run_id, command);
     return runView(await this.need(caller, run_id));
   }

@@ -9,7 +9,7 @@ import type { RunSummary } from "../contract/journal.ts";
 import { groupOf, groupOfName, placedRunId } from "../contract/placement.ts";
 import type { SliceKey } from "../contract/slices.ts";
 import type { Command } from "../core/decide.ts";
-import type { TellCommand } from "../core/ingest.ts";
+import type { TellCommand } from "../core/told.ts";
 import type { RunState } from "../core/run-state.ts";
 import type { Engine, Told } from "./engine.ts";
 import type { RunImport } from "./imports.ts";

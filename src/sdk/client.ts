@@ -20,7 +20,7 @@ interface Sent {
 }
 
 /** What may be done to a run, as its path says it. */
-export type RunVerb = "cancel" | "pause" | "resume" | "retry" | "input" | "privacy-override";
+export type RunVerb = "cancel" | "pause" | "resume" | "retry" | "input" | "privacy-override" | "amendments";
 
 export class Client {
   private readonly options: ClientOptions;

@@ -7,6 +7,7 @@ import { ERRORS } from "../../src/contract/errors.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import { sha256Hex } from "../../src/kit/hash.ts";
 import type { Approval, Run } from "../../src/contract/runs.ts";
+import { NOOP_AND_NAP } from "../support/manifests.ts";
 import { cli, remove, ROOT, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
 
@@ -14,15 +15,7 @@ let ledger: Ledger;
 let data: string;
 let server: Running;
 
-const MANIFESTS = () => `
-kind: Tool
-metadata: { name: noop }
-spec: { kind: builtin, builtin: noop }
----
-kind: Tool
-metadata: { name: nap }
-spec: { kind: builtin, builtin: sleep }
----
+const MANIFESTS = () => `${NOOP_AND_NAP}
 kind: Tool
 metadata: { name: pay }
 spec: { kind: http, method: POST, url: "${ledger.url}/once", effect_class: irreversible, cost_usd: "0.5", input_schema: { type: object, properties: { n: { type: integer } }, required: [n] } }

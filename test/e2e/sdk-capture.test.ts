@@ -191,6 +191,12 @@ describe("capture in a program", () => {
       content: [{ type: "text", text: `found ${q}` }],
       isError: q === "nothing",
     }));
+    tools.registerResource("note", "shelf:note", {}, () => ({
+      contents: [{ uri: "shelf:note", text: "what it says" }],
+    }));
+    tools.registerPrompt("ask", { argsSchema: { of: z.string() } }, ({ of }) => ({
+      messages: [{ role: "user", content: { type: "text", text: `ask ${of}` } }],
+    }));
     const [ours, theirs] = InMemoryTransport.createLinkedPair();
     const plain = new McpClient({ name: "c", version: "1" });
     await Promise.all([tools.connect(theirs), plain.connect(ours)]);
@@ -202,6 +208,11 @@ describe("capture in a program", () => {
         content: [{ text: "found x" }],
       });
       await client.callTool({ name: "find", arguments: { q: "nothing" } });
+      expect((await client.listResources()).resources).toHaveLength(1);
+      expect((await client.readResource({ uri: "shelf:note" })).contents).toMatchObject([{ text: "what it says" }]);
+      await client.getPrompt({ name: "ask", arguments: { of: "ada" } });
+      await expect(client.readResource({ uri: "shelf:none" })).rejects.toThrow();
+      expect(client.getServerVersion()?.name).toBe("shelf");
     });
     await capture.close();
     const list = await events((await latest()).run_id);
@@ -210,7 +221,23 @@ describe("capture in a program", () => {
       args: { q: "x" },
       tool: "shelf.find",
     });
-    expect(ends).toMatchObject([{ result: { content: [{ text: "found x" }] } }, { is_error: true }]);
+    expect(ends).toMatchObject([
+      { result: { content: [{ text: "found x" }] } },
+      { is_error: true },
+      { result: { resources: [{ uri: "shelf:note" }] } },
+      { result: { contents: [{ text: "what it says" }] } },
+      { result: { messages: [{ content: { text: "ask ada" } }] } },
+    ]);
+    const asked = list
+      .filter((event) => event.type === "tool.requested")
+      .map(({ data }) => [data["tool"], data["args"]]);
+    expect(asked.slice(2)).toEqual([
+      ["shelf.list_resources", {}],
+      ["shelf.read_resource", { uri: "shelf:note" }],
+      ["shelf.get_prompt", { name: "ask", arguments: { of: "ada" } }],
+      ["shelf.read_resource", { uri: "shelf:none" }],
+    ]);
+    expect(list.filter((event) => event.type === "tool.failed")).toHaveLength(1);
     await plain.close();
   });
 
@@ -408,9 +435,11 @@ describe("again", () => {
     const again = await cli(["--data", data, "replay", run_id, "--", process.execPath, AGENT, "why"], { env });
     expect(again.code, again.err).toBe(0);
     // What the tools would have said themselves is not said: they were not run.
-    const said = (out: string) => out.split("\n").filter((line) => !["retrieving", "working"].includes(line));
+    const said = (out: string) =>
+      out.split("\n").filter((line) => !["retrieving", "working", "reading"].includes(line));
     expect(said(again.out)).toEqual(said(first.out));
     expect(again.out).not.toContain("working");
+    expect(again.out).not.toContain("reading");
     expect(model.requests.length).toBe(calls);
     const other = await cli(["--data", data, "replay", run_id, "--", process.execPath, AGENT, "how"], { env });
     expect(other.code).not.toBe(0);
@@ -430,7 +459,7 @@ describe("again", () => {
     expect(model.requests.length).toBe(calls);
     const { items } = await server.client.json<{ items: Run[] }>("/runs?kind=replay&limit=1");
     const journals = await Promise.all([idIn(first.err), items[0]?.run_id ?? ""].map(events));
-    expect(journals.map((list) => list.filter(({ type }) => type === "tool.requested").length)).toEqual([2, 2]);
+    expect(journals.map((list) => list.filter(({ type }) => type === "tool.requested").length)).toEqual([4, 4]);
     expect(JSON.stringify(journals)).not.toContain(secret);
   });
 });

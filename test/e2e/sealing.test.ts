@@ -92,6 +92,32 @@ test("a run of our own is sealed when somebody asks for a proof; sealed runs ver
   const captured = await observed();
   await until("it is sealed", async () => (await runOf(captured)).sealed);
   for (const run_id of [started.run_id, captured]) {
+    // What has to be put right is said after what is recorded; what was proven before still is.
+    const amended = await qd(
+      "--as",
+      "ada",
+      "runs",
+      "amend",
+      run_id,
+      "--note",
+      "The price was of last year.",
+      "--about",
+      "2",
+    );
+    expect([amended.code, amended.err]).toEqual([0, ""]);
+    const last = (await server.client.events(run_id)).items.at(-1);
+    expect(last).toMatchObject({
+      type: "journal.amended",
+      actor: { id: "ada", kind: "user" },
+      data: { about: 2, note: "The price was of last year." },
+    });
+    expect(await qd("runs", "amend", run_id, "--note", "x", "--about", "99")).toMatchObject({
+      code: 4,
+      err: expect.stringContaining("no event 99"),
+    });
+    expect((await qd("runs", "amend", run_id, "--note", "x", "--about", "none")).code).toBe(2);
+    expect(await runOf(run_id)).toMatchObject({ state: "succeeded", sealed: true });
+    expect((await qd("prove", run_id, "2")).code).toBe(0);
     const file = path.join(data, `${run_id}.jsonl`);
     expect((await qd("export", run_id, "-o", file)).code).toBe(0);
     expect((await cli(["verify", "--file", file])).code).toBe(0);

@@ -6,6 +6,7 @@ import { Redis } from "ioredis";
 import type { Run } from "../../src/contract/runs.ts";
 import type { QueueView, WorkerView } from "../../src/contract/workers.ts";
 import { freePort } from "../../scripts/services.mjs";
+import { NOOP_AND_NAP } from "../support/manifests.ts";
 import { cli, remove, startLedger, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Ledger, Running } from "../support/processes.ts";
 import { mint, startWorker } from "../support/workers.ts";
@@ -15,15 +16,7 @@ const redis_url = inject("redis_url") ?? "";
 const LEDGER_MS = 600;
 
 const LARGE = "large output of a job, ".repeat(1_000);
-const manifests = (ledger: Ledger, root: string) => `
-kind: Tool
-metadata: { name: noop }
-spec: { kind: builtin, builtin: noop }
----
-kind: Tool
-metadata: { name: nap }
-spec: { kind: builtin, builtin: sleep }
----
+const manifests = (ledger: Ledger, root: string) => `${NOOP_AND_NAP}
 kind: Tool
 metadata: { name: train }
 spec: { kind: builtin, builtin: noop, runs_on: [gpu] }

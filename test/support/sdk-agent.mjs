@@ -37,6 +37,20 @@ await capture.run({ input: question }, async (run) => {
   } catch (error) {
     say(error.message);
   }
+  // A client as the protocol's libraries have it.
+  const shelf = capture.mcp(
+    {
+      callTool: async () => ({ content: [] }),
+      listResources: async () => ({ resources: [{ uri: `shelf:${Date.now()}` }] }),
+      readResource: async ({ uri }) => {
+        say("reading");
+        return { contents: [{ uri, text: `read at ${Date.now()}` }] };
+      },
+    },
+    "shelf",
+  );
+  const [first] = (await shelf.listResources()).resources;
+  say((await shelf.readResource({ uri: "shelf:first" })).contents[0].text + first.uri);
   if (ending === "exit") process.exit(3);
   return "done";
 });

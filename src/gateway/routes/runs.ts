@@ -1,5 +1,5 @@
 import type { Json } from "../../kit/json.ts";
-import type { ResolveStep, StartRun } from "../../contract/runs.ts";
+import type { AmendRun, ResolveStep, StartRun } from "../../contract/runs.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import { stepNumber } from "../../orchestrator/runs.ts";
 import type { RunFilter } from "../../store/runs.ts";
@@ -53,6 +53,8 @@ export const runHandlers = {
       request.body as ResolveStep,
     );
   },
+  amendRun: ({ services, request }) =>
+    services.runs.amend(request.caller, request.params["id"] ?? "", request.body as AmendRun),
   overridePrivacy: ({ services, request }) =>
     services.runs.overridePrivacy(request.caller, request.params["id"] ?? "", noted(request.body, "reason")),
   listQuarantined: async ({ services, request }) => ({

@@ -1,13 +1,15 @@
 // `startCapture`: the door for programs that say themselves what they do. Captures model calls of wrapped clients, tools, steps
 // and judgements, in runs that the program names or in one for the whole process.
 // Invariant: under fail-open nothing here changes what the program does: no error, no waiting, no open handle.
-import type { Json, JsonObject } from "../../kit/json.ts";
+import type { Json } from "../../kit/json.ts";
 import { aiSdkMiddleware } from "./ai-sdk.ts";
 import type { AiSdkMiddleware } from "./ai-sdk.ts";
 import { processHost } from "./host.ts";
 import type { Host } from "./host.ts";
 import { capturingFetch } from "./http.ts";
 import type { Fetch } from "./http.ts";
+import { captureMcp } from "./mcp.ts";
+import type { McpClient } from "./mcp.ts";
 import { Recorder } from "./recorder.ts";
 import type { RecorderFigures } from "./recorder.ts";
 import { CaptureRun, currentRun } from "./run.ts";
@@ -27,13 +29,6 @@ export interface RunOptions {
 /** A client that can be had again with another fetch: those of OpenAI and Anthropic. */
 interface WithFetch {
   withOptions(options: { fetch: Fetch }): unknown;
-}
-
-interface McpClient {
-  callTool(
-    params: { name: string; arguments?: Record<string, unknown> | undefined },
-    ...rest: never[]
-  ): Promise<unknown>;
 }
 
 const CLOSE_MS = 5_000;
@@ -105,23 +100,9 @@ export class Capture {
     return aiSdkMiddleware(this.settings, () => this.current);
   }
 
-  /** An MCP client whose tool calls are captured; `server` stands before the names of its tools. */
+  /** An MCP client whose calls are captured: tools, resources, prompts; `server` stands before their names. */
   mcp<T extends McpClient>(client: T, server?: string): T {
-    const run = (): CaptureRun => this.current;
-    const callTool = async (params: Parameters<McpClient["callTool"]>[0], ...rest: never[]): Promise<unknown> => {
-      const name = server === undefined ? params.name : `${server}.${params.name}`;
-      const args = (params.arguments ?? {}) as JsonObject;
-      const isError = (result: unknown) =>
-        typeof result === "object" && result !== null && "isError" in result && result.isError === true;
-      return run().tool(name, args, () => client.callTool(params, ...rest), isError);
-    };
-    return new Proxy(client, {
-      get: (target, key) => {
-        if (key === "callTool") return callTool;
-        const value: unknown = Reflect.get(target, key, target);
-        return typeof value === "function" ? (value.bind(target) as unknown) : value;
-      },
-    });
+    return captureMcp(client, () => this.current, server);
   }
 
   /** Sends what was recorded so far. */
