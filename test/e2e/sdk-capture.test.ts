@@ -357,7 +357,7 @@ describe("a server that is not there", () => {
     const code = await new Promise((resolve) => child.once("exit", resolve));
     expect(code).toBe(3);
     const { capture } = begin({ spill: path.join(spill, `quarterdeck-${process.getuid?.() ?? "user"}`, "spill") });
-    await until("it is there", async () => (await latest("self").catch(() => null))?.steps === 7, 20_000);
+    await until("it is there", async () => (await latest("self").catch(() => null))?.steps === 9, 20_000);
     await capture.close();
     const run = await latest("self");
     const list = await events(run.run_id);
