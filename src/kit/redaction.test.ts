@@ -59,6 +59,30 @@ test("among many strings that hold nothing, the one that holds something is foun
   }
 });
 
+test("base64 is found wherever it stands in a text, and what only looks like it stays", () => {
+  const hidden = Buffer.from(`a key: ${GITHUB}`).toString("base64");
+  const picture = Buffer.from([0x89, 0x50, 0xff, 0xfe, ...Array.from({ length: 60 }, (_, i) => 200 + (i % 50))]);
+  for (let before = 0; before < 100; before++) {
+    const text = `${"ab ".repeat(before).slice(0, before)} ${hidden} ${"c".repeat(before % 45)}`;
+    expect(JSON.stringify(redactJson({ text }).value), `${before}`).not.toContain(hidden);
+    const plain = { text: text.replace(hidden, picture.toString("base64")), word: "w".repeat(before) };
+    expect(redactJson(plain).value).toEqual(plain);
+  }
+});
+
+// Rules that need a word are not tried where it is missing; it is there in any case that they know.
+test.each([
+  ["aws", "AWS_ACCOUNT_ID=1234-5678-9012"],
+  ["aws", 'awsAccountId: "123456789012"'],
+  ["aws", "account = 123456789012"],
+  ["azure", `ARM_CLIENT_SECRET=${"aB3~".repeat(9)}`],
+  ["azure", `azure_client_secret: "${"aB3~".repeat(9)}"`],
+  ["database-connection-string", "POSTGRES://ada:s3cr3t-word@db.example/orders"],
+  ["database-connection-string", "mongodb+srv://ada:s3cr3t-word@db.example"],
+])("%s, however it is written: %s", (rule, text) => {
+  expect(redactJson({ text }).rules).toEqual([rule]);
+});
+
 test("what stands there twice is taken out twice, and JSON in a string with and without escapes", () => {
   for (const secret of [GITHUB, SLACK, "ada@example.org", "4111 1111 1111 1111"])
     for (const inner of [{ a: [secret] }, { a: `\n${secret}`, [secret]: 1 }, [secret, "\\"], { a: { b: secret } }]) {

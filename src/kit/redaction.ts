@@ -186,8 +186,34 @@ function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidd
   };
   collect(value, 0);
   const text = [...strings].join(BETWEEN);
-  if (rules.some((rule) => text.search(rule.pattern) !== -1)) return "anything";
-  return text.length >= BASE64_MIN && text.search(BASE64) !== -1 ? "hidden" : "nothing";
+  const lower = text.toLowerCase();
+  if (rules.some((rule) => lower.includes(rule.needs ?? "") && text.search(rule.pattern) !== -1)) return "anything";
+  if (hasLongWord(text)) for (const [match] of text.matchAll(BASE64)) if (textIn(match) !== null) return "hidden";
+  return "nothing";
+}
+
+/** Whether anything could be base64 at all, looking at no more characters than that takes: most texts have no such word. */
+function hasLongWord(text: string): boolean {
+  for (let end = BASE64_MIN - 1; end < text.length;) {
+    let at = end;
+    while (at > end - BASE64_MIN && isBase64(text.charCodeAt(at))) at -= 1;
+    if (at === end - BASE64_MIN) return true;
+    // No word of that length reaches over what is none of its characters.
+    end = at + BASE64_MIN;
+  }
+  return false;
+}
+
+function isBase64(code: number): boolean {
+  const isLetter = (code | 0x20) >= 0x61 && (code | 0x20) <= 0x7a;
+  // The slash stands before the digits.
+  return isLetter || (code >= 0x2f && code <= 0x39) || code === 0x2b;
+}
+
+/** What base64 says; null for what is no text, in which these rules know no secret: pictures, digests, long words. */
+function textIn(base64: string): string | null {
+  const decoded = Buffer.from(base64, "base64").toString("utf8");
+  return decoded.includes("\ufffd") ? null : decoded;
 }
 
 /** Strings, and numbers that are long enough to be those of cards and accounts. */
@@ -257,9 +283,8 @@ function redactNested(text: string, rules: readonly RedactionRule[], layer: numb
 function redactBase64(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
   if (text.length < BASE64_MIN) return text;
   return text.replaceAll(BASE64, (match) => {
-    const decoded = Buffer.from(match, "base64").toString("utf8");
-    // What is no text holds no secret that these rules know.
-    if (decoded.includes("\ufffd")) return match;
+    const decoded = textIn(match);
+    if (decoded === null) return match;
     const inner = new Set<string>();
     if (redactString(decoded, rules, layer + 1, inner) === decoded) return match;
     for (const name of inner) spoke.add(name);
