@@ -188,20 +188,29 @@ function lookAt(value: Json, rules: readonly RedactionRule[]): "nothing" | "hidd
   const text = [...strings].join(BETWEEN);
   const lower = text.toLowerCase();
   if (rules.some((rule) => lower.includes(rule.needs ?? "") && text.search(rule.pattern) !== -1)) return "anything";
-  if (hasLongWord(text)) for (const [match] of text.matchAll(BASE64)) if (textIn(match) !== null) return "hidden";
+  for (const word of longWords(text))
+    for (const [match] of word.matchAll(BASE64)) if (textIn(match) !== null) return "hidden";
   return "nothing";
 }
 
-/** Whether anything could be base64 at all, looking at no more characters than that takes: most texts have no such word. */
-function hasLongWord(text: string): boolean {
+/**
+ * Words that are long enough to be base64, each with what stands around it. Most texts have none: no more characters are looked
+ * at than it takes to know.
+ */
+function* longWords(text: string): Iterable<string> {
+  // Where a word of that length would end that begins after the last character that is in none.
   for (let end = BASE64_MIN - 1; end < text.length;) {
     let at = end;
     while (at > end - BASE64_MIN && isBase64(text.charCodeAt(at))) at -= 1;
-    if (at === end - BASE64_MIN) return true;
-    // No word of that length reaches over what is none of its characters.
+    if (at === end - BASE64_MIN) {
+      let after = end + 1;
+      while (isBase64(text.charCodeAt(after))) after += 1;
+      // The character before it, and behind it two signs that fill it up and one more.
+      yield text.slice(Math.max(0, at), after + 3);
+      at = after;
+    }
     end = at + BASE64_MIN;
   }
-  return false;
 }
 
 function isBase64(code: number): boolean {
