@@ -81,11 +81,12 @@ export class Exchange implements Dispatcher.DispatchHandler {
     try {
       for (;;) {
         if (this.failure) throw this.failure.error;
-        const chunk = this.chunks.shift();
-        if (chunk) {
-          this.waiting_bytes -= chunk.byteLength;
-          if (this.controller?.paused && this.waiting_bytes <= WAITING_BYTES_MAX) this.controller.resume();
-          yield chunk;
+        if (this.chunks.length > 0) {
+          const chunks = this.chunks.splice(0);
+          this.waiting_bytes = 0;
+          if (this.controller?.paused) this.controller.resume();
+          // What came together goes on together: a piece by itself costs more than what is in it.
+          yield chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
         } else if (this.isOver) return;
         else await this.more();
       }
