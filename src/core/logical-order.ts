@@ -16,7 +16,9 @@ export function logicalOrder(last_seq: number, late: readonly LatePlace[]): numb
   const behind = new Map<number, LatePlace[]>();
   for (const one of late) {
     const at = Math.max(1, one.behind);
-    behind.set(at, [...(behind.get(at) ?? []), one]);
+    const places = behind.get(at);
+    if (places) places.push(one);
+    else behind.set(at, [one]);
   }
   // A number that came later may be the smaller one.
   for (const places of behind.values()) places.sort(byNumber);
