@@ -241,6 +241,23 @@ describe("capture in a program", () => {
     await plain.close();
   });
 
+  test("what a refusal says is recorded as far as its last whole word, and never as nothing", async () => {
+    const { capture } = begin();
+    const bodies = ["x".repeat(2_000), `it is ${"y".repeat(2_000)}`];
+    const refused = capture.fetch(async () => new Response(bodies.shift() ?? "", { status: 500 }));
+    const call = () =>
+      refused("http://127.0.0.1:9/v1/chat/completions", { method: "POST", body: JSON.stringify(ask("x")) });
+    await capture.run({}, async () => {
+      for (const length of [2_000, 2_006]) expect(await (await call()).text()).toHaveLength(length);
+    });
+    await capture.close();
+    const failed = (await events((await latest()).run_id)).filter((event) => event.type === "model.failed");
+    expect(failed.map(({ data }) => data["message"])).toEqual([
+      "an answer of 2000 characters whose first 1000 are one word",
+      "it is ",
+    ]);
+  });
+
   test("branches that run together keep their own parents", async () => {
     const { capture } = begin();
     const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

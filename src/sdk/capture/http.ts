@@ -81,7 +81,9 @@ function bodyOf(init: RequestInit | undefined): JsonObject | null {
 
 /** The beginning of a text, without the word that is cut in its middle: half a secret is found by nobody. */
 function beginning(text: string): string {
-  return text.length <= ERROR_CHARS ? text : text.slice(0, ERROR_CHARS).replace(/\S*$/, "");
+  if (text.length <= ERROR_CHARS) return text;
+  const words = text.slice(0, ERROR_CHARS).replace(/\S*$/, "");
+  return words === "" ? `an answer of ${text.length} characters whose first ${ERROR_CHARS} are one word` : words;
 }
 
 /** What is wrong here is not the program's affair: the response is given on as it came. */
