@@ -142,18 +142,21 @@ describe("what happened, for MCP clients", () => {
     const config = path.join(other, "config.json");
     writeFileSync(config, JSON.stringify({ credentials }));
     const guarded = await startUp(other, {}, ["--config", config]);
-    const as = (token: string) => connect(guarded.url, { authorization: `Bearer ${token}` });
-    const reader = await as("reader");
-    const names = (await reader.listTools()).tools.map(({ name }) => name);
-    expect(names).toEqual(expect.arrayContaining(["list_runs", "compare_runs"]));
-    expect(names).not.toContain("list_approvals");
-    expect(await told(reader, "list_runs")).toEqual({ items: [], next_cursor: null });
-    await expect(reader.callTool({ name: "verify_journal", arguments: {} })).rejects.toMatchObject({ code: -32_602 });
-    expect((await (await as("caller")).listTools()).tools).toEqual([]);
-    await expect(connect(guarded.url, { authorization: "Bearer nobody" })).rejects.toThrow(
-      /401|AUTH_REQUIRED|not known/,
-    );
-    await guarded.stop();
-    remove(other);
+    try {
+      const as = (token: string) => connect(guarded.url, { authorization: `Bearer ${token}` });
+      const reader = await as("reader");
+      const names = (await reader.listTools()).tools.map(({ name }) => name);
+      expect(names).toEqual(expect.arrayContaining(["list_runs", "compare_runs"]));
+      expect(names).not.toContain("list_approvals");
+      expect(await told(reader, "list_runs")).toEqual({ items: [], next_cursor: null });
+      await expect(reader.callTool({ name: "verify_journal", arguments: {} })).rejects.toMatchObject({ code: -32_602 });
+      expect((await (await as("caller")).listTools()).tools).toEqual([]);
+      await expect(connect(guarded.url, { authorization: "Bearer nobody" })).rejects.toThrow(
+        /401|AUTH_REQUIRED|not known/,
+      );
+    } finally {
+      await guarded.stop();
+      remove(other);
+    }
   });
 });
