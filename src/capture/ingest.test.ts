@@ -5,11 +5,10 @@ import { freshRun, TENANT } from "../../test/support/engine.ts";
 import { Prng } from "../../test/sim/sim.ts";
 import type { JsonObject } from "../kit/json.ts";
 import { isAppError } from "../contract/errors.ts";
-import type { Event, StoredEvent } from "../contract/events.ts";
+import type { StoredEvent } from "../contract/events.ts";
 import { OBSERVED } from "../contract/ingest.ts";
 import type { IngestAnswer } from "../contract/ingest.ts";
 import { LIMITS } from "../contract/limits.ts";
-import { EventReader } from "../journal/event-reader.ts";
 
 /** Put together here, so that no scanner takes this file for a leak. */
 const LEAKED = ["ghp", "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"].join("_");
@@ -216,48 +215,6 @@ describe("order", () => {
     expect(filled).toMatchObject({ type: "journal.gap_filled", data: { from: 2, to: 2 } });
     expect(statuses(await send(run_id, [{ sequence_no: 2, ...good }]))).toEqual(["duplicate"]);
   });
-
-  test.each([1, 2, 3])(
-    "read as they happened, late events stand in their producers' order, however they came: seed %i",
-    async (seed) => {
-      const rng = new Prng(seed);
-      const run_id = freshRun();
-      const producers = ["prd_1", "prd_2"];
-      const good = (no: number): Sent => ({ type: "memory.read", data: { store: `s${no}` } });
-      const bad: Sent = { type: "memory.read", data: {} };
-      const missing = new Map(producers.map((producer): [string, number[]] => [producer, []]));
-      await send(run_id, numbered([started]));
-      // What is refused leaves gaps, anywhere; what was refused comes corrected, in any order.
-      for (const producer of producers) {
-        const first = producer === "prd_1" ? 2 : 1;
-        const sent = Array.from({ length: 40 }, (_, i) => {
-          if (rng.chance(0.6)) return good(first + i);
-          missing.get(producer)?.push(first + i);
-          return bad;
-        });
-        await send(run_id, numbered(sent, first), producer);
-      }
-      for (const [producer, left] of missing)
-        for (const no of left.toSorted(() => rng.float() - 0.5))
-          expect(statuses(await send(run_id, [{ sequence_no: no, ...good(no) }], producer))).toEqual(["committed"]);
-      const reader = new EventReader(world.store);
-      const pages = async (limit: number): Promise<Event[]> => {
-        const read: Event[] = [];
-        for (let page = null as Event[] | null; page === null || page.length === limit; read.push(...page))
-          page = await reader.readLogical({ tenant_id: TENANT, run_id, after_seq: read.at(-1)?.seq ?? 0, limit });
-        return read;
-      };
-      const whole = await pages(1_000);
-      expect(whole.map((event) => event.seq).toSorted((a, b) => a - b)).toEqual(whole.map((_, i) => i + 1));
-      for (const producer of producers) {
-        const numbers = whole.flatMap(({ origin }) => (origin?.producer_id === producer ? [origin.sequence_no] : []));
-        expect(numbers).toEqual(Array.from({ length: producer === "prd_1" ? 41 : 40 }, (_, i) => i + 1));
-      }
-      expect(whole.some((event, i) => event.seq !== i + 1)).toBe(true);
-      for (const limit of [1, 7]) expect(await pages(limit)).toEqual(whole);
-      expect(await reader.readLogical({ tenant_id: TENANT, run_id, after_seq: 9_999, limit: 5 })).toEqual([]);
-    },
-  );
 
   test("a run that a person stopped takes no more calls, and says so of each", async () => {
     const run_id = freshRun();

@@ -106,8 +106,8 @@ export async function offered(command: readonly string[], cwd: string): Promise<
     const has = isObject(about["capabilities"]) ? about["capabilities"] : {};
     const tools: string[] = [];
     let cursor: Json | undefined;
-    for (let page = 2; page <= PAGES_MAX && has["tools"] !== undefined; page++) {
-      const result = await asked(page, "tools/list", { ...spoken, ...(cursor === undefined ? {} : { cursor }) });
+    for (let page = 1; page <= PAGES_MAX && has["tools"] !== undefined; page++) {
+      const result = await asked(page + 1, "tools/list", { ...spoken, ...(cursor === undefined ? {} : { cursor }) });
       for (const tool of Array.isArray(result["tools"]) ? result["tools"] : [])
         if (isObject(tool) && typeof tool["name"] === "string") tools.push(tool["name"]);
       cursor = result["nextCursor"];

@@ -154,7 +154,7 @@ function addList(runs: Command): void {
     });
 }
 
-function addPrivacy(runs: Command): void {
+function addAmend(runs: Command): void {
   runs
     .command("amend <run>")
     .description("put something right in a run that is over: it is said after what is recorded, which stays")
@@ -165,6 +165,9 @@ function addPrivacy(runs: Command): void {
       const body = { note, ...(about === undefined ? {} : { about: Number(about) }) };
       show(globals, await clientOf(globals).act(id, "amendments", body), (run) => print(`${run.run_id} is amended`));
     });
+}
+
+function addPrivacy(runs: Command): void {
   runs
     .command("override-privacy <run>")
     .description("let a run be replayed and exported although a payload of it could not be redacted")
@@ -253,5 +256,6 @@ export function addRuns(root: Command): void {
         print(`${run.run_id} ${stateText(run.state)}`),
       );
     });
+  addAmend(runs);
   addPrivacy(runs);
 }

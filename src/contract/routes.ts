@@ -241,7 +241,7 @@ export const ROUTES = {
     body: OverridePrivacy,
     status: 200,
     response: Run,
-    errors: onRun,
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "CONFLICT", "SHUTTING_DOWN"],
   },
   amendRun: {
     method: "POST",
@@ -253,7 +253,7 @@ export const ROUTES = {
     body: AmendRun,
     status: 200,
     response: Run,
-    errors: [...onRun, "CONFLICT"],
+    errors: [...COMMON_ERRORS, "NOT_FOUND", "CONFLICT", "SHUTTING_DOWN"],
   },
   listQuarantined: {
     method: "GET",

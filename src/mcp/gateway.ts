@@ -9,7 +9,7 @@ import { MCP_STDIO_HEADER, MCP_WAIT_META } from "../contract/proxy.ts";
 import type { ToolCaller, ToolDoor } from "../contract/tools.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { McpEndpoint, mcpLibrary } from "./endpoint.ts";
-import { isQuestion, NotAnswered, NotOffered, Offers } from "./offers.ts";
+import { isQuestion, NotAnswered, NotOffered, Offers, serverOf } from "./offers.ts";
 import { resultOf } from "./results.ts";
 
 /** JSON-RPC: the server could not answer; what it is about stands in the data. */
@@ -84,7 +84,8 @@ function serveTools(offered: McpServer, { of, tools, only, gone, isStdio }: Aske
     return answered({ tool: params.name }, async () => {
       const answer = await door.call(of, call);
       const tool = named(params.name);
-      const placed = (block: Json) => offers.block(serverOf(tool, only), block);
+      // Of one server alone, and of what is no tool any more, nothing is known by another name.
+      const placed = (block: Json) => offers.block(tool && only === null ? serverOf(tool) : null, block);
       return server.projectCallToolResult(resultOf(answer, tool, placed), tool?.output_schema ?? undefined);
     });
   });
@@ -121,13 +122,6 @@ async function answered<T>(about: JsonObject, ask: () => Promise<T>): Promise<T>
   }
 }
 
-/** The server that a tool is of, by its name here. */
-function serverOf(tool: ToolDefinition | undefined, only: string | null): string {
-  const own = tool?.config["tool"];
-  if (only !== null || typeof own !== "string") return only ?? "";
-  return tool?.name.slice(0, -own.length - 1) ?? "";
-}
-
 /** The tools of one server alone, by the names that it gives them itself. */
 function ofServer(tools: ToolDoor, server: string): ToolDoor {
   const prefix = `${server}.`;
@@ -135,7 +129,7 @@ function ofServer(tools: ToolDoor, server: string): ToolDoor {
     list: (of) =>
       tools
         .list(of)
-        .filter((tool) => tool.name.startsWith(prefix))
+        .filter((tool) => serverOf(tool) === server)
         .map((tool) => ({ ...tool, name: tool.name.slice(prefix.length) })),
     call: (of, call) => tools.call(of, { ...call, tool: prefix + call.tool }),
   };

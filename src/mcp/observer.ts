@@ -23,25 +23,29 @@ interface ReadTool {
   readonly name: string;
   readonly route: Route;
   readonly input_schema: JsonObject;
+  /** Whether its list comes in pages. */
+  readonly isPaged: boolean;
+  /** Arguments that go with the body. */
+  readonly inBody: readonly string[];
 }
 
-const propertiesOf = (schema: TSchema | undefined): JsonObject =>
-  schema === undefined ? {} : ((JSON.parse(JSON.stringify(schema)) as JsonObject)["properties"] as JsonObject);
-const requiredOf = (schema: TSchema | undefined): string[] => {
-  const required = schema === undefined ? [] : (JSON.parse(JSON.stringify(schema)) as JsonObject)["required"];
-  return Array.isArray(required) ? required.map(String) : [];
-};
+/** An object's schema, which is JSON like any other. */
+function objectOf(schema: TSchema | undefined): { properties: JsonObject; required: Json[] } {
+  const { properties = {}, required = [] } = (schema ?? {}) as { properties?: JsonObject; required?: Json[] };
+  return { properties, required };
+}
 
 const READ_TOOLS: readonly ReadTool[] = (Object.values(ROUTES) as Route[]).flatMap((route) => {
   if (route.tool === undefined) return [];
-  const parts = [route.params, route.query, route.body];
+  const [params, query, body] = [objectOf(route.params), objectOf(route.query), objectOf(route.body)];
   const input_schema: JsonObject = {
     type: "object",
-    properties: Object.assign({}, ...parts.map(propertiesOf)) as JsonObject,
-    required: parts.flatMap(requiredOf),
+    properties: { ...params.properties, ...query.properties, ...body.properties },
+    required: [...params.required, ...query.required, ...body.required],
     additionalProperties: false,
   };
-  return [{ name: route.tool, route, input_schema }];
+  const isPaged = "limit" in query.properties;
+  return [{ name: route.tool, route, input_schema, isPaged, inBody: Object.keys(body.properties) }];
 });
 
 export class McpObserver {
@@ -77,23 +81,26 @@ function described({ name, route, input_schema }: ReadTool): Tool {
 }
 
 /** Each argument goes where its route has it; what no route knows goes with the query, and is refused there. */
-function requestOf({ route }: ReadTool, args: JsonObject): Parameters<Reader["ask"]>[0] {
-  const [inPath, inBody] = [propertiesOf(route.params), propertiesOf(route.body)];
-  const query = new URLSearchParams();
-  const body: Record<string, Json> = {};
-  if ("limit" in propertiesOf(route.query)) query.set("limit", String(PAGE));
-  for (const [name, value] of Object.entries(args)) {
-    if (name in inPath) continue;
-    if (name in inBody) body[name] = value;
-    else query.set(name, typeof value === "string" ? value : JSON.stringify(value));
-  }
+function requestOf({ route, isPaged, inBody }: ReadTool, args: JsonObject): Parameters<Reader["ask"]>[0] {
+  const rest = new Map(Object.entries(args));
   const path = route.path.replaceAll(/:([a-z_]+)/g, (_all, name: string) => {
-    const value = args[name];
-    return encodeURIComponent(typeof value === "string" ? value : JSON.stringify(value ?? null));
+    const value = textOf(rest.get(name));
+    rest.delete(name);
+    return encodeURIComponent(value);
   });
-  const search = query.size === 0 ? "" : `?${query.toString()}`;
-  return { method: route.method, path: path + search, body: route.body ? body : null };
+  const query = new URLSearchParams(isPaged ? { limit: String(PAGE) } : {});
+  const body: Record<string, Json> = {};
+  for (const [name, value] of rest)
+    if (inBody.includes(name)) body[name] = value;
+    else query.set(name, textOf(value));
+  return {
+    method: route.method,
+    path: query.size === 0 ? path : `${path}?${query.toString()}`,
+    body: route.body ? body : null,
+  };
 }
+
+const textOf = (value: Json | undefined): string => (typeof value === "string" ? value : JSON.stringify(value ?? null));
 
 /** What a problem document says, in words for a model. */
 function refusalOf(text: string): string {

@@ -8,6 +8,7 @@ import type {
   Resource,
   ResourceTemplateType,
 } from "@modelcontextprotocol/server";
+import type { ToolDefinition } from "../contract/jobs.ts";
 import { MCP_METHODS } from "../contract/mcp-methods.ts";
 import type { McpMethod, McpOffer } from "../contract/mcp-methods.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -43,11 +44,18 @@ export class NotAnswered extends Error {
   }
 }
 
-const nameOf = (method: Method): string => MCP_METHODS.find((one) => one.method === method)?.name ?? "";
+const methodOf = ({ config }: ToolDefinition): McpMethod | undefined =>
+  MCP_METHODS.find(({ method }) => config["method"] === method);
 
 /** True for calls that ask a server for resources or prompts: they are no tools of the protocol. */
-export function isQuestion(tool: { readonly config: JsonObject }): boolean {
-  return tool.config["method"] !== undefined && tool.config["server"] !== undefined;
+export function isQuestion(tool: ToolDefinition): boolean {
+  return tool.kind === "mcp" && methodOf(tool) !== undefined;
+}
+
+/** The MCP server that a tool is of, by its name here; null for tools of no such server. A name may hold dots itself. */
+export function serverOf(tool: ToolDefinition): string | null {
+  const own = tool.kind === "mcp" ? (methodOf(tool)?.name ?? tool.config["tool"]) : null;
+  return typeof own === "string" ? tool.name.slice(0, -own.length - 1) : null;
 }
 
 export class Offers {
@@ -58,10 +66,9 @@ export class Offers {
   constructor(options: OffersOptions) {
     this.options = options;
     for (const tool of options.tools.list(options.of)) {
-      const found = MCP_METHODS.find(({ method }) => isQuestion(tool) && tool.config["method"] === method);
-      if (!found) continue;
-      const server = tool.name.slice(0, -found.name.length - 1);
-      if (options.only !== null && options.only !== server) continue;
+      const found = isQuestion(tool) ? methodOf(tool) : undefined;
+      const server = serverOf(tool);
+      if (!found || server === null || (options.only ?? server) !== server) continue;
       this.servers.set(found.method, [...this.of(found.method), server]);
     }
   }
@@ -114,8 +121,8 @@ export class Offers {
   }
 
   /** A content block of a server with the URIs that a client can read here. */
-  block(server: string, block: Json): Json {
-    if (!isObject(block) || !this.of("resources/read").includes(server)) return block;
+  block(server: string | null, block: Json): Json {
+    if (!isObject(block) || server === null || !this.of("resources/read").includes(server)) return block;
     if (block["type"] === "resource_link") return this.placed(server, block);
     if (block["type"] === "resource") return { ...block, resource: this.placed(server, block["resource"] ?? null) };
     return block;
@@ -182,7 +189,7 @@ export class Offers {
 
   private async asked(server: string, method: Method, args: JsonObject): Promise<JsonObject> {
     const { tools, of, gone } = this.options;
-    const tool = `${server}.${nameOf(method)}`;
+    const tool = `${server}.${MCP_METHODS.find((one) => one.method === method)?.name}`;
     const answer = await tools.call(of, { tool, args, wait_ms: LIMITS.mcp_wait_ms, gone });
     if (answer.is_error) throw new NotAnswered(answer);
     return objectOf(answer.result) ?? {};

@@ -30,7 +30,7 @@ spec:
 ---
 kind: Tool
 metadata: { name: docs.old }
-spec: { kind: mcp, transport: stdio, command: ${COMMAND}, tools: [], resources: true, prompts: true }
+spec: { kind: mcp, transport: stdio, command: ${COMMAND}, tools: [{ name: test_simple_text, effect_class: read }], resources: true, prompts: true }
 ---
 kind: Model
 metadata: { name: m }
@@ -120,7 +120,11 @@ describe("resources and prompts behind the MCP gateway", () => {
     const { content } = await client.callTool({ name: "docs.test_embedded_resource", arguments: {} });
     expect(content).toMatchObject([{ resource: { uri: "mcp://docs/test://embedded-resource" } }]);
     const { tools } = await client.listTools();
-    expect(tools.map(({ name }) => name)).toEqual(["docs.test_embedded_resource", "docs.test_simple_text"]);
+    expect(tools.map(({ name }) => name)).toEqual([
+      "docs.old.test_simple_text",
+      "docs.test_embedded_resource",
+      "docs.test_simple_text",
+    ]);
   });
 
   test("each is a call under policy and budget, on record", async () => {
@@ -155,6 +159,9 @@ describe("resources and prompts behind the MCP gateway", () => {
       message: expect.stringContaining("SERVER.PROMPT, of docs, docs.old"),
     });
     const one = await connect("lost", "/mcp/servers/docs");
+    // A server whose name begins like its name is another one.
+    const own = ["test_embedded_resource", "test_simple_text"];
+    expect((await one.listTools()).tools.map(({ name }) => name)).toEqual(own);
     expect((await one.readResource({ uri: "test://static-text" })).contents[0]).toMatchObject({ text: TEXT });
     expect((await one.getPrompt({ name: "test_simple_prompt" })).messages).toHaveLength(1);
   });
