@@ -23,6 +23,7 @@ interface ReadTool {
   readonly name: string;
   readonly route: Route;
   readonly input_schema: JsonObject;
+  readonly required: readonly string[];
   /** Whether its list comes in pages. */
   readonly isPaged: boolean;
   /** Arguments that go with the body. */
@@ -38,14 +39,15 @@ function objectOf(schema: TSchema | undefined): { properties: JsonObject; requir
 const READ_TOOLS: readonly ReadTool[] = (Object.values(ROUTES) as Route[]).flatMap((route) => {
   if (route.tool === undefined) return [];
   const [params, query, body] = [objectOf(route.params), objectOf(route.query), objectOf(route.body)];
+  const required = [...params.required, ...query.required, ...body.required].map(String);
   const input_schema: JsonObject = {
     type: "object",
     properties: { ...params.properties, ...query.properties, ...body.properties },
-    required: [...params.required, ...query.required, ...body.required],
+    required,
     additionalProperties: false,
   };
   const isPaged = "limit" in query.properties;
-  return [{ name: route.tool, route, input_schema, isPaged, inBody: Object.keys(body.properties) }];
+  return [{ name: route.tool, route, input_schema, required, isPaged, inBody: Object.keys(body.properties) }];
 });
 
 export class McpObserver {
@@ -64,6 +66,11 @@ async function serverFor(version: string, reader: Reader, listed: { listChanged?
   offered.server.setRequestHandler("tools/call", async ({ params }): Promise<CallToolResult> => {
     const tool = tools.find(({ name }) => name === params.name);
     if (!tool) throw new ProtocolError(UNKNOWN_TOOL, `There is no tool ${params.name} here`, { tool: params.name });
+    const missing = tool.required.filter((name) => params.arguments?.[name] === undefined);
+    if (missing.length > 0) {
+      const text = `VALIDATION_ERROR: ${tool.name} needs ${missing.join(" and ")}, as its schema says.`;
+      return { content: [{ type: "text", text }], isError: true };
+    }
     const { status, text } = await reader.ask(requestOf(tool, (params.arguments ?? {}) as JsonObject));
     if (status < 400) return { content: [{ type: "text", text }] };
     return { content: [{ type: "text", text: refusalOf(text) }], isError: true };

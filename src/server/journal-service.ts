@@ -4,6 +4,7 @@ import { isObject } from "../kit/json.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
 import type { StoredEvent } from "../contract/events.ts";
+import { idBytes } from "../contract/ids.ts";
 import { groupOf, SIGNER_GROUP } from "../contract/placement.ts";
 import type { AppendRow, ApprovalRow, BudgetUse, CommittedRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { RegistryItem } from "../contract/manifests.ts";
@@ -64,7 +65,10 @@ export class LocalJournalService implements JournalService {
   }
 
   async verify(caller: Caller, run_id: string | null): Promise<Verified> {
-    if (run_id !== null) return verifyOne(this.options.store, this.options.signer, caller.tenant_id, run_id);
+    if (run_id !== null) {
+      idBytes("run", run_id);
+      return verifyOne(this.options.store, this.options.signer, caller.tenant_id, run_id);
+    }
     await this.checkpoint();
     return verifyAll(this.options);
   }

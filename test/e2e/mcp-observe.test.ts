@@ -93,6 +93,14 @@ describe("what happened, for MCP clients", () => {
       is_error: true,
       text: expect.stringMatching(/^NOT_FOUND: There is no run/),
     });
+    expect(await call(client, "compare_runs", { a: runs[0]?.run_id })).toEqual({
+      is_error: true,
+      text: "VALIDATION_ERROR: compare_runs needs b, as its schema says.",
+    });
+    expect(await call(client, "verify_journal", { run_id: "run_x" })).toMatchObject({
+      is_error: true,
+      text: expect.stringContaining('NOT_FOUND: "run_x" is no id of a run'),
+    });
     expect(await call(client, "list_runs", { limit: "many" })).toMatchObject({
       is_error: true,
       text: expect.stringMatching(/VALIDATION_ERROR.*limit/),
