@@ -74,3 +74,13 @@ export async function shown<T>(globals: Globals, watch: boolean, read: () => Pro
     await new Promise((resolve) => setTimeout(resolve, WATCH_MS));
   }
 }
+
+/** Input as it was typed: JSON where it is some, else text. */
+export function inputOf(text: string): unknown {
+  if (!/^\s*[[{]/.test(text)) return text;
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return text;
+  }
+}

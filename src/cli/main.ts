@@ -16,6 +16,7 @@ import { addPolicy } from "./policy.ts";
 import { addReplays } from "./replays.ts";
 import { addRuns } from "./runs.ts";
 import { addTest } from "./test.ts";
+import { addTriggers } from "./triggers.ts";
 import { addUp } from "./up.ts";
 import { addTools } from "./tools.ts";
 import { addQueues, addShards, addWorkers } from "./workers.ts";
@@ -49,6 +50,7 @@ function program(): Command {
     addApprovals,
     addJournal,
     addTools,
+    addTriggers,
     addWorkers,
     addQueues,
     addShards,

@@ -9,7 +9,7 @@ import type { QuarantinedPayload, Run, StartRun } from "../contract/runs.ts";
 import { parseUsd } from "../kit/money.ts";
 import type { Client } from "../sdk/client.ts";
 import { readText } from "./apply.ts";
-import { clientOf, globalsOf, show, wholeFrom } from "./context.ts";
+import { clientOf, globalsOf, show, wholeFrom, inputOf } from "./context.ts";
 import type { Globals } from "./context.ts";
 import { dim, eventLine, print, runLines, safe, stateText, table } from "./output.ts";
 
@@ -55,15 +55,6 @@ interface RunOptions {
 }
 
 /** Text that is a JSON object or array is taken as JSON, anything else as text. */
-function inputOf(text: string): unknown {
-  if (!/^\s*[[{]/.test(text)) return text;
-  try {
-    return JSON.parse(text) as unknown;
-  } catch {
-    return text;
-  }
-}
-
 async function requestOf(name: string, options: RunOptions): Promise<StartRun> {
   const text = options.inputFile === undefined ? options.input : await readText(options.inputFile);
   const micro = options.budget === undefined ? null : parseUsd(options.budget);

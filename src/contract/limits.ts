@@ -115,6 +115,20 @@ export const LIMITS = {
   /** Jobs handed out, and results taken, in one request. */
   worker_batch_max: 256,
   worker_wait_ms_max: 20_000,
+  /** How often triggers are looked at. */
+  trigger_look_ms: 500,
+  /** What a schedule was due for so long ago was missed; what is younger is only late. */
+  schedule_late_ms: 60_000,
+  /** Fires that are taken up in one go, and how long those that are done can be seen. */
+  fires_at_once_max: 100,
+  fires_kept_ms: 30 * 24 * 3_600_000,
+  /** The body of a webhook, and how far its sender's clock may be off. */
+  webhook_bytes_max: 1024 * 1024,
+  webhook_skew_ms: 300_000,
+  /** Appends of a group that are looked at in one go for events that start runs. */
+  followed_rows_max: 1_000,
+  /** A run that an event started may start another one, and so on: so far. */
+  trigger_depth_max: 5,
   /** Of what one call says in one go while it runs; the rest is in its outcome. */
   progress_chars_max: 16_384,
 } as const;

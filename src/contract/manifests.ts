@@ -6,6 +6,7 @@ import type { Json } from "../kit/json.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Usd } from "./money.ts";
+import { TriggerSpecInput } from "./triggers.ts";
 
 const closed = { additionalProperties: false };
 const Text = (max: number, description: string) => Type.String({ minLength: 1, maxLength: max, description });
@@ -277,6 +278,7 @@ export const MANIFEST_SPECS = {
   Prompt: PromptSpecInput,
   Workflow: WorkflowSpecInput,
   Model: ModelSpecInput,
+  Trigger: TriggerSpecInput,
 } as const satisfies Record<string, TSchema>;
 
 export type ManifestKind = keyof typeof MANIFEST_SPECS;

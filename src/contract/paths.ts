@@ -8,5 +8,7 @@ export const PROXY_PREFIX = "/proxy";
 export const MCP_PREFIX = "/mcp";
 /** Tools that read runs, events, differences. */
 export const MCP_OBSERVE = "/mcp/observe";
+/** Below this come the environment and the name of a trigger: where its webhooks are sent to. */
+export const HOOKS_PREFIX = "/hooks";
 /** Names of resources and rules: what users type, so only what is safe in a path, a log and a shell. */
 export const NAME_PATTERN = "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$";

@@ -23,6 +23,7 @@ import type { Handlers, StreamId } from "./handlers.ts";
 import { Idempotency } from "./idempotency.ts";
 import { faults } from "../contract/faults.ts";
 import type { Validator } from "../contract/faults.ts";
+import { mountHooks } from "./hooks.ts";
 import { mountMcp } from "./mcp.ts";
 import { mountOtlp } from "./otlp.ts";
 import { Placement } from "./placement.ts";
@@ -195,6 +196,7 @@ export class Gateway {
     for (const id of Object.keys(ROUTES) as RouteId[]) this.mount(id);
     const doors = { authenticator: this.authenticator, host_names: options.host_names };
     mountProxy(this.app, services, doors);
+    mountHooks(this.app, services);
     mountMcp(this.app, services, doors);
     mountOtlp(this.app, services, { ...doors, forwarder: this.forwarder });
   }

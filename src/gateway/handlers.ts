@@ -9,6 +9,7 @@ import { replayHandlers } from "./routes/replays.ts";
 import { runHandlers } from "./routes/runs.ts";
 import { systemHandlers } from "./routes/system.ts";
 import { toolHandlers } from "./routes/tools.ts";
+import { triggerHandlers } from "./routes/triggers.ts";
 import { workerHandlers } from "./routes/workers.ts";
 import type { Request, Services } from "./services.ts";
 
@@ -31,6 +32,7 @@ export const HANDLERS: Handlers = {
   ...journalHandlers,
   ...systemHandlers,
   ...toolHandlers,
+  ...triggerHandlers,
   ...workerHandlers,
   ...replayHandlers,
   ...captureHandlers,

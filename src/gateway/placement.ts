@@ -3,7 +3,7 @@
 import type { FastifyRequest } from "fastify";
 import { groupOf, groupOfName, groupOfSeed, SIGNER_GROUP } from "../contract/placement.ts";
 import { AGENT_HEADER, SESSION_HEADER } from "../contract/proxy.ts";
-import { MCP_OBSERVE, MCP_PREFIX, PROXY_PREFIX } from "../contract/paths.ts";
+import { HOOKS_PREFIX, MCP_OBSERVE, MCP_PREFIX, PROXY_PREFIX } from "../contract/paths.ts";
 import type { Route, RouteId } from "../contract/routes.ts";
 import { sessionName } from "../capture/captures.ts";
 import { isAppError } from "../contract/errors.ts";
@@ -54,6 +54,7 @@ export class Placement {
   private captured(req: FastifyRequest): Place {
     const url = req.routeOptions.url ?? "";
     if (url === MCP_OBSERVE) return "here";
+    if (url.startsWith(`${HOOKS_PREFIX}/`)) return "anywhere";
     if (!url.startsWith(PROXY_PREFIX) && !url.startsWith(MCP_PREFIX)) return "here";
     const principal = this.principal(req, credentialOf(req));
     if (principal === null) return "here";

@@ -20,6 +20,10 @@ export function digestOf(bytes: Uint8Array | string): string {
   return `sha256:${sha256Hex(bytes)}`;
 }
 
+export function hmacBytes(key: Uint8Array, bytes: Uint8Array): Buffer {
+  return createHmac("sha256", key).update(bytes).digest();
+}
+
 export function hmacHex(key: Uint8Array, text: string): string {
   return createHmac("sha256", key).update(text).digest("hex");
 }

@@ -17,6 +17,7 @@ import type {
   ToolManifest,
   WorkflowManifest,
 } from "../contract/manifests.ts";
+import type { TriggerManifest } from "../contract/triggers.ts";
 import type { Json } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
@@ -24,6 +25,7 @@ import { policyRules, usd, workflowNodes } from "../core/catalog.ts";
 import { compileCondition } from "../core/condition.ts";
 import { Policy } from "../core/policy.ts";
 import { hasRemoteReference } from "../core/schema.ts";
+import { checkSchedule } from "../core/schedule.ts";
 import { references } from "../core/template.ts";
 
 export interface Manifest {
@@ -144,6 +146,7 @@ function ruleFaults({ rules }: PolicyManifest): { path: string[]; message: strin
 /** What a schema cannot say. Throws AppError. */
 function checkMeaning(kind: ManifestKind, spec: unknown): void {
   if (kind === "Workflow") checkWorkflow(spec as WorkflowManifest);
+  if (kind === "Trigger") checkTrigger(spec as TriggerManifest);
   if (kind === "Agent") {
     const agent = spec as AgentManifest;
     usd(agent.budget?.cost_usd);
@@ -162,6 +165,24 @@ function checkMeaning(kind: ManifestKind, spec: unknown): void {
     if (/[{}]/.test(new URL(tool.url).host))
       throw new AppError("MANIFEST_INVALID", `the origin ${url.origin} must be fixed`);
   }
+}
+
+const oneOf = (spec: Readonly<Record<string, unknown>>, fields: readonly string[]): void => {
+  const given = fields.filter((field) => spec[field] !== undefined);
+  if (given.length !== 1)
+    throw new AppError(
+      "MANIFEST_INVALID",
+      `write exactly one of ${fields.join(", ")}; there ${given.length === 0 ? "is none" : `are ${given.join(" and ")}`}`,
+    );
+};
+
+function checkTrigger(spec: TriggerManifest): void {
+  oneOf(spec, ["agent", "workflow"]);
+  oneOf(spec, ["schedule", "webhook", "event"]);
+  if (spec.schedule) checkSchedule(spec.schedule);
+  for (const path of references((spec.input ?? null) as Json))
+    if (path.split(".")[0] !== "input")
+      throw new AppError("MANIFEST_INVALID", `\${${path}} refers to nothing; write \${input...}`);
 }
 
 function checkOffers(spec: Extract<ToolManifest, { kind: "mcp" }>): void {

@@ -119,6 +119,14 @@ export class Registry implements Governance {
     );
   }
 
+  /** Tenants and projects with anything in them. */
+  scopes(): { tenant_id: string; project: string }[] {
+    return [...this.loaded.keys()].map((key) => {
+      const at = key.indexOf("/");
+      return { tenant_id: key.slice(0, at), project: key.slice(at + 1) };
+    });
+  }
+
   aliases(tenant_id: string, project: string): readonly Alias[] {
     return this.history(tenant_id, project).aliases;
   }

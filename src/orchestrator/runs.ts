@@ -67,6 +67,15 @@ export interface RunsOptions {
   readonly waitingJobs?: () => number;
 }
 
+export interface StartExtra {
+  readonly seed?: IdSeed;
+  /** An id that was given out before. */
+  readonly run_id?: string;
+  readonly retry_of?: string;
+  /** More to say in `run.started`: what had it started. */
+  readonly facts?: JsonObject;
+}
+
 export class Runs {
   private readonly options: RunsOptions;
   private readonly reader: EventReader;
@@ -76,17 +85,18 @@ export class Runs {
     this.reader = new EventReader(options.store);
   }
 
-  async start(caller: Caller, request: StartRun, extra: { seed?: IdSeed; retry_of?: string } = {}): Promise<Run> {
-    const { seed } = extra;
+  /** A run that exists under the id that it would have is the answer: the same request twice begins one. */
+  async start(caller: Caller, request: StartRun, extra: StartExtra = {}): Promise<Run> {
     const waiting = this.options.waitingJobs?.() ?? 0;
     if (waiting >= LIMITS.queue_depth_max)
       throw new AppError("OVERLOADED", `${waiting} jobs wait for workers`, { details: { limit: "queue_depth_max" } });
-    const run_id = seed ? seededId("run", seed) : this.options.newRunId();
-    if (seed) {
+    const known = extra.run_id ?? (extra.seed ? seededId("run", extra.seed) : null);
+    const run_id = known ?? this.options.newRunId();
+    if (known !== null) {
       const existing = await this.find(caller, run_id);
       if (existing) return runView(existing);
     }
-    const data = this.startData(caller, request, extra.retry_of ?? null);
+    const data = { ...this.startData(caller, request, extra.retry_of ?? null), ...extra.facts };
     return runView(
       await this.options.engine().start({ tenant_id: caller.tenant_id, run_id, command: { type: "start", data } }),
     );

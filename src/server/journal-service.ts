@@ -30,6 +30,7 @@ import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
 import type { Engine } from "../orchestrator/engine.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import type { Caller } from "../orchestrator/runs.ts";
+import type { Triggers } from "../orchestrator/triggers.ts";
 import { listApprovals } from "../store/approvals.ts";
 import type { AliasMove } from "../core/registry-history.ts";
 import type { Alias } from "../store/registry.ts";
@@ -52,6 +53,8 @@ export interface JournalServiceOptions {
   readonly redactor: Redactor;
   readonly quarantine: Quarantine;
   readonly sealing: Sealing;
+  /** Triggers that are new here wait until somebody lets them go on: where they come from they may still be at work. */
+  readonly holdTriggers: Triggers["hold"];
   readonly groups: number;
 }
 
@@ -138,10 +141,13 @@ export class LocalJournalService implements JournalService {
       tenant_id: caller.tenant_id,
       project: caller.project,
     };
-    for (const item of registry.items(caller.tenant_id, caller.project)) yield { type: "item", item: plain(item) };
-    for (const alias of registry.aliases(caller.tenant_id, caller.project))
+    // What starts runs is no part of one: it must not begin to do so where that one is read.
+    const wanted = ({ kind }: { kind: string }) => run_id === null || kind !== "Trigger";
+    const { tenant_id, project } = caller;
+    for (const item of registry.items(tenant_id, project).filter(wanted)) yield { type: "item", item: plain(item) };
+    for (const alias of registry.aliases(tenant_id, project).filter(wanted))
       yield { type: "alias", alias: plain(alias) };
-    for (const move of registry.moves(caller.tenant_id, caller.project)) yield { type: "move", move: plain(move) };
+    for (const move of registry.moves(tenant_id, project).filter(wanted)) yield { type: "move", move: plain(move) };
     // What is proven must be covered by a checkpoint.
     if (run_id !== null) await this.checkpoint();
     const digests = new Set<string>();
@@ -217,6 +223,7 @@ export class LocalJournalService implements JournalService {
     }
     const of = <T>(type: string, key: string): T[] =>
       bundle.lines.filter((line) => line["type"] === type).map((line) => line[key] as T);
+    await this.options.holdTriggers(caller, of<Alias>("alias", "alias"));
     await this.options.registry.restore(
       caller.tenant_id,
       caller.project,

@@ -30,6 +30,7 @@ import { ToolReviews } from "../orchestrator/tool-reviews.ts";
 import { PostgresPlaces } from "../store/limit-places.ts";
 import { countGroups, listGroups } from "../store/leases.ts";
 import { expireKeys } from "../store/idempotency.ts";
+import { expireFires } from "../store/triggers.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
 import type { Execute } from "../worker/pool.ts";
@@ -293,16 +294,21 @@ function startChores(parts: Parts, clock: Clock, log: Log, seal_after_ms: number
     owned(() => checkpointer.tick()),
   );
   const expire = () =>
-    services.db.transaction({ role: "qd_system" }, (tx) =>
-      expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000),
-    );
+    services.db.transaction({ role: "qd_system" }, async (tx) => {
+      await expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000);
+      await expireFires(tx, clock.now_us() - LIMITS.fires_kept_ms * 1000);
+    });
   const stopExpiry = every(clock, 3_600_000, log, "idempotency", owned(expire));
   const look = () => services.ingest.look((run_id) => hosts.owned.includes(groupOf(run_id, services.groups)));
   const stopLooking = every(clock, LIMITS.staged_look_ms, log, "ingest", look);
   const stopSealing = every(clock, Math.min(LIMITS.seal_look_ms, Math.max(1_000, seal_after_ms)), log, "seal", () =>
     services.sealing.look(hosts.owned),
   );
+  const stopTriggers = every(clock, LIMITS.trigger_look_ms, log, "triggers", () =>
+    services.triggers.look(hosts.owned, hosts.owned.includes(SIGNER_GROUP)),
+  );
   return async () => {
+    stopTriggers();
     stopSealing();
     stopLooking();
     stopCheckpoints();

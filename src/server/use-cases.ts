@@ -10,6 +10,7 @@ import type { SealingOptions } from "../capture/sealing.ts";
 import { ToolCalls } from "../capture/tool-calls.ts";
 import { ToolRecords } from "../capture/tool-records.ts";
 import type { Subscribe } from "../capture/wait.ts";
+import { groupOf } from "../contract/placement.ts";
 import type { BlobStore, Db, Log } from "../contract/ports.ts";
 import type { Services } from "../gateway/services.ts";
 import type { Checkpointer, Signer, Witness } from "../journal/checkpoint.ts";
@@ -18,9 +19,13 @@ import type { PostgresJournalStore } from "../journal/postgres-store.ts";
 import type { Clock } from "../kit/clock.ts";
 import { hmacHex } from "../kit/hash.ts";
 import { systemRandom } from "../adapters/system/system.ts";
+import { EventTriggers } from "../orchestrator/event-triggers.ts";
+import { Fires } from "../orchestrator/fires.ts";
 import type { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
 import type { Shards } from "../orchestrator/shards.ts";
+import { Schedules } from "../orchestrator/schedules.ts";
+import { Triggers } from "../orchestrator/triggers.ts";
 import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
 import { Replays } from "../replay/replays.ts";
@@ -36,7 +41,7 @@ import type { Watchers } from "./watchers.ts";
 
 export type UseCases = Pick<
   Services,
-  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "journal"
+  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "journal" | "triggers"
 > & { readonly tools: ToolCalls; readonly records: ToolRecords; readonly sealing: Sealing };
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> &
@@ -114,11 +119,13 @@ export function useCases(given: Given): UseCases {
     watchers,
     ...keeping,
   });
+  const triggers = triggersOf(given, runs);
   const sealing = sealingOf(given);
   const journal = new LocalJournalService({
     ...keeping,
     ...privacy,
     sealing,
+    holdTriggers: triggers.hold.bind(triggers),
     store,
     db,
     registry,
@@ -127,7 +134,17 @@ export function useCases(given: Given): UseCases {
     groups: shards.groups,
     owned: () => hosts.owned,
   });
-  return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal, sealing };
+  return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal, sealing, triggers };
+}
+
+function triggersOf({ registry, store, db, clock, hosts, outside }: Given, runs: Runs): Triggers {
+  const { shards } = hosts;
+  const { log, secrets } = outside;
+  const owns = (run_id: string) => hosts.owned.includes(groupOf(run_id, shards.groups));
+  const fires = new Fires({ db, runs, newRunId: shards.newRunId.bind(shards), owns, clock, log });
+  const schedules = new Schedules({ db, fires, runs, clock, log });
+  const events = new EventTriggers({ db, store, fires, log });
+  return new Triggers({ registry, db, fires, schedules, events, secrets, clock, log });
 }
 
 function sealingOf({ store, db, clock, hosts, keeping: { signer }, outside }: Given): Sealing {

@@ -4,9 +4,10 @@ import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { withClient } from "../../src/adapters/postgres/db.ts";
 import { JOURNAL_LEVEL } from "../../src/contract/journal.ts";
-import { groupOf } from "../../src/contract/placement.ts";
+import { groupOf, SIGNER_GROUP } from "../../src/contract/placement.ts";
 import { LIMITS } from "../../src/contract/limits.ts";
 import type { Run } from "../../src/contract/runs.ts";
+import type { Fire } from "../../src/contract/triggers.ts";
 import { ALLOW_ALL, basicTools } from "../support/manifests.ts";
 import { Pair } from "../support/pair.ts";
 import { startLedger, tempFolder, until } from "../support/processes.ts";
@@ -37,6 +38,10 @@ spec: { steps: [{ id: a, tool: noop }, { id: b, tool: nap, args: { ms: 5 } }] }
 kind: Workflow
 metadata: { name: slow }
 spec: { steps: [{ id: a, tool: nap, args: { ms: 3000 } }, { id: b, tool: noop }] }
+---
+kind: Workflow
+metadata: { name: failing }
+spec: { steps: [{ id: a, tool: missing }] }
 ---
 kind: Workflow
 metadata: { name: paying }
@@ -111,6 +116,44 @@ test("two nodes share the runs, and each answers for all of them: start, read, f
   });
   expect(passedOn.status).toBe(503);
   for (const node of [pair.first, pair.second]) expect(await verify(node)).toMatchObject({ ok: true });
+});
+
+test("a schedule fires once each second over both nodes, also when the one that looks after it dies", async () => {
+  await pair.evenly();
+  const trigger = `kind: Trigger
+metadata: { name: tick }
+spec: { workflow: quick, schedule: { cron: "* * * * * *" } }
+---
+kind: Trigger
+metadata: { name: then }
+spec: { workflow: quick, event: { types: [run.failed] } }
+`;
+  await pair.second.client.apply(trigger);
+  const fires = async (at: Running, name = "tick") =>
+    (await at.client.json<{ items: Fire[] }>(`/triggers/${name}/fires?limit=200`)).items;
+  await until("it fires", async () => (await fires(pair.first)).length >= 3);
+  const shards = await pair.shards(pair.second);
+  const [looks, other] =
+    shards[SIGNER_GROUP]?.url === pair.first.url ? [pair.first, pair.second] : [pair.second, pair.first];
+  await looks.kill();
+  const killed = Date.now();
+  await until("the other one goes on", async () =>
+    (await fires(other)).some(({ due_at, state }) => state === "started" && Date.parse(due_at) > killed + 8_000),
+  );
+  await other.client.json("/triggers/tick/pause", { method: "POST", body: {} });
+  const all = await until("all have begun", async () => {
+    const found = await fires(other);
+    return found.every(({ state }) => state === "started") ? found : null;
+  });
+  const due = all.map(({ due_at }) => Date.parse(due_at) / 1000).sort((a, b) => a - b);
+  expect(due).toEqual(due.map((_time, i) => (due[0] ?? 0) + i));
+  const { items } = await other.client.json<{ items: Run[] }>("/runs?target=quick&limit=200");
+  const ours = items.filter(({ requester }) => requester === "trigger:tick").map(({ run_id }) => run_id);
+  expect(ours.sort()).toEqual(all.map(({ run_id }) => run_id).sort());
+  // What happens in a group leads on at whoever owns it.
+  const bad = await other.client.startRun({ workflow: "failing" });
+  await until("it led on", async () => (await fires(other, "then")).some(({ key }) => key.startsWith(bad.run_id)));
+  expect(await verify(other)).toMatchObject({ ok: true });
 });
 
 test("an MCP client that reads at one node is told of the runs of the other one, and of all of them", async () => {

@@ -77,6 +77,7 @@ test("outside libraries stay behind their doors", () => {
     ai: /^src\/worker\/model\.ts$/,
     "@ai-sdk": /^src\/worker\/model\.ts$/,
     "@marcbachmann": /^src\/core\/cel\.ts$/,
+    croner: /^src\/core\/schedule\.ts$/,
     re2js: /^src\/core\/cel\.ts$/,
     yaml: /^src\/(orchestrator\/manifests|server\/config)\.ts$/,
   };
