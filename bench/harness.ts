@@ -109,6 +109,7 @@ const catalog: Catalog = {
   tool: () => tool,
   toolsMatching: () => [],
   model: () => null,
+  intent: () => null,
   modelOf: () => null,
   price: () => null,
   budgets: () => BUDGETS,

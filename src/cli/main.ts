@@ -16,6 +16,7 @@ import { addPolicy } from "./policy.ts";
 import { addReplays } from "./replays.ts";
 import { addRuns } from "./runs.ts";
 import { addTest } from "./test.ts";
+import { addTasks } from "./tasks.ts";
 import { addTriggers } from "./triggers.ts";
 import { addUp } from "./up.ts";
 import { addTools } from "./tools.ts";
@@ -50,6 +51,7 @@ function program(): Command {
     addApprovals,
     addJournal,
     addTools,
+    addTasks,
     addTriggers,
     addWorkers,
     addQueues,

@@ -1,6 +1,7 @@
 // What a decision needs to know of the registry, resolved and immutable. The orchestrator builds it; core only reads it.
-import type { JsonObject } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
 import type { ModelRoute, ToolDefinition } from "./jobs.ts";
+import type { Privacy, Tier } from "./tasks.ts";
 
 export interface AgentSpec {
   readonly name: string;
@@ -50,6 +51,24 @@ export interface WorkflowSpec {
   readonly deadline_ms: number | null;
 }
 
+/** What a kind of task is done by, and may cost. */
+export interface IntentSpec {
+  readonly name: string;
+  readonly version: number;
+  readonly agent: string;
+  /** Models, in the order in which they are asked. */
+  readonly routes: readonly string[];
+  /** Null: all. */
+  readonly tiers: readonly Tier[] | null;
+  readonly privacy: Privacy;
+  readonly p95_ms: number | null;
+  /** Of a task that says none, and the most that one may have. */
+  readonly budget_micro_usd: number;
+  readonly budget_cap_micro_usd: number;
+  /** Undefined: the task's params as they are. */
+  readonly input: Json | undefined;
+}
+
 /** Limits of one run. Absent means no limit of that kind. */
 export interface RunBudget {
   readonly cost_micro_usd?: number;
@@ -87,6 +106,7 @@ export interface Catalog {
   agent(name: string, version?: number): AgentSpec | null;
   workflow(name: string, version?: number): WorkflowSpec | null;
   tool(name: string, version?: number): ToolDefinition | null;
+  intent(name: string): IntentSpec | null;
   /** Tools whose names fit one of the patterns, in name order. */
   toolsMatching(patterns: readonly string[]): readonly ToolDefinition[];
   model(name: string, version?: number): ModelRoute | null;

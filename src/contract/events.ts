@@ -16,6 +16,7 @@ export const EVENT_TYPES = [
   "run.timed_out",
   "run.budget_exceeded",
   "run.policy_blocked",
+  "routing.decided",
   "policy.decided",
   "model.proposed",
   "model.requested",

@@ -3,6 +3,7 @@
 import type { JsonObject, Json } from "../kit/json.ts";
 import type { KeyLimit } from "../kit/keyed-limit.ts";
 import type { EffectClass } from "./events.ts";
+import type { Engine, Tier } from "./tasks.ts";
 
 /** A message of a conversation, in a form of our own that no provider's change can break. */
 export type Message =
@@ -70,6 +71,10 @@ export interface ModelRoute {
   readonly runs_on?: readonly string[];
   /** Names of models that a proxied call goes to while this one does not answer. */
   readonly fallback?: readonly string[];
+  /** Whose it is, how dear, and how slow: for tasks, which are routed by it. */
+  readonly engine?: Engine;
+  readonly tier?: Tier;
+  readonly p95_ms?: number;
 }
 
 interface JobBase {

@@ -116,9 +116,10 @@ export class UnknownCommitError extends Error {
  * What this program writes and understands. Raised with each change of events or of their meaning that an older program would
  * misread: two versions may share a database, but what a newer one has written is never taken over by an older one.
  * 1: until model calls could wait for approval (`model.proposed`). 2: with it. 3: with several shard groups. 4: arguments of
- * calls may be put away (`args_box`), and those that stand in the event must not be used; ended runs are sealed.
+ * calls may be put away (`args_box`), and those that stand in the event must not be used; ended runs are sealed. 5: tasks ask one model after
+ * the other (`routing.decided`), and what they mind holds for each call.
  */
-export const JOURNAL_LEVEL = 4;
+export const JOURNAL_LEVEL = 5;
 
 /** A newer program has written here: `level` is what it writes. */
 export class NewerJournalError extends Error {

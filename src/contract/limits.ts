@@ -115,6 +115,9 @@ export const LIMITS = {
   /** Jobs handed out, and results taken, in one request. */
   worker_batch_max: 256,
   worker_wait_ms_max: 20_000,
+  /** What a task may cost, unless it or its intent says so; and at most, unless its intent does. */
+  task_budget_micro_usd: 20_000,
+  task_budget_cap_micro_usd: 200_000,
   /** How often triggers are looked at. */
   trigger_look_ms: 500,
   /** What a schedule was due for so long ago was missed; what is younger is only late. */

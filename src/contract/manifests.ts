@@ -6,6 +6,7 @@ import type { Json } from "../kit/json.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Usd } from "./money.ts";
+import { IntentSpecInput, TIERS } from "./tasks.ts";
 import { TriggerSpecInput } from "./triggers.ts";
 
 const closed = { additionalProperties: false };
@@ -250,6 +251,20 @@ export const ModelSpecInput = Type.Object(
         description: "Models that a proxied call goes to, in this order, while this one does not answer.",
       }),
     ),
+    engine: Type.Optional(
+      Type.Union([Type.Literal("local"), Type.Literal("api")], {
+        description: "local: what it is told stays with you; api (unless said): it is somebody else's.",
+      }),
+    ),
+    tier: Type.Optional(
+      Type.Union(
+        TIERS.map((tier) => Type.Literal(tier)),
+        { description: "tier0 of a local model, tier1 of the others, unless said." },
+      ),
+    ),
+    p95_ms: Type.Optional(
+      Type.Integer({ minimum: 1, description: "How long 95 of 100 calls take at most, as you know it." }),
+    ),
     runs_on: RunsOn,
     concurrency_max: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
     timeout_ms: Type.Optional(Type.Integer({ minimum: 1_000, maximum: LIMITS.tool_timeout_ms_max })),
@@ -279,6 +294,7 @@ export const MANIFEST_SPECS = {
   Workflow: WorkflowSpecInput,
   Model: ModelSpecInput,
   Trigger: TriggerSpecInput,
+  Intent: IntentSpecInput,
 } as const satisfies Record<string, TSchema>;
 
 export type ManifestKind = keyof typeof MANIFEST_SPECS;

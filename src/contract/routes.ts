@@ -11,6 +11,7 @@ import { CAPTURE_ROUTES } from "./capture-routes.ts";
 import { JOURNAL_ROUTES } from "./journal-routes.ts";
 import { REPLAY_ROUTES } from "./replay-routes.ts";
 import { TOOL_ROUTES } from "./tool-reviews.ts";
+import { TASK_ROUTES } from "./tasks.ts";
 import { TRIGGER_ROUTES } from "./triggers.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
 import {
@@ -414,6 +415,7 @@ export const ROUTES = {
     errors: [...COMMON_ERRORS, "NOT_FOUND", "ARTIFACT_CORRUPT"],
   },
   ...TOOL_ROUTES,
+  ...TASK_ROUTES,
   ...TRIGGER_ROUTES,
   ...WORKER_ROUTES,
   ...REPLAY_ROUTES,

@@ -15,6 +15,7 @@ import { idleEnd } from "./foreign.ts";
 import { gateTool } from "./gate.ts";
 import { gateModel } from "./gate-model.ts";
 import { modelMessages, scopeOf } from "./model-input.ts";
+import { routedModel } from "./routing.ts";
 import { takeOpenCalls, takeRecordedInput } from "./reuse.ts";
 import { awaitsInput, isClaimable } from "./run-state.ts";
 import type { AgentState, RunState, WorkflowState } from "./run-state.ts";
@@ -186,11 +187,14 @@ function advanceAgent(decision: Decision, agent: AgentState): void {
   if (agent.turns >= agent.spec.turns_max) {
     return decision.terminal("failed", "too_many_turns", `No answer after ${agent.turns} model calls.`);
   }
-  const route = decision.ctx.catalog.model(agent.spec.model);
-  if (!route) return decision.terminal("failed", "unknown_model", `There is no model ${agent.spec.model}.`);
+  const model = routedModel(run) ?? agent.spec.model;
+  const route = decision.ctx.catalog.model(model);
+  if (!route) return decision.terminal("failed", "unknown_model", `There is no model ${model}.`);
   const max_output_tokens = agent.spec.max_output_tokens;
   const { input, bound } = modelCallBound(decision, route, -1, max_output_tokens);
-  gateModel(decision, { route, input_tokens: input, max_output_tokens, bound });
+  const result = gateModel(decision, { route, input_tokens: input, max_output_tokens, bound });
+  // A task goes on with the next of its models.
+  if (result === "denied") advanceAgent(decision, agent);
 }
 
 /** The model answered without calling tools: done, or not in the asked form, or the next word is the user's. */

@@ -2,6 +2,7 @@
 import type {
   AgentSpec,
   Catalog,
+  IntentSpec,
   PriceRow,
   RunBudget,
   SharedBudget,
@@ -24,11 +25,12 @@ import type {
   ToolManifest,
   WorkflowManifest,
 } from "../contract/manifests.ts";
+import type { IntentManifest } from "../contract/tasks.ts";
 import { LIST_PRICES } from "../contract/prices.ts";
 import type { DiscoveredTool } from "../contract/tools.ts";
 import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
-import type { JsonObject } from "../kit/json.ts";
+import type { Json, JsonObject } from "../kit/json.ts";
 import { parseUsd } from "../kit/money.ts";
 import { conditionText } from "./condition-json.ts";
 import { matchesAny } from "./pattern.ts";
@@ -240,6 +242,26 @@ function modelRoute(item: RegistryItem): ModelRoute {
     attempts_max: spec.attempts_max ?? 3,
     ...(spec.runs_on?.length ? { runs_on: spec.runs_on.toSorted() } : {}),
     ...(spec.fallback?.length ? { fallback: spec.fallback } : {}),
+    ...(spec.engine === undefined ? {} : { engine: spec.engine }),
+    ...(spec.tier === undefined ? {} : { tier: spec.tier }),
+    ...(spec.p95_ms === undefined ? {} : { p95_ms: spec.p95_ms }),
+  };
+}
+
+function intentSpec(item: RegistryItem): IntentSpec {
+  const spec = item.spec as IntentManifest;
+  const cap = usd(spec.budget_cap_usd) ?? LIMITS.task_budget_cap_micro_usd;
+  return {
+    name: item.name,
+    version: item.version,
+    agent: spec.agent,
+    routes: spec.routes,
+    tiers: spec.tiers ?? null,
+    privacy: spec.privacy ?? "allow-api",
+    p95_ms: spec.p95_ms ?? null,
+    budget_micro_usd: Math.min(cap, usd(spec.budget_usd) ?? LIMITS.task_budget_micro_usd),
+    budget_cap_micro_usd: cap,
+    input: spec.input as Json | undefined,
   };
 }
 
@@ -373,6 +395,7 @@ export function buildCatalog(snapshot: RegistrySnapshot, builtins: BuiltinTable)
   const workflows = new Shelf<WorkflowSpec>();
   const tools = new Shelf<ToolDefinition>();
   const models = new Shelf<ModelRoute>();
+  const intents = new Shelf<IntentSpec>();
   const budgets: SharedBudget[] = [];
   const prices = [...LIST_PRICES];
   const isCurrent = (kind: ManifestKind, item: RegistryItem) =>
@@ -391,9 +414,10 @@ export function buildCatalog(snapshot: RegistrySnapshot, builtins: BuiltinTable)
       models.add(item.name, item.version, current, modelRoute(item));
       if (current) prices.push(...priceRows(item));
     }
+    if (item.kind === "Intent") intents.add(item.name, item.version, current, intentSpec(item));
     if (item.kind === "Budget" && current) budgets.push(sharedBudget(item));
   }
-  return catalogOf({ agents, workflows, tools, models, budgets, prices });
+  return catalogOf({ agents, workflows, tools, models, intents, budgets, prices });
 }
 
 function priceRows(item: RegistryItem): PriceRow[] {
@@ -411,6 +435,7 @@ function catalogOf(parts: {
   workflows: Shelf<WorkflowSpec>;
   tools: Shelf<ToolDefinition>;
   models: Shelf<ModelRoute>;
+  intents: Shelf<IntentSpec>;
   budgets: readonly SharedBudget[];
   prices: readonly PriceRow[];
 }): Catalog {
@@ -422,6 +447,7 @@ function catalogOf(parts: {
     tool: (name, version) => parts.tools.get(name, version),
     model: (name, version) => parts.models.get(name, version),
     modelOf: (model) => parts.models.current().find((route) => route.model === model) ?? null,
+    intent: (name) => parts.intents.get(name),
     budgets: () => parts.budgets,
     toolsMatching: (patterns) => {
       const key = patterns.join("\n");

@@ -15,6 +15,7 @@ import { idleCommand, isIdle, onForeign } from "./foreign.ts";
 import type { ForeignCommand } from "./foreign.ts";
 import { gateAgain, gateApproved } from "./gate.ts";
 import { denyModel, gateApprovedModel } from "./gate-model.ts";
+import { beginRouting, nextRoute } from "./routing.ts";
 import { awaitsInput, isClaimable } from "./run-state.ts";
 import type { ApprovalState, RunState, StepState } from "./run-state.ts";
 import { onTold } from "./told.ts";
@@ -47,6 +48,7 @@ export function decide(run: RunState, command: Command, ctx: DecideContext): Eve
   switch (command.type) {
     case "start":
       decision.push({ type: "run.started", data: command.data, ...(command.actor ? { actor: command.actor } : {}) });
+      beginRouting(decision);
       break;
     case "result":
       onResult(decision, command.result);
@@ -476,6 +478,7 @@ function endStep(decision: Decision, step: StepState, failure: JobFailure): void
   decision.push({ type: "step.ended", step: step.n, data: { code, message } });
   // An agent reads a tool's failure and goes on; without its model it cannot.
   if (step.kind === "model" && decision.run.program?.kind === "agent") {
+    if (nextRoute(decision, splitTarget(step.target)[0], code)) return;
     decision.stop("failed", code, message, LIMITS.stop_grace_ms * 1000);
   }
 }

@@ -8,6 +8,7 @@ import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, RunKind, TerminalState } from "../contract/events.ts";
 import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { ArtifactRef, ToolCall } from "../contract/jobs.ts";
+import type { Routing } from "../contract/tasks.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { begunAgain } from "./fork-fold.ts";
 import { foldGap, foldObserved, noteOrigin } from "./observed.ts";
@@ -106,6 +107,9 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
       if (run.program?.kind === "agent" && data["pass"] === false)
         agent.invalidAnswer(run.program, str(data, "errors"));
       return;
+    case "routing.decided":
+      if (run.routing) run.routing.at = num(data, "at");
+      return;
     case "run.sealed":
       run.sealed = true;
       return;
@@ -179,6 +183,7 @@ function started(run: RunState, data: Data, at_us: number, catalog: Catalog): vo
   const name = str(target, "name");
   const version = num(target, "version");
   run.target = `${name}@${version}`;
+  if (isObject(data["routing"])) run.routing = { ...(data["routing"] as unknown as Routing), at: 0 };
   run.external_id = typeof data["external_id"] === "string" ? data["external_id"] : null;
   const lineage = data["lineage"] as unknown as Lineage | undefined;
   run.source_run_id = lineage?.source_run_id ?? null;

@@ -10,7 +10,7 @@ import type { Bound } from "./budget.ts";
 import { hasRunning } from "./decide-context.ts";
 import type { Decision } from "./decide-context.ts";
 import { askApproval, CHANGED, decided, gateTool, isApproved, overBudget, UNDECIDED, verdictOf } from "./gate.ts";
-import { approvedVerdict, definitionOf, denyModel, modelPolicyCall } from "./gate-model.ts";
+import { modelVerdict, definitionOf, denyModel, modelPolicyCall } from "./gate-model.ts";
 import type { Verdict } from "./policy.ts";
 import { isClaimable } from "./run-state.ts";
 import type { RunState, ShownArgs, StepState } from "./run-state.ts";
@@ -208,7 +208,7 @@ function claim(decision: Decision, step: StepState, given: ForeignCall): void {
   const { route, bound } = given;
   if (!isApproved(decision, step, granted, { definition: definitionOf(route), args: step.args }))
     return refuse({ ...UNDECIDED, reason: "approval_void" }, CHANGED);
-  const verdict = approvedVerdict(decision, route, bound);
+  const verdict = modelVerdict(decision, route, bound);
   if (verdict.effect === "deny" || !bound) return refuse(verdict, `Denied by policy: ${verdict.reason}`);
   const over = overBudget(decision, "model", bound);
   if (over) {

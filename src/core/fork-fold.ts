@@ -28,6 +28,10 @@ export function begunAgain(run: RunState, lineage: Lineage, fresh: AgentSpec | n
   const { overrides } = lineage;
   if (overrides.budget) run.budget = { ...run.budget, ...overrides.budget };
   if (overrides.input !== undefined) run.input = overrides.input as Json;
+  // Another model is asked in place of all of them; what the task minds goes on to hold.
+  const { model } = overrides;
+  if (run.routing && model !== undefined)
+    run.routing = { ...run.routing, order: [{ model, engine: "api", tier: "tier1" }], at: 0 };
   if (run.program?.kind === "agent") run.program = changed(run.program, overrides, run.input, fresh);
 }
 

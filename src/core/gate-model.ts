@@ -23,6 +23,7 @@ import { modelMessages } from "./model-input.ts";
 import { modelRequest, pathOf, signatureOf } from "./past-calls.ts";
 import type { CallRequest } from "./past-calls.ts";
 import type { PolicyCall, Verdict } from "./policy.ts";
+import { nextRoute, outsidePrivacy } from "./routing.ts";
 import { reuseOf, stopReplay, takeOver } from "./reuse.ts";
 import type { ApprovalState, RunState, StepState } from "./run-state.ts";
 
@@ -56,9 +57,8 @@ export function definitionOf({ name, version, provider, model, base_url }: Model
 export function gateModel(decision: Decision, intent: ModelIntent): GateResult {
   const n = decision.run.step_count + 1;
   const { route } = intent;
-  if (!intent.bound) return blocked(decision, route, { ...UNDECIDED, reason: "no_price" });
-  const verdict = verdictOf(decision, modelPolicyCall(decision, route, intent.bound));
-  if (verdict.effect === "deny") return blocked(decision, route, verdict);
+  const verdict = modelVerdict(decision, route, intent.bound);
+  if (verdict.effect === "deny" || !intent.bound) return blocked(decision, route, verdict);
   // Made only where it is needed: it holds the whole conversation.
   const request = () => requestOfModel(decision.run, decision, intent);
   const reuse = decision.run.lineage ? reuseOf(decision, request(), { tool: null, verdict }) : null;
@@ -79,8 +79,10 @@ export function gateModel(decision: Decision, intent: ModelIntent): GateResult {
   return "running";
 }
 
-function blocked(decision: Decision, route: ModelRoute, verdict: Verdict): "stopped" {
+/** `denied`: the run has another model to ask. */
+function blocked(decision: Decision, route: ModelRoute, verdict: Verdict): "stopped" | "denied" {
   decided(decision, decision.run.step_count + 1, verdict, null);
+  if (nextRoute(decision, route.name, verdict.reason)) return "denied";
   stopBlocked(decision, verdict.reason, `The model ${route.name} was denied: ${verdict.reason}`);
   return "stopped";
 }
@@ -155,7 +157,7 @@ export function gateApprovedModel(
   const args = shownOf(decision.run, step.slot, request, max_output_tokens);
   if (!isApproved(decision, step, asked, { definition: definitionOf(route), args }))
     return refuseModel(decision, step, { ...UNDECIDED, reason: "approval_void" }, CHANGED);
-  const verdict = approvedVerdict(decision, route, bound);
+  const verdict = modelVerdict(decision, route, bound);
   if (verdict.effect === "deny" || !bound) return refuseModel(decision, step, verdict);
   const over = overBudget(decision, "model", bound);
   if (over) return refuse(decision, step.n, null, { ...over, action: "stop" });
@@ -165,8 +167,10 @@ export function gateApprovedModel(
   return "running";
 }
 
-/** What the policy says of a call that a person has approved: a deny wins, and so does a price that is gone. */
-export function approvedVerdict(decision: Decision, route: ModelRoute, bound: Bound | null): Verdict {
+/** What the policy says of a model call. Before it is asked: what the task minds, and whether there is a price. */
+export function modelVerdict(decision: Decision, route: ModelRoute, bound: Bound | null): Verdict {
+  const outside = outsidePrivacy(decision.run, route);
+  if (outside !== null) return { ...UNDECIDED, reason: outside };
   if (!bound) return { ...UNDECIDED, reason: "no_price" };
   return verdictOf(decision, modelPolicyCall(decision, route, bound));
 }

@@ -41,6 +41,7 @@ const catalog: Catalog = {
   toolsMatching: () => [],
   model: () => null,
   budgets: () => [],
+  intent: () => null,
   modelOf: () => null,
   price: () => null,
 };

@@ -4,6 +4,7 @@ import type { AgentSpec, RunBudget, WorkflowSpec } from "../contract/catalog.ts"
 import type { RunKind, RunStateName, TerminalState } from "../contract/events.ts";
 import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { Message, ToolCall } from "../contract/jobs.ts";
+import type { Routing } from "../contract/tasks.ts";
 import type { Lineage } from "../contract/replay.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { ObservedState } from "./observed.ts";
@@ -150,6 +151,8 @@ export interface RunState {
   past: PastCalls | null;
   /** Recorded outcomes are left to be taken over by the next append. */
   more: boolean;
+  /** Of a task: the models it may ask, and which of them it asks now. */
+  routing: (Routing & { at: number }) | null;
   /** The last allow and what it reserves, until the intent that follows it takes it. */
   grant: { step: number; micro: number; tokens: number } | null;
 }
@@ -202,6 +205,7 @@ export function emptyRun(tenant_id: string, run_id: string): RunState {
     observed: null,
     past: null,
     more: false,
+    routing: null,
     grant: null,
   };
 }

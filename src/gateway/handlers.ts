@@ -8,6 +8,7 @@ import { registryHandlers } from "./routes/registry.ts";
 import { replayHandlers } from "./routes/replays.ts";
 import { runHandlers } from "./routes/runs.ts";
 import { systemHandlers } from "./routes/system.ts";
+import { taskHandlers } from "./routes/tasks.ts";
 import { toolHandlers } from "./routes/tools.ts";
 import { triggerHandlers } from "./routes/triggers.ts";
 import { workerHandlers } from "./routes/workers.ts";
@@ -31,6 +32,7 @@ export const HANDLERS: Handlers = {
   ...registryHandlers,
   ...journalHandlers,
   ...systemHandlers,
+  ...taskHandlers,
   ...toolHandlers,
   ...triggerHandlers,
   ...workerHandlers,

@@ -6,6 +6,7 @@ import type { Registry } from "../orchestrator/registry.ts";
 import type { Owner } from "./forward.ts";
 import type { Place } from "./placement.ts";
 import type { ToolReviews } from "../orchestrator/tool-reviews.ts";
+import type { Tasks } from "../orchestrator/tasks.ts";
 import type { Triggers } from "../orchestrator/triggers.ts";
 import type { Workers } from "../orchestrator/workers.ts";
 import type { Caller, Runs } from "../orchestrator/runs.ts";
@@ -71,6 +72,7 @@ export interface Services {
   readonly tools: ToolDoor;
   readonly toolReviews: ToolReviews;
   readonly triggers: Triggers;
+  readonly tasks: Tasks;
   readonly blobs: BlobStore;
   readonly db: Db;
   readonly clock: Clock;

@@ -251,7 +251,9 @@ export class Runs {
       ...(typeof data["priority"] === "number" ? { priority: data["priority"] } : {}),
       ...(data["budget"] ? { budget: data["budget"] as NonNullable<StartRun["budget"]> } : {}),
     };
-    return this.start(caller, request, { retry_of: run_id, ...(seed ? { seed } : {}) });
+    // What a task minds holds for it again.
+    const facts = data["routing"] === undefined ? {} : { routing: data["routing"] };
+    return this.start(caller, request, { retry_of: run_id, facts, ...(seed ? { seed } : {}) });
   }
 
   async approvals(caller: Caller, filter: ApprovalFilter): Promise<Approval[]> {

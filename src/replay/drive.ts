@@ -116,6 +116,7 @@ export function recordedCatalog(conversation: Conversation): Catalog {
     tool: (name) => tools.get(name) ?? null,
     toolsMatching: (patterns) => [...tools.values()].filter((tool) => matchesAny(patterns, tool.name)),
     model: () => ROUTE,
+    intent: () => null,
     modelOf: () => ROUTE,
     budgets: () => [],
     price: (model) => ({ model, from: "1970-01-01", input_micro_per_mtok: 0, output_micro_per_mtok: 0 }),

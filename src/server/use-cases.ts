@@ -25,6 +25,7 @@ import type { Registry } from "../orchestrator/registry.ts";
 import { Runs } from "../orchestrator/runs.ts";
 import type { Shards } from "../orchestrator/shards.ts";
 import { Schedules } from "../orchestrator/schedules.ts";
+import { Tasks } from "../orchestrator/tasks.ts";
 import { Triggers } from "../orchestrator/triggers.ts";
 import { Backtests } from "../replay/backtests.ts";
 import { Diffs } from "../replay/diffs.ts";
@@ -41,7 +42,17 @@ import type { Watchers } from "./watchers.ts";
 
 export type UseCases = Pick<
   Services,
-  "runs" | "replays" | "diffs" | "backtests" | "captures" | "ingest" | "otlp" | "proxy" | "journal" | "triggers"
+  | "runs"
+  | "replays"
+  | "diffs"
+  | "backtests"
+  | "captures"
+  | "ingest"
+  | "otlp"
+  | "proxy"
+  | "journal"
+  | "triggers"
+  | "tasks"
 > & { readonly tools: ToolCalls; readonly records: ToolRecords; readonly sealing: Sealing };
 
 type OutsideUse = Pick<Outside, "net" | "secrets"> &
@@ -103,10 +114,7 @@ export function useCases(given: Given): UseCases {
     siblings: async ({ tenant_id }, target, limit) =>
       db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, { target, limit })),
   });
-  const backtests = new Backtests({
-    past,
-    list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
-  });
+  const backtests = backtestsOf(given);
   const foreign = foreignUses({
     registry,
     store,
@@ -119,6 +127,7 @@ export function useCases(given: Given): UseCases {
     watchers,
     ...keeping,
   });
+  const tasks = new Tasks({ runs, store, governance: registry });
   const triggers = triggersOf(given, runs);
   const sealing = sealingOf(given);
   const journal = new LocalJournalService({
@@ -134,7 +143,14 @@ export function useCases(given: Given): UseCases {
     groups: shards.groups,
     owned: () => hosts.owned,
   });
-  return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal, sealing, triggers };
+  return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal, sealing, triggers, tasks };
+}
+
+function backtestsOf({ past, db }: Given): Backtests {
+  return new Backtests({
+    past,
+    list: async ({ tenant_id }, filter) => db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, filter)),
+  });
 }
 
 function triggersOf({ registry, store, db, clock, hosts, outside }: Given, runs: Runs): Triggers {

@@ -119,6 +119,7 @@ export function simCatalog(): Catalog {
     toolsMatching: (patterns) => [...TOOLS.values()].filter((t) => matchesAny(patterns, t.name)),
     model: (name) => (name === "sim" ? route : null),
     budgets: () => budgets,
+    intent: () => null,
     modelOf: () => null,
     price: (model) => ({
       model,

@@ -107,6 +107,7 @@ export function catalogOf(world: World): Catalog {
     toolsMatching: (patterns) => [...tools.values()].filter((t) => matchesAny(patterns, t.name)),
     model: () => route,
     budgets: () => budgets,
+    intent: () => null,
     modelOf: () => null,
     price: (model) =>
       world.priced === false

@@ -38,6 +38,7 @@ const catalog: Catalog = {
   toolsMatching: () => [],
   model: () => null,
   budgets: () => [],
+  intent: () => null,
   modelOf: () => null,
   price: () => null,
 };

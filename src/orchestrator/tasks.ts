@@ -1,0 +1,133 @@
+// Tasks: work that is asked for by intent. A task is a run, under the run's id; what is said of it here is read from its journal.
+import type { Json, JsonObject } from "../kit/json.ts";
+import { isObject } from "../kit/json.ts";
+import { AppError } from "../contract/errors.ts";
+import type { RunStateName, StoredEvent } from "../contract/events.ts";
+import { isTerminal } from "../contract/events.ts";
+import type { IdSeed } from "../contract/ids.ts";
+import type { JournalStore } from "../contract/journal.ts";
+import type { Run, StartRun } from "../contract/runs.ts";
+import type { Routing, Task, TaskRequest } from "../contract/tasks.ts";
+import type { IntentSpec } from "../contract/catalog.ts";
+import { usd } from "../core/catalog.ts";
+import { decodeBody } from "../core/chain.ts";
+import { routeTask } from "../core/routing.ts";
+import { resolveTemplate, UnresolvedReference } from "../core/template.ts";
+import { readWholeRun } from "../journal/audit.ts";
+import type { Governance } from "./engine.ts";
+import { APPLY_ENV } from "./registry.ts";
+import type { Caller, Runs } from "./runs.ts";
+
+export interface TasksOptions {
+  readonly runs: Pick<Runs, "start" | "get">;
+  readonly store: Pick<JournalStore, "readRun">;
+  readonly governance: Pick<Governance, "of">;
+}
+
+/** Of jobs in the queue. */
+const PRIORITY = { low: 2, normal: 5, high: 8 };
+
+const STATUS: Record<RunStateName, Task["status"]> = {
+  queued: "PENDING",
+  running: "RUNNING",
+  waiting: "RUNNING",
+  succeeded: "OK",
+  failed: "ERROR",
+  budget_exceeded: "ERROR",
+  policy_blocked: "ERROR",
+  timed_out: "TIMEOUT",
+  cancelled: "CANCELED",
+};
+
+export class Tasks {
+  private readonly options: TasksOptions;
+
+  constructor(options: TasksOptions) {
+    this.options = options;
+  }
+
+  /** Routes a task and begins its run. Throws RUN_REFUSED where nothing can do it as it is asked for. */
+  async submit(caller: Caller, task: TaskRequest, seed?: IdSeed): Promise<Task> {
+    const { tenant_id, project } = caller;
+    const env = task.env ?? APPLY_ENV;
+    const { catalog } = this.options.governance.of({ tenant_id, project, env });
+    const intent = catalog.intent(task.intent);
+    if (!intent)
+      throw new AppError("RUN_REFUSED", `There is no intent ${task.intent} in environment ${env}; apply it first`, {
+        errors: [{ pointer: "/intent", message: `there is no intent ${task.intent}` }],
+      });
+    const routing = routeTask(intent, task, catalog);
+    const request: StartRun = {
+      agent: intent.agent,
+      env,
+      input: inputOf(intent, task),
+      budget: { cost_micro_usd: budgetOf(intent, task) },
+      ...(task.metadata ? { labels: task.metadata } : {}),
+      ...(task.priority === undefined ? {} : { priority: PRIORITY[task.priority] }),
+    };
+    const facts = { routing: routing as unknown as JsonObject };
+    const run = await this.options.runs.start(caller, request, { facts, ...(seed ? { seed } : {}) });
+    return this.view(caller, run);
+  }
+
+  /** Throws NOT_FOUND for a run that is no task. */
+  async get(caller: Caller, task_id: string): Promise<Task> {
+    return this.view(caller, await this.options.runs.get(caller, task_id));
+  }
+
+  private async view(caller: Caller, run: Run): Promise<Task> {
+    const rows = await readWholeRun(this.options.store, caller.tenant_id, run.run_id);
+    const events = rows.flatMap((row) => decodeBody(row.body));
+    const routing = events[0]?.data["routing"];
+    if (!isObject(routing)) throw new AppError("NOT_FOUND", `The run ${run.run_id} was not asked for as a task`);
+    return taskOf(run, routing as unknown as Routing, events);
+  }
+}
+
+function inputOf(intent: IntentSpec, { params }: TaskRequest): Json {
+  const given = (params ?? null) as Json;
+  if (intent.input === undefined) return given;
+  try {
+    return resolveTemplate(intent.input, { input: given, output: () => undefined });
+  } catch (error) {
+    if (!(error instanceof UnresolvedReference)) throw error;
+    const message = `The intent ${intent.name} needs more params: ${error.message}`;
+    throw new AppError("RUN_REFUSED", message, { errors: [{ pointer: "/params", message: error.message }] });
+  }
+}
+
+/** What a task asks for, as far as its intent lets it. */
+function budgetOf(intent: IntentSpec, { sla }: TaskRequest): number {
+  return Math.min(usd(sla?.budget_usd) ?? intent.budget_micro_usd, intent.budget_cap_micro_usd);
+}
+
+function taskOf(run: Run, routing: Routing, events: readonly StoredEvent[]): Task {
+  const chosen = events.findLast((event) => event.type === "routing.decided")?.data ?? {};
+  const state = run.state as RunStateName;
+  const last = isTerminal(state) ? events.findLast((event) => event.type === `run.${state}`) : undefined;
+  const engines = new Set(routing.order.map(({ engine }) => engine));
+  const [only] = engines;
+  const until_us = last?.at ?? events.at(-1)?.at ?? 0;
+  const failed = last !== undefined && state !== "succeeded";
+  return {
+    task_id: run.run_id,
+    intent: routing.intent,
+    status: STATUS[state],
+    engine: {
+      route: engines.size > 1 ? "hybrid" : (only ?? "api"),
+      model: String(chosen["model"] ?? routing.order[0]?.model),
+      tier: (chosen["tier"] ?? routing.order[0]?.tier) as Task["engine"]["tier"],
+      chosen_by: (chosen["chosen_by"] ?? routing.chosen_by) as Task["engine"]["chosen_by"],
+      reason: String(chosen["reason"] ?? routing.reason),
+    },
+    result: last?.data["output"] ?? null,
+    usage: {
+      latency_ms: Math.round((until_us - (events[0]?.at ?? until_us)) / 1000),
+      tokens: run.tokens,
+      cost_micro_usd: run.cost_micro_usd,
+    },
+    error: failed ? { code: String(last.data["code"] ?? state), message: String(last.data["message"] ?? "") } : null,
+    run_state: state,
+    waits_for: state === "waiting" ? run.reason : null,
+  };
+}
