@@ -1,6 +1,7 @@
 // Tool calls of agents that we do not run. Such a call is a step like any other: policy, budget, approval, a worker that makes
 // it, the outcome on record; here is who waits for it. Invariant: a call whose client stopped waiting is never made twice by
 // asking again: the same call in the same run is given the outcome of the first.
+import type { AgentSpec } from "../contract/catalog.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
 import type { JournalStore } from "../contract/journal.ts";
 import { newId } from "../contract/ids.ts";
@@ -63,7 +64,8 @@ export class ToolCalls implements ToolDoor {
   }
 
   list(of: ToolCaller): readonly ToolDefinition[] {
-    return this.catalog(of, this.env(of.run_id)).toolsMatching(this.allowed(of) ?? ["*"]);
+    const { tools = ["*"], capabilities } = this.agent(of) ?? {};
+    return this.catalog(of, this.env(of.run_id)).toolsMatching(tools, capabilities);
   }
 
   async call(
@@ -138,9 +140,8 @@ export class ToolCalls implements ToolDoor {
   }
 
   /** An agent that is applied here names its tools; of others only the policy knows. */
-  private allowed(of: ToolCaller): readonly string[] | null {
-    if (of.agent === undefined) return null;
-    return this.catalog(of, this.env(of.run_id)).agent(of.agent)?.tools ?? null;
+  private agent(of: ToolCaller): AgentSpec | null {
+    return of.agent === undefined ? null : this.catalog(of, this.env(of.run_id)).agent(of.agent);
   }
 
   private async make(
@@ -151,7 +152,9 @@ export class ToolCalls implements ToolDoor {
     const id = this.callId();
     const { made, stop } = this.watch(run_id, (draft) => draft.call === id);
     try {
-      const command = { type: "tool" as const, call: { ...call, call: id, allow: this.allowed(of) } };
+      const { tools: allow = null, capabilities } = this.agent(of) ?? {};
+      const within = capabilities === undefined ? {} : { capabilities };
+      const command = { type: "tool" as const, call: { ...call, call: id, allow, ...within } };
       await this.options.owner().decided(of.caller.tenant_id, run_id, command);
     } catch (error) {
       stop();

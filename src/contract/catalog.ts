@@ -1,5 +1,6 @@
 // What a decision needs to know of the registry, resolved and immutable. The orchestrator builds it; core only reads it.
 import type { Json, JsonObject } from "../kit/json.ts";
+import type { Capability } from "./capabilities.ts";
 import type { ModelRoute, ToolDefinition } from "./jobs.ts";
 import type { Privacy, Tier } from "./tasks.ts";
 
@@ -24,6 +25,8 @@ export interface AgentSpec {
   readonly on_denied: "continue" | "block";
   /** Calls at a time, over all its runs; null: as many as there are workers. */
   readonly concurrency_max: number | null;
+  /** What its tools may make use of; absent: everything. */
+  readonly capabilities?: readonly Capability[];
 }
 
 export interface WorkflowNode {
@@ -107,8 +110,8 @@ export interface Catalog {
   workflow(name: string, version?: number): WorkflowSpec | null;
   tool(name: string, version?: number): ToolDefinition | null;
   intent(name: string): IntentSpec | null;
-  /** Tools whose names fit one of the patterns, in name order. */
-  toolsMatching(patterns: readonly string[]): readonly ToolDefinition[];
+  /** Tools whose names fit one of the patterns, in name order; of those that need more than the capabilities, none. */
+  toolsMatching(patterns: readonly string[], capabilities?: readonly Capability[]): readonly ToolDefinition[];
   model(name: string, version?: number): ModelRoute | null;
   /** The route of the environment that calls this model of a provider; for clients that know only the provider's names. */
   modelOf(model: string): ModelRoute | null;

@@ -2,6 +2,7 @@
 // cross a process border, and carries the token that fences it (step, attempt).
 import type { JsonObject, Json } from "../kit/json.ts";
 import type { KeyLimit } from "../kit/keyed-limit.ts";
+import type { Capability } from "./capabilities.ts";
 import type { EffectClass } from "./events.ts";
 import type { Engine, Tier } from "./tasks.ts";
 
@@ -54,6 +55,8 @@ export interface ToolDefinition {
   readonly concurrency_max?: number;
   /** Labels that a worker must have to run it, sorted; none: every worker can. */
   readonly runs_on?: readonly string[];
+  /** What it needs of the machine that it runs on; absent: nothing. */
+  readonly requires?: readonly Capability[];
 }
 
 export interface ModelRoute {

@@ -3,6 +3,7 @@
 // destructive = irreversible) and stored under ours.
 import { Type, type Static, type TSchema } from "typebox";
 import type { Json } from "../kit/json.ts";
+import { Capabilities } from "./capabilities.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Usd } from "./money.ts";
@@ -55,6 +56,7 @@ export const AgentSpecInput = Type.Object(
     concurrency_max: Type.Optional(
       Type.Integer({ minimum: 1, maximum: 10_000, description: "Calls at a time, over all its runs and all workers." }),
     ),
+    capabilities: Capabilities("What its tools may make use of; all unless said. A tool that needs more is denied."),
   },
   closed,
 );
@@ -75,6 +77,9 @@ const toolCommon = {
   attempts_max: Type.Optional(Type.Integer({ minimum: 1, maximum: LIMITS.attempts_max })),
   cost_usd: Type.Optional(Usd),
   runs_on: RunsOn,
+  requires: Capabilities(
+    "What it needs besides what its kind does: network over HTTP, subprocess over stdio, fs for files.",
+  ),
   concurrency_max: Type.Optional(
     Type.Integer({ minimum: 1, maximum: 10_000, description: "Calls at a time, over all workers." }),
   ),

@@ -23,8 +23,9 @@ import { faultText, schemaFaults } from "./schema.ts";
 import { resolveTemplate } from "./template.ts";
 
 /** Tools a model call may name. */
-export function modelTools(run: RunState, decision: Pick<Decision, "ctx">): readonly ToolDefinition[] {
-  return run.program?.kind === "agent" ? decision.ctx.catalog.toolsMatching(run.program.spec.tools) : [];
+export function modelTools({ program }: RunState, { ctx }: Pick<Decision, "ctx">): readonly ToolDefinition[] {
+  if (program?.kind !== "agent") return [];
+  return ctx.catalog.toolsMatching(program.spec.tools, program.spec.capabilities);
 }
 
 /** Worst case of a model call; null when the model has no price. */

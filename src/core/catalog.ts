@@ -9,6 +9,8 @@ import type {
   WorkflowNode,
   WorkflowSpec,
 } from "../contract/catalog.ts";
+import { lacking } from "../contract/capabilities.ts";
+import type { Capability } from "../contract/capabilities.ts";
 import { AppError } from "../contract/errors.ts";
 import type { EffectClass } from "../contract/events.ts";
 import type { ModelRoute, ToolDefinition } from "../contract/jobs.ts";
@@ -44,7 +46,16 @@ export interface RegistrySnapshot {
 
 /** What built-in tools are; given from outside, since core knows no worker. */
 export type BuiltinTable = Readonly<
-  Record<string, { description: string; input_schema: JsonObject; effect_class: EffectClass; idempotent: boolean }>
+  Record<
+    string,
+    {
+      description: string;
+      input_schema: JsonObject;
+      effect_class: EffectClass;
+      idempotent: boolean;
+      requires?: readonly Capability[];
+    }
+  >
 >;
 
 export function usd(value: string | number | undefined): number | null {
@@ -91,6 +102,7 @@ function agentSpec(item: RegistryItem, prompts: (name: string) => string): Agent
     deadline_ms: spec.deadline_ms ?? null,
     on_denied: spec.on_denied ?? "continue",
     concurrency_max: spec.concurrency_max ?? null,
+    ...(spec.capabilities === undefined ? {} : { capabilities: spec.capabilities }),
   };
 }
 
@@ -99,6 +111,7 @@ interface ToolCommon {
   effect_class?: string | undefined;
   idempotent?: boolean | undefined;
   runs_on?: string[] | undefined;
+  requires?: Capability[] | undefined;
   concurrency_max?: number | undefined;
   timeout_ms?: number | undefined;
   attempts_max?: number | undefined;
@@ -110,8 +123,9 @@ function definition(
   name: string,
   common: ToolCommon,
   rest: Pick<ToolDefinition, "kind" | "description" | "input_schema" | "output_schema" | "config" | "digest">,
-  defaults: { effect_class: EffectClass; idempotent?: boolean },
+  defaults: { effect_class: EffectClass; idempotent?: boolean; requires?: readonly Capability[] },
 ): ToolDefinition {
+  const requires = [...new Set([...(defaults.requires ?? []), ...(common.requires ?? [])])].sort();
   const effect_class = effectClass(common.effect_class, defaults.effect_class);
   return {
     ...rest,
@@ -126,6 +140,7 @@ function definition(
     cost_micro_usd: usd(common.cost_usd) ?? 0,
     ...(common.concurrency_max === undefined ? {} : { concurrency_max: common.concurrency_max }),
     ...(common.runs_on?.length ? { runs_on: common.runs_on.toSorted() } : {}),
+    ...(requires.length > 0 ? { requires } : {}),
   };
 }
 
@@ -134,7 +149,8 @@ function toolsOf(item: RegistryItem, builtins: BuiltinTable): ToolDefinition[] {
   const spec = item.spec as ToolManifest & { definitions?: readonly DiscoveredTool[] };
   if (spec.kind === "http") {
     const config: JsonObject = { method: spec.method, url: spec.url, headers: { ...spec.headers } };
-    const defaults = { effect_class: spec.method === "GET" ? ("read" as const) : ("external" as const) };
+    const effect_class = spec.method === "GET" ? ("read" as const) : ("external" as const);
+    const defaults = { effect_class, requires: ["network" as const] };
     const output_schema = (spec.output_schema as JsonObject | undefined) ?? null;
     return [
       definition(
@@ -177,6 +193,11 @@ function toolsOf(item: RegistryItem, builtins: BuiltinTable): ToolDefinition[] {
   return mcpTools(item, spec);
 }
 
+/** A server over stdio is a process that we start. */
+const serverNeeds = ({ transport }: { transport: "stdio" | "http" }): readonly Capability[] => [
+  transport === "stdio" ? "subprocess" : "network",
+];
+
 /** Tools of an MCP server that were discovered when it was applied. */
 function mcpTools(
   item: RegistryItem,
@@ -204,7 +225,7 @@ function mcpTools(
           config,
           digest: found.digest,
         },
-        { effect_class: "external" },
+        { effect_class: "external", requires: serverNeeds(spec) },
       ),
     ];
   });
@@ -223,7 +244,12 @@ function mcpQuestions(
     const config: JsonObject = { server, method };
     const digest = digestOf(canonicalJson({ method, input_schema }));
     const parts = { kind: "mcp" as const, description, input_schema, output_schema: null, config, digest };
-    return [definition(item, `${item.name}.${name}`, asked === true ? {} : asked, parts, { effect_class: "read" })];
+    return [
+      definition(item, `${item.name}.${name}`, asked === true ? {} : asked, parts, {
+        effect_class: "read",
+        requires: serverNeeds(spec),
+      }),
+    ];
   });
 }
 
@@ -449,10 +475,12 @@ function catalogOf(parts: {
     modelOf: (model) => parts.models.current().find((route) => route.model === model) ?? null,
     intent: (name) => parts.intents.get(name),
     budgets: () => parts.budgets,
-    toolsMatching: (patterns) => {
-      const key = patterns.join("\n");
+    toolsMatching: (patterns, capabilities) => {
+      const key = [...patterns, "", ...(capabilities ?? ["*"])].join("\n");
       let found = matching.get(key);
-      if (!found) matching.set(key, (found = all.filter((tool) => matchesAny(patterns, tool.name))));
+      const fits = (tool: ToolDefinition) =>
+        matchesAny(patterns, tool.name) && lacking(tool.requires, capabilities).length === 0;
+      if (!found) matching.set(key, (found = all.filter(fits)));
       return found;
     },
     price: (model, now_us) => {

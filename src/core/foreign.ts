@@ -1,5 +1,6 @@
 // Calls of agents that we do not run: they come through the proxy, pass the same policy and the same budgets, and are recorded
 // as steps of a captured run. A call that is denied leaves the run open: what the agent does then is its own affair.
+import type { Capability } from "../contract/capabilities.ts";
 import type { Actor, EventDraft, Origin, TerminalState } from "../contract/events.ts";
 import { isTerminal } from "../contract/events.ts";
 import { AppError } from "../contract/errors.ts";
@@ -34,6 +35,8 @@ export interface ForeignToolCall {
   readonly args: JsonObject;
   /** Patterns of the tools that the agent may name; null: those that the policy allows. */
   readonly allow: readonly string[] | null;
+  /** What those may make use of; absent: everything. */
+  readonly capabilities?: readonly Capability[];
   /** What is recorded in place of the arguments, where something was taken out of them. */
   readonly shown?: ShownArgs;
 }

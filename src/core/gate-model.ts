@@ -102,7 +102,7 @@ function requestOfModel(
     target: `${route.name}@${route.version}`,
     path: node === undefined ? "" : pathOf(run, node),
     messages: modelMessages(run, node ?? -1),
-    tools: spec ? ctx.catalog.toolsMatching(spec.tools) : [],
+    tools: spec ? ctx.catalog.toolsMatching(spec.tools, spec.capabilities) : [],
     max_output_tokens,
     params: { ...spec?.params },
   });

@@ -4,6 +4,8 @@ import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject, parseJson } from "../kit/json.ts";
+import { lacking } from "../contract/capabilities.ts";
+import type { Capability } from "../contract/capabilities.ts";
 import type { EventDraft } from "../contract/events.ts";
 import type { ToolDefinition } from "../contract/jobs.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -33,6 +35,8 @@ export interface ToolIntent {
   readonly cause?: number;
   /** Patterns of the tools that may be named, where no program of ours says it. */
   readonly allow?: readonly string[] | null;
+  /** What those may make use of. */
+  readonly capabilities?: readonly Capability[] | undefined;
   /** What is recorded in place of the arguments, where something was taken out of them. */
   readonly shown?: ShownArgs;
 }
@@ -105,12 +109,23 @@ export function decided(decision: Decision, n: number, verdict: Verdict, reserve
 }
 
 /** The tool as this run may see it: a released version that its agent lists. */
-function resolveTool(decision: Decision, name: string, allow?: readonly string[] | null): ToolDefinition | string {
+function resolveTool(
+  decision: Decision,
+  name: string,
+  foreign: Pick<ToolIntent, "allow" | "capabilities"> = {},
+): ToolDefinition | string {
   const { program } = decision.run;
   const tool = decision.ctx.catalog.tool(name);
   if (!tool) return "unknown_tool";
-  const allowed = program?.kind === "agent" ? program.spec.tools : allow;
-  return allowed && !matchesAny(allowed, tool.name) ? "not_in_allowlist" : tool;
+  const { allow, capabilities } =
+    program?.kind === "agent" ? { allow: program.spec.tools, capabilities: program.spec.capabilities } : foreign;
+  if (allow && !matchesAny(allow, tool.name)) return "not_in_allowlist";
+  return lacking(tool.requires, capabilities).length > 0 ? "capability_missing" : tool;
+}
+
+function unavailable({ ctx }: Decision, { tool }: ToolIntent, reason: string): string {
+  const needs = reason === "capability_missing" ? ` (it needs ${ctx.catalog.tool(tool)?.requires?.join(", ")})` : "";
+  return `The tool ${tool} is not available: ${reason}${needs}.`;
 }
 
 function parsedArgs(args: JsonObject | string): JsonObject | null {
@@ -126,12 +141,11 @@ function parsedArgs(args: JsonObject | string): JsonObject | null {
 /** Takes a tool call through the gate. */
 export function gateTool(decision: Decision, intent: ToolIntent): GateResult {
   const { run } = decision;
-  const tool = resolveTool(decision, intent.tool, intent.allow);
+  const tool = resolveTool(decision, intent.tool, intent);
   const args = overriddenArgs(run, intent.tool, parsedArgs(intent.args));
   const n = run.step_count + 1;
   const open = (): void => propose(decision, intent, args, tool);
-  if (typeof tool === "string")
-    return deny(decision, n, open, tool, `The tool ${intent.tool} is not available: ${tool}.`);
+  if (typeof tool === "string") return deny(decision, n, open, tool, unavailable(decision, intent, tool));
   const doubted = run.program === null ? inDoubt(run, tool, args ?? {}, intent.shown) : null;
   if (doubted)
     return deny(

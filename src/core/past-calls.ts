@@ -71,7 +71,7 @@ export function requestOf(run: RunState, step: StepState, catalog: Catalog): Cal
     target: step.target,
     path,
     messages: modelMessages(run, step.slot),
-    tools: spec ? catalog.toolsMatching(spec.tools) : [],
+    tools: spec ? catalog.toolsMatching(spec.tools, spec.capabilities) : [],
     max_output_tokens: step.max_output_tokens,
     params: { ...spec?.params },
   });

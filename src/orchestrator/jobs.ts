@@ -59,7 +59,7 @@ export function jobOf(run: RunState, step: StepState, catalog: Catalog, tenant_k
     kind: "model",
     route,
     messages: [...modelMessages(run, step.slot)],
-    tools: spec ? catalog.toolsMatching(spec.tools) : [],
+    tools: spec ? catalog.toolsMatching(spec.tools, spec.capabilities) : [],
     max_output_tokens: step.max_output_tokens,
     params: spec?.params ?? {},
     output_schema: spec?.output_schema ?? null,

@@ -71,7 +71,9 @@ export class Diffs {
     const [governed] = this.options.governance.asOf({ ...scope, overrides }, started.at);
     const spec = governed?.catalog.agent(String(target["name"]), Number(target["version"]));
     if (!governed || !spec) return { instructions: "", params: {}, tools: null };
-    const tools = governed.catalog.toolsMatching(spec.tools).map(({ name, digest }): Json => ({ digest, name }));
+    const tools = governed.catalog
+      .toolsMatching(spec.tools, spec.capabilities)
+      .map(({ name, digest }): Json => ({ digest, name }));
     return {
       instructions: overrides?.instructions ?? spec.instructions,
       params: { ...spec.params, ...overrides?.params },

@@ -2,6 +2,7 @@
 // link leads out of the folder.
 import { mkdir, readdir, readFile, realpath, rename, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
+import type { Capability } from "../contract/capabilities.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { JobOutcome, ToolJob } from "../contract/jobs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
@@ -20,7 +21,13 @@ const PATH = { type: "string", minLength: 1, description: "Path below the tool's
 /** What each built-in takes and what it does to the world. */
 export const BUILTINS: Record<
   string,
-  { description: string; input_schema: JsonObject; effect_class: "read" | "write"; idempotent: boolean }
+  {
+    description: string;
+    input_schema: JsonObject;
+    effect_class: "read" | "write";
+    idempotent: boolean;
+    requires?: readonly Capability[];
+  }
 > = {
   noop: {
     description: "Does nothing and returns a fixed text.",
@@ -39,18 +46,21 @@ export const BUILTINS: Record<
     input_schema: object({ path: PATH }, ["path"]),
     effect_class: "read",
     idempotent: true,
+    requires: ["fs"],
   },
   file_list: {
     description: "Lists a folder.",
     input_schema: object({ path: PATH }, ["path"]),
     effect_class: "read",
     idempotent: true,
+    requires: ["fs"],
   },
   file_write: {
     description: "Writes a text file, replacing what is there.",
     input_schema: object({ path: PATH, content: { type: "string" } }, ["path", "content"]),
     effect_class: "write",
     idempotent: true,
+    requires: ["fs"],
   },
 };
 

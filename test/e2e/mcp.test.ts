@@ -62,6 +62,10 @@ kind: Agent
 metadata: { name: reader }
 spec: { model: m, instructions: read, tools: ["files.read*"] }
 ---
+kind: Agent
+metadata: { name: offline }
+spec: { model: m, tools: ["*"], capabilities: [subprocess] }
+---
 kind: Policy
 metadata: { name: main }
 spec:
@@ -129,6 +133,21 @@ describe("the MCP gateway", () => {
     expect(await call(reader, "put", { n: 1 })).toMatchObject({
       is_error: true,
       text: expect.stringMatching("not_in_allowlist"),
+    });
+  });
+
+  test("an agent without a capability is offered no tool that needs it, and cannot call one; both is on record", async () => {
+    const offline = await connect({ "quarterdeck-agent": "offline" });
+    const names = (await offline.listTools()).tools.map((tool) => tool.name);
+    expect(names).toEqual(["files.move_file", "files.read_text_file", "nap"]);
+    expect(await call(offline, "put", { n: 1 })).toEqual({
+      is_error: true,
+      text: "The tool put is not available: capability_missing (it needs network).",
+    });
+    const { run_id } = await runOf("offline");
+    expect((await events(run_id)).find(({ type }) => type === "policy.decided")?.data).toMatchObject({
+      decision: "deny",
+      reason: "capability_missing",
     });
   });
 
