@@ -1,5 +1,6 @@
-// Counts what is under way for each key and keeps what has to wait for a place, first come first served.
+// Counts what is under way for each key and keeps what has to wait for a place: the more urgent first, then who came first.
 import { assert } from "./assert.ts";
+import { Line } from "./line.ts";
 
 /** How many may be under way for a key. */
 export interface KeyLimit {
@@ -53,7 +54,7 @@ export class OwnPlaces implements PlaceCounter {
 
 export class KeyedLimit<T> {
   private readonly places: PlaceCounter;
-  private readonly waiting = new Map<string, T[]>();
+  private readonly waiting = new Map<string, Line<T>>();
 
   constructor(places: PlaceCounter = new OwnPlaces()) {
     this.places = places;
@@ -78,18 +79,18 @@ export class KeyedLimit<T> {
     return { full: null, woken: [] };
   }
 
-  /** Gives places back. Returns who waited longest for each; they have to enter again. */
+  /** Gives places back. Returns whose turn it is for each; they have to enter again. */
   leaveAll(limits: readonly KeyLimit[]): T[] {
     return limits.flatMap(({ key }) => this.leave(key) ?? []);
   }
 
-  park(key: string, item: T): void {
-    const list = this.waiting.get(key);
-    if (list) list.push(item);
-    else this.waiting.set(key, [item]);
+  park(key: string, item: T, priority: number): void {
+    let line = this.waiting.get(key);
+    if (!line) this.waiting.set(key, (line = new Line()));
+    line.push(item, priority);
   }
 
-  /** Gives a place back. Returns who waited longest for one; they have to enter again. */
+  /** Gives a place back. Returns whose turn it is to have one; they have to enter again. */
   leave(key: string): T | undefined {
     this.places.leave(key);
     const next = this.unpark(key);
@@ -97,22 +98,20 @@ export class KeyedLimit<T> {
     return next;
   }
 
-  /** Who waits longest; they have to enter again. */
+  /** Whose turn it is; they have to enter again. */
   unpark(key: string): T | undefined {
-    const list = this.waiting.get(key);
-    const next = list?.shift();
-    if (list?.length === 0) this.waiting.delete(key);
+    const line = this.waiting.get(key);
+    const next = line?.shift();
+    if (line?.size === 0) this.waiting.delete(key);
     return next;
   }
 
   /** Takes out who waits and need not any more. */
   drop(match: (item: T) => boolean): T[] {
     const dropped: T[] = [];
-    for (const [key, list] of this.waiting) {
-      dropped.push(...list.filter(match));
-      const rest = list.filter((item) => !match(item));
-      if (rest.length === 0) this.waiting.delete(key);
-      else this.waiting.set(key, rest);
+    for (const [key, line] of this.waiting) {
+      dropped.push(...line.drop(match));
+      if (line.size === 0) this.waiting.delete(key);
     }
     return dropped;
   }

@@ -254,6 +254,21 @@ test("a tool's limit holds over all workers, and a place that becomes free is us
   expect((await lease(alice)).map((given) => given.job.step)).toEqual([6]);
 });
 
+test("of those that wait for a place under a limit, the most urgent has the next one", async () => {
+  const { dispatcher, lease } = setUp();
+  const tool = { name: "t", version: 1, concurrency_max: 1 } as unknown as ToolJob["tool"];
+  dispatcher.dispatch(
+    [1, 2, 3].map((step) => job(step, { tool })),
+    2,
+  );
+  const [first] = await lease(alice);
+  expect(await lease(bob)).toEqual([]);
+  dispatcher.dispatch([job(9, { tool, run_id: "run_urgent" })], 9);
+  expect(await lease(bob)).toEqual([]);
+  await dispatcher.report(alice, [result(first as LeasedJob)]);
+  expect((await lease(bob)).map(({ job: { run_id, step } }) => [run_id, step])).toEqual([["run_urgent", 9]]);
+});
+
 test("an agent's limit holds over its tools, and a job that has to wait for one place does not hold another", async () => {
   const { dispatcher, lease } = setUp();
   const agent = { name: "a", concurrency_max: 2 };

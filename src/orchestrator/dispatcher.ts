@@ -254,7 +254,7 @@ export class Dispatcher implements JobQueue {
     if (full !== null) {
       // Its ticket is used up; it gets another one when a place is free.
       held.parked = true;
-      this.limits.park(full, held);
+      this.limits.park(full, held, held.ticket.priority);
       for (const other of woken) this.unpark(other);
       return null;
     }

@@ -33,7 +33,7 @@ function node(name: string, store: ReturnType<typeof shared>["store"], clock: Fa
   const limit = new KeyedLimit<number>(book);
   const stats = { running: 0, done: 0, most: 0 };
   const begin = (job: number) => {
-    if (!limit.enter(KEY, max)) return limit.park(KEY, job);
+    if (!limit.enter(KEY, max)) return limit.park(KEY, job, 5);
     stats.running += 1;
     clock.timer(100, () => {
       stats.running -= 1;

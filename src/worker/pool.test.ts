@@ -48,6 +48,45 @@ test("a tool's limit holds, waiting jobs follow in order, and stopped ones never
   expect(begun).toEqual([1, 2, 4, 5]);
 });
 
+test("what is more urgent begins next, also where it waits for a place under a limit", async () => {
+  const begun: string[] = [];
+  const ends: (() => void)[] = [];
+  const pool = new WorkerPool({
+    clock: systemClock,
+    log: silent,
+    concurrency_max: 2,
+    execute: ({ run_id, step }) => {
+      begun.push(`${run_id}/${step}`);
+      return new Promise<JobOutcome>((resolve) => ends.push(() => resolve({ ok: true, kind: "tool", result: step })));
+    },
+    report: () => undefined,
+  });
+  const free = { tool: { name: "free", version: 1 } as unknown as ToolJob["tool"] };
+  const turn = async () => {
+    ends.shift()?.();
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  pool.dispatch(
+    [1, 2, 3, 4].map((step) => job(step, "low", free)),
+    2,
+  );
+  pool.dispatch([job(1, "high", free)], 9);
+  pool.dispatch([job(1, "plain", free)]);
+  expect(begun).toEqual(["low/1", "low/2"]);
+  for (let i = 0; i < 6; i++) await turn();
+  expect(begun.slice(2)).toEqual(["high/1", "plain/1", "low/3", "low/4"]);
+
+  begun.length = 0;
+  const one = { tool: { name: "one", version: 1, concurrency_max: 1 } as unknown as ToolJob["tool"] };
+  pool.dispatch(
+    [1, 2, 3].map((step) => job(step, "low", one)),
+    2,
+  );
+  pool.dispatch([job(1, "high", one)], 9);
+  for (let i = 0; i < 5; i++) await turn();
+  expect(begun).toEqual(["low/1", "high/1", "low/2", "low/3"]);
+});
+
 test("with two limits every job gets its turn: whoever waits for one place does not keep another", async () => {
   const running = new Map<number, () => void>();
   let most = 0;

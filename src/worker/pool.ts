@@ -5,7 +5,8 @@ import { KeyedLimit } from "../kit/keyed-limit.ts";
 import type { PlaceCounter } from "../kit/keyed-limit.ts";
 import type { KeyLimit } from "../kit/keyed-limit.ts";
 import { CanonicalFormError, canonicalJson } from "../kit/jcs.ts";
-import { limitsOf } from "../contract/jobs.ts";
+import { Line } from "../kit/line.ts";
+import { limitsOf, PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { Job, JobFailure, JobOutcome, JobQueue, JobResult } from "../contract/jobs.ts";
 import { messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -66,15 +67,20 @@ export interface PoolOptions {
   readonly progress?: (said: readonly JobProgress[]) => void;
 }
 
+/** A job that has not begun. */
+interface Waiting {
+  readonly job: Job;
+  readonly priority: number;
+}
+
 /** Tokens come faster than anybody reads. */
 const GATHER_MS = 50;
 
 export class WorkerPool implements JobQueue {
   private readonly options: PoolOptions;
-  private readonly waiting: Job[] = [];
+  private readonly waiting = new Line<Waiting>();
   private readonly aborts = new Map<string, Set<JobContext>>();
-  private readonly limits: KeyedLimit<Job>;
-  private head = 0;
+  private readonly limits: KeyedLimit<Waiting>;
   private busy = 0;
   private done: JobResult[] = [];
   private reporting = false;
@@ -88,39 +94,35 @@ export class WorkerPool implements JobQueue {
       isWaiting: (key) => this.limits.isWaiting(key),
       free: (key) => {
         const next = this.limits.unpark(key);
-        if (next) this.waiting.splice(this.head, 0, next);
+        if (next) this.next([next]);
         this.pump();
       },
     });
   }
 
-  dispatch(jobs: readonly Job[]): void {
-    for (const job of jobs) this.waiting.push(job);
+  dispatch(jobs: readonly Job[], priority: number = PRIORITY_DEFAULT): void {
+    for (const job of jobs) this.waiting.push({ job, priority }, priority);
     this.pump();
+  }
+
+  /** It was their turn before: it is again, before others of their priority. */
+  private next(woken: readonly Waiting[]): void {
+    for (const one of woken.toReversed()) this.waiting.putBack([one], one.priority);
   }
 
   abort(run_id: string): void {
     for (const context of this.aborts.get(run_id) ?? []) context.abort();
     // What has not begun is answered at once: it had no effect.
-    const stopped = this.limits.drop((job) => job.run_id === run_id);
-    for (let i = this.head; i < this.waiting.length; i++) {
-      const job = this.waiting[i] as Job;
-      if (job.run_id !== run_id) continue;
-      this.waiting.splice(i, 1);
-      i -= 1;
-      stopped.push(job);
-    }
+    const isStopped = ({ job }: Waiting) => job.run_id === run_id;
     const message = "The run was stopped.";
-    for (const job of stopped)
+    for (const { job } of [...this.limits.drop(isStopped), ...this.waiting.drop(isStopped)])
       this.finish(job, 0, { ok: false, failure: { class: "cancelled", code: "cancelled", message } });
   }
 
   /** Forgets what has not begun of runs that another engine has taken over: it dispatches what is open anew. */
   reset(isGone: (run_id: string) => boolean): void {
-    this.limits.drop((job) => isGone(job.run_id));
-    const left = this.waiting.slice(this.head).filter((job) => !isGone(job.run_id));
-    this.waiting.splice(0, this.waiting.length, ...left);
-    this.head = 0;
+    this.limits.drop(({ job }) => isGone(job.run_id));
+    this.waiting.drop(({ job }) => isGone(job.run_id));
   }
 
   /** Takes no more jobs and aborts those that run. */
@@ -130,29 +132,26 @@ export class WorkerPool implements JobQueue {
   }
 
   get depth(): number {
-    return this.waiting.length - this.head;
+    return this.waiting.size;
   }
 
   private pump(): void {
-    while (!this.stopped && this.busy < this.options.concurrency_max && this.head < this.waiting.length) {
-      const job = this.waiting[this.head] as Job;
-      this.head += 1;
-      if (this.head > 1_000 && this.head * 2 > this.waiting.length) {
-        this.waiting.splice(0, this.head);
-        this.head = 0;
-      }
-      this.begin(job);
+    while (!this.stopped && this.busy < this.options.concurrency_max) {
+      const waiting = this.waiting.shift();
+      if (!waiting) return;
+      this.begin(waiting);
     }
   }
 
   /** Starts a job, or keeps it until its tool and its agent have a place. */
-  private begin(job: Job): void {
+  private begin(waiting: Waiting): void {
+    const { job, priority } = waiting;
     if (this.options.owns?.(job.run_id) === false) return;
     const limits = limitsOf(job);
     const { full, woken } = this.limits.enterAll(limits);
     if (full !== null) {
-      this.limits.park(full, job);
-      this.waiting.splice(this.head, 0, ...woken);
+      this.limits.park(full, waiting, priority);
+      this.next(woken);
       return;
     }
     this.busy += 1;
@@ -174,7 +173,7 @@ export class WorkerPool implements JobQueue {
     ofRun.delete(context);
     if (ofRun.size === 0) this.aborts.delete(job.run_id);
     this.busy -= 1;
-    if (limits.length > 0) this.waiting.splice(this.head, 0, ...this.limits.leaveAll(limits));
+    if (limits.length > 0) this.next(this.limits.leaveAll(limits));
     this.finish(job, Math.round(this.options.clock.monotonic_ms() - started), outcome);
     this.pump();
   }
