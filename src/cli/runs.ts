@@ -17,8 +17,14 @@ import { dim, eventLine, print, runLines, safe, stateText, table } from "./outpu
  * Prints events until the run ends; with --json one event a line. With `tokens`, what running calls say is printed as it
  * comes. Returns the run as it ended.
  */
-export async function follow(client: Client, run_id: string, globals: Globals, tokens = false): Promise<Run> {
+export async function follow(
+  client: Client,
+  run_id: string,
+  globals: Globals,
+  { tokens = false, consumer }: { tokens?: boolean | undefined; consumer?: string | undefined } = {},
+): Promise<Run> {
   let step = 0;
+  const acks = consumer === undefined ? null : new Acks((seq) => client.ack(run_id, consumer, seq));
   const end = () => {
     if (step > 0) process.stdout.write("\n");
     step = 0;
@@ -29,13 +35,41 @@ export async function follow(client: Client, run_id: string, globals: Globals, t
     process.stdout.write(step === 0 ? `      ${dim(safe(said.text))}` : dim(safe(said.text)));
     step = said.step;
   };
-  for await (const event of client.watch(run_id, 0, tokens ? say : undefined)) {
+  for await (const event of client.watch(run_id, 0, tokens ? say : undefined, consumer)) {
     const line = globals.json ? JSON.stringify(event) : eventLine(event);
-    if (line === null) continue;
-    end();
-    print(line);
+    if (line !== null) {
+      end();
+      print(line);
+    }
+    await acks?.done(event.seq);
   }
+  await acks?.end();
   return client.getRun(run_id);
+}
+
+const ACK_MS = 200;
+
+/** Acknowledges what was printed, a few times a second: what was printed since then is printed again after a crash. */
+class Acks {
+  private readonly send: (seq: number) => Promise<unknown>;
+  private seq = 0;
+  private sent = 0;
+  private at_ms = Date.now();
+
+  constructor(send: Acks["send"]) {
+    this.send = send;
+  }
+
+  async done(seq: number): Promise<void> {
+    this.seq = seq;
+    if (Date.now() - this.at_ms >= ACK_MS) await this.end();
+  }
+
+  async end(): Promise<void> {
+    if (this.seq > this.sent) await this.send(this.seq);
+    this.sent = this.seq;
+    this.at_ms = Date.now();
+  }
 }
 
 interface RunOptions {
@@ -107,7 +141,7 @@ function addRun(root: Command): void {
       const client = clientOf(globals);
       const run = await client.startRun(await requestOf(name, await kindOf(client, name, options)), options.key);
       if (options.detach) return show(globals, run, (value) => print(runLines(value)));
-      const ended = await follow(client, run.run_id, globals, options.tokens === true);
+      const ended = await follow(client, run.run_id, globals, { tokens: options.tokens });
       if (!globals.json) print(runLines(ended));
       if (ended.state !== "succeeded") process.exitCode = 1;
     });
@@ -198,9 +232,10 @@ export function addRuns(root: Command): void {
     .command("watch <run>")
     .description("follow a run until it ends")
     .option("--tokens", "also what its calls say while they run")
-    .action(async (id: string, { tokens }: { tokens?: boolean }, command: Command) => {
+    .option("--consumer <name>", "go on behind what was shown under this name before")
+    .action(async (id: string, options: { tokens?: boolean; consumer?: string }, command: Command) => {
       const globals = globalsOf(command);
-      const run = await follow(clientOf(globals), id, globals, tokens === true);
+      const run = await follow(clientOf(globals), id, globals, options);
       if (!globals.json) print(runLines(run));
     });
   runs

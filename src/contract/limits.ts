@@ -89,6 +89,8 @@ export const LIMITS = {
   sse_clients_max: 1_000,
   /** Runs whose place of reading is kept, so that the next page costs only itself. */
   readers_kept_max: 2_000,
+  /** Of one run: so many may read at different places, each for the cost of what is new to it. */
+  readers_of_run_max: 16,
   open_runs_max: 100_000,
   /** A run that has waited for so long is read again when somebody, or its time, comes. */
   park_after_ms: 5_000,
@@ -122,6 +124,8 @@ export const LIMITS = {
   trigger_look_ms: 500,
   /** What a schedule was due for so long ago was missed; what is younger is only late. */
   schedule_late_ms: 60_000,
+  /** A named reader of a run that says nothing for so long begins at the beginning again. */
+  stream_acks_kept_ms: 30 * 24 * 3_600_000,
   /** Fires that are taken up in one go, and how long those that are done can be seen. */
   fires_at_once_max: 100,
   fires_kept_ms: 30 * 24 * 3_600_000,

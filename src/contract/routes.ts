@@ -15,6 +15,7 @@ import { TASK_ROUTES } from "./tasks.ts";
 import { TRIGGER_ROUTES } from "./triggers.ts";
 import { WORKER_ROUTES } from "./worker-routes.ts";
 import {
+  AckStream,
   Approval,
   Explanation,
   AmendRun,
@@ -157,16 +158,31 @@ export const ROUTES = {
     path: "/runs/:id/stream",
     permission: "runs:read",
     summary:
-      "Events of a run as they are committed (server-sent events). The id of an event is its seq; Last-Event-ID resumes. With `progress=true` what running calls say comes too (`event: progress`, without an id): tokens, and notes of tools.",
+      "Events of a run as they are committed (server-sent events). The id of an event is its seq; Last-Event-ID resumes. A `consumer` goes on behind what it has acknowledged, wherever it was when it stopped. With `progress=true` what running calls say comes too (`event: progress`, without an id): tokens, and notes of tools.",
     params: IdParam,
     query: Type.Object(
-      { progress: Type.Optional(Type.Union([Type.Literal("true"), Type.Literal("false")])) },
+      {
+        progress: Type.Optional(Type.Union([Type.Literal("true"), Type.Literal("false")])),
+        consumer: Type.Optional(Name),
+      },
       { additionalProperties: false },
     ),
     status: 200,
     response: Text,
     produces: "text/event-stream",
     errors: [...COMMON_ERRORS, "NOT_FOUND", "OVERLOADED"],
+  },
+  ackStream: {
+    method: "POST",
+    path: "/runs/:id/stream/ack",
+    permission: "runs:read",
+    summary:
+      "Keeps how far a named reader of a run's events has come; it never goes back. Each principal has its own readers.",
+    params: IdParam,
+    body: AckStream,
+    status: 200,
+    response: Type.Object({ consumer: Type.String(), acked_seq: Type.Integer() }),
+    errors: [...COMMON_ERRORS, "NOT_FOUND"],
   },
   cancelRun: {
     method: "POST",

@@ -74,6 +74,15 @@ export const RunInput = Type.Object(
   { additionalProperties: false },
 );
 
+export const AckStream = Type.Object(
+  {
+    consumer: Name,
+    seq: Type.Integer({ minimum: 1, description: "Of the last event that it has done with." }),
+  },
+  { additionalProperties: false },
+);
+export type AckStream = Static<typeof AckStream>;
+
 export const OverridePrivacy = Type.Object(
   {
     reason: Type.String({

@@ -1,4 +1,5 @@
 // Answers that are streams: server-sent events of a run, exports, artifacts.
+import type { ServerResponse } from "node:http";
 import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { AppError } from "../contract/errors.ts";
@@ -15,15 +16,39 @@ type StreamHandler = (
 
 let clients = 0;
 const KEEP_ALIVE_MS = 15_000;
+/** Events that are at hand for one client at a time. */
+const PAGE = 100;
+
+/** Behind which event a stream begins: the one that the client names, or its consumer has acknowledged. */
+async function beginOf(services: Services, request: Request, req: FastifyRequest): Promise<number> {
+  const { consumer } = request.query;
+  const given = req.headers["last-event-id"];
+  if (given === undefined && typeof consumer === "string")
+    return services.runs.acked(request.caller, request.params["id"] ?? "", consumer);
+  const last = Number(given ?? 0);
+  if (!Number.isSafeInteger(last) || last < 0)
+    throw new AppError("VALIDATION_ERROR", "Last-Event-ID is the seq of an event");
+  return last;
+}
+
+/** Resolves when the client has read enough that more may be written; what it does not read is not kept in memory for it. */
+function drained(out: ServerResponse): Promise<void> {
+  if (!out.writableNeedDrain || out.destroyed) return Promise.resolve();
+  return new Promise((resolve) => {
+    const done = () => {
+      out.off("drain", done).off("close", done);
+      resolve();
+    };
+    out.on("drain", done).on("close", done);
+  });
+}
 
 /** Sends what is in the journal, then what is committed; a client that reconnects with Last-Event-ID misses nothing. */
 const streamEvents: StreamHandler = async (services, request, { req, reply }) => {
   const run_id = request.params["id"] ?? "";
   const run = await services.runs.get(request.caller, run_id);
   if (clients >= LIMITS.sse_clients_max) throw new AppError("OVERLOADED", `There are ${clients} streams open`);
-  const last = Number(req.headers["last-event-id"] ?? 0);
-  if (!Number.isSafeInteger(last) || last < 0)
-    throw new AppError("VALIDATION_ERROR", "Last-Event-ID is the seq of an event");
+  const last = await beginOf(services, request, req);
   clients += 1;
   reply.hijack();
   const out = reply.raw;
@@ -50,7 +75,7 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
   while (open) {
     const woken = new Promise<void>((resolve) => (wake = resolve));
     const events = await services.runs
-      .events(request.caller, run_id, { after_seq: seq, limit: LIMITS.events_page_max, order: "commit" })
+      .events(request.caller, run_id, { after_seq: seq, limit: PAGE, order: "commit" })
       .catch(() => null);
     if (events === null) break;
     for (const event of events) {
@@ -60,7 +85,8 @@ const streamEvents: StreamHandler = async (services, request, { req, reply }) =>
         : ended;
       out.write(`id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`);
     }
-    if (events.length === LIMITS.events_page_max) continue;
+    await drained(out);
+    if (events.length === PAGE) continue;
     if (ended.startsWith("run.") || !["queued", "running", "waiting"].includes(ended)) break;
     const timer = services.clock.timer(KEEP_ALIVE_MS, () => wake());
     await woken;

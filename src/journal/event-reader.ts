@@ -28,8 +28,8 @@ interface Wanted {
 
 export class EventReader {
   private readonly store: JournalStore;
-  /** Least recently used first. A place is only ever the end of a row. */
-  private readonly places = new Map<string, Expansion>();
+  /** Least recently used first: of each run where its last readers stood. A place is only ever the end of a row. */
+  private readonly places = new Map<string, readonly Expansion[]>();
   /** Of runs that were read as they happened, the same way: what came late is never more than that. */
   private readonly lates = new Map<string, Late>();
 
@@ -41,8 +41,12 @@ export class EventReader {
   async read(wanted: Wanted): Promise<Event[]> {
     const { tenant_id, run_id, after_seq, limit } = wanted;
     const key = `${tenant_id}/${run_id}`;
-    const known = this.places.get(key);
-    let at = known && known.seq <= after_seq ? known : startOfExpansion(tenant_id, run_id);
+    const known = this.places.get(key) ?? [];
+    const nearest = known.reduce<Expansion | null>(
+      (best, place) => (place.seq <= after_seq && place.seq > (best?.seq ?? 0) ? place : best),
+      null,
+    );
+    let at = nearest ?? startOfExpansion(tenant_id, run_id);
     const found: Event[] = [];
     // A row holds at least one event.
     const page = Math.min(ROWS_PAGE, limit);
@@ -61,7 +65,9 @@ export class EventReader {
         }
       }
     }
-    keepLatest(this.places, key, at);
+    // Where it does not go on exactly, the place is another reader's.
+    const others = known.filter((place) => place.seq !== at.seq && (place !== nearest || place.seq !== after_seq));
+    keepLatest(this.places, key, [...others, at].slice(-LIMITS.readers_of_run_max));
     return found;
   }
 

@@ -12,7 +12,7 @@ import type { ApprovalRow, JournalStore, RunSummary } from "../contract/journal.
 import { LIMITS } from "../contract/limits.ts";
 import type { Db } from "../contract/ports.ts";
 import type { Lineage } from "../contract/replay.ts";
-import type { AmendRun, Approval, Explanation, ResolveStep, Run, StartRun } from "../contract/runs.ts";
+import type { AckStream, AmendRun, Approval, Explanation, ResolveStep, Run, StartRun } from "../contract/runs.ts";
 import { decodeBody } from "../core/chain.ts";
 import type { Command } from "../core/decide.ts";
 import { splitTarget } from "../core/decide.ts";
@@ -26,6 +26,7 @@ import { readWholeRun } from "../journal/audit.ts";
 import { EventReader } from "../journal/event-reader.ts";
 import { getApproval, listApprovals } from "../store/approvals.ts";
 import type { ApprovalFilter } from "../store/approvals.ts";
+import { ackedSeq, keepAck } from "../store/stream-acks.ts";
 import { getRun, listRuns } from "../store/runs.ts";
 import type { RunFilter } from "../store/runs.ts";
 import type { Engine, Governance } from "./engine.ts";
@@ -170,6 +171,32 @@ export class Runs {
     await this.need(caller, run_id);
     const wanted = { tenant_id: caller.tenant_id, run_id, after_seq: page.after_seq, limit: page.limit };
     return page.order === "logical" ? this.reader.readLogical(wanted) : this.reader.read(wanted);
+  }
+
+  /** Keeps how far a reader has come. Throws VALIDATION_ERROR for an event that there is not. */
+  async ack(
+    caller: Caller,
+    run_id: string,
+    { consumer, seq }: AckStream,
+  ): Promise<{ consumer: string; acked_seq: number }> {
+    const [event] = await this.events(caller, run_id, { after_seq: seq - 1, limit: 1, order: "commit" });
+    if (!event)
+      throw new AppError("VALIDATION_ERROR", `Run ${run_id} has no event ${seq}`, {
+        errors: [{ pointer: "/seq", message: `there is no event ${seq}` }],
+      });
+    const reader = { run_id, principal: caller.principal, consumer };
+    const now_us = this.options.clock.now_us();
+    const acked_seq = await this.options.db.transaction({ role: "qd_app", tenant_id: caller.tenant_id }, (tx) =>
+      keepAck(tx, reader, seq, now_us),
+    );
+    return { consumer, acked_seq };
+  }
+
+  /** The seq of the last event that a reader has done with; 0: none. */
+  acked({ tenant_id, principal }: Caller, run_id: string, consumer: string): Promise<number> {
+    return this.options.db.transaction({ role: "qd_app", tenant_id }, (tx) =>
+      ackedSeq(tx, { run_id, principal, consumer }),
+    );
   }
 
   private async steer(caller: Caller, run_id: string, command: Command): Promise<Run> {

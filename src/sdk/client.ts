@@ -90,6 +90,11 @@ export class Client {
     return this.json(`/runs/${encodeURIComponent(run_id)}/${verb}`, { method: "POST", body });
   }
 
+  /** Says that a named reader has done with all events up to a seq. */
+  ack(run_id: string, consumer: string, seq: number): Promise<{ consumer: string; acked_seq: number }> {
+    return this.json(`/runs/${encodeURIComponent(run_id)}/stream/ack`, { method: "POST", body: { consumer, seq } });
+  }
+
   approvals(state?: string): Promise<{ items: Approval[]; next_cursor: string | null }> {
     return this.json(`/approvals${state === undefined ? "" : `?state=${encodeURIComponent(state)}`}`);
   }
@@ -111,11 +116,21 @@ export class Client {
 
   /**
    * Events as they are committed, from after a seq until the run ends. With `onProgress`, what running calls say comes
-   * between them: tokens of models, notes of tools.
+   * between them: tokens of models, notes of tools. With a `consumer` it begins behind what that has acknowledged instead.
    */
-  async *watch(run_id: string, after_seq = 0, onProgress?: (said: Progress) => void): AsyncIterable<Event> {
-    const path = `/runs/${encodeURIComponent(run_id)}/stream${onProgress ? "?progress=true" : ""}`;
-    const response = await this.fetch(path, { headers: { "last-event-id": String(after_seq) } });
+  async *watch(
+    run_id: string,
+    after_seq = 0,
+    onProgress?: (said: Progress) => void,
+    consumer?: string,
+  ): AsyncIterable<Event> {
+    const query = new URLSearchParams({
+      ...(onProgress ? { progress: "true" } : {}),
+      ...(consumer === undefined ? {} : { consumer }),
+    });
+    const path = `/runs/${encodeURIComponent(run_id)}/stream?${query.toString()}`;
+    const headers: Record<string, string> = consumer === undefined ? { "last-event-id": String(after_seq) } : {};
+    const response = await this.fetch(path, { headers });
     if (!response.body) return;
     let buffer = "";
     const decoder = new TextDecoder();

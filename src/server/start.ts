@@ -30,6 +30,7 @@ import { ToolReviews } from "../orchestrator/tool-reviews.ts";
 import { PostgresPlaces } from "../store/limit-places.ts";
 import { countGroups, listGroups } from "../store/leases.ts";
 import { expireKeys } from "../store/idempotency.ts";
+import { expireAcks } from "../store/stream-acks.ts";
 import { expireFires } from "../store/triggers.ts";
 import { BUILTINS } from "../worker/builtin-tool.ts";
 import { WorkerPool } from "../worker/pool.ts";
@@ -296,6 +297,7 @@ function startChores(parts: Parts, clock: Clock, log: Log, seal_after_ms: number
   const expire = () =>
     services.db.transaction({ role: "qd_system" }, async (tx) => {
       await expireKeys(tx, clock.now_us() - LIMITS.idempotency_ttl_ms * 1000);
+      await expireAcks(tx, clock.now_us() - LIMITS.stream_acks_kept_ms * 1000);
       await expireFires(tx, clock.now_us() - LIMITS.fires_kept_ms * 1000);
     });
   const stopExpiry = every(clock, 3_600_000, log, "idempotency", owned(expire));

@@ -1,5 +1,5 @@
 import type { Json } from "../../kit/json.ts";
-import type { AmendRun, ResolveStep, StartRun } from "../../contract/runs.ts";
+import type { AckStream, AmendRun, ResolveStep, StartRun } from "../../contract/runs.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import { stepNumber } from "../../orchestrator/runs.ts";
 import type { RunFilter } from "../../store/runs.ts";
@@ -35,6 +35,8 @@ export const runHandlers = {
     const items = await services.runs.events(request.caller, request.params["id"] ?? "", page);
     return { items, next_cursor: items.length < limit ? null : String(items.at(-1)?.seq ?? 0) };
   },
+  ackStream: ({ services, request }) =>
+    services.runs.ack(request.caller, request.params["id"] ?? "", request.body as AckStream),
   cancelRun: ({ services, request }) =>
     services.runs.cancel(request.caller, request.params["id"] ?? "", noted(request.body, "reason")),
   pauseRun: ({ services, request }) => services.runs.pause(request.caller, request.params["id"] ?? ""),
