@@ -28,6 +28,8 @@ function workerLines(workers: readonly WorkerView[]): void {
 function queueLines(view: QueueView): void {
   const oldest = view.waiting > 0 ? `, the oldest for ${Math.round(view.oldest_ms / 100) / 10} s` : "";
   print(`${bold(String(view.waiting))} jobs wait${oldest}; ${bold(String(view.running))} are out (${view.driver})`);
+  const rate = (value: number | undefined) => (value ?? 0).toFixed(1);
+  print(dim(`in the last minute ${rate(view.arrived_per_s)} came and ${rate(view.done_per_s)} were done each second`));
   if (view.lanes.length > 0) {
     print(
       table(

@@ -228,6 +228,8 @@ export const QueueView = Type.Object({
   waiting: Type.Integer(),
   running: Type.Integer(),
   oldest_ms: Type.Integer(),
+  arrived_per_s: Type.Number({ description: "Jobs that came, over the last minute." }),
+  done_per_s: Type.Number({ description: "Results that were taken, over the last minute." }),
   lanes: Type.Array(
     Type.Object({
       tenant_id: Type.String(),

@@ -94,6 +94,8 @@ export function queuesOf(views: readonly QueueView[]): QueueView {
     waiting: sum((view) => view.waiting),
     running: sum((view) => view.running),
     oldest_ms: Math.max(0, ...views.map((view) => view.oldest_ms)),
+    arrived_per_s: sum((view) => view.arrived_per_s ?? 0),
+    done_per_s: sum((view) => view.done_per_s ?? 0),
     lanes: [...lanes.values()],
     dead: views.flatMap((view) => view.dead),
   };

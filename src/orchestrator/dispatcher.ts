@@ -7,6 +7,7 @@
 import { hmacHex, sameText } from "../kit/hash.ts";
 import type { Clock, Timer } from "../kit/clock.ts";
 import { KeyedLimit } from "../kit/keyed-limit.ts";
+import { Rate } from "../kit/rate.ts";
 import type { PlaceCounter } from "../kit/keyed-limit.ts";
 import { isAppError, messageOf } from "../contract/errors.ts";
 import { limitsOf, needsOf } from "../contract/jobs.ts";
@@ -71,6 +72,8 @@ export class Dispatcher implements JobQueue {
   private running = 0;
   /** Jobs out on each worker process, by its key. */
   private readonly loads = new Map<string, number>();
+  private readonly arrived = new Rate();
+  private readonly done = new Rate();
   private timer: Timer | null = null;
   private sweeping: Promise<void> | null = null;
 
@@ -108,6 +111,12 @@ export class Dispatcher implements JobQueue {
     return { waiting: this.held.size - this.running, running: this.running, oldest_ms };
   }
 
+  /** Jobs that came and results that were taken, per second of the last minute. */
+  get rates(): { arrived_per_s: number; done_per_s: number } {
+    const now = this.options.clock.monotonic_ms();
+    return { arrived_per_s: this.arrived.perSecond(now), done_per_s: this.done.perSecond(now) };
+  }
+
   /** Jobs out on each worker process. */
   runningOn(worker: WorkerId): number {
     return this.loads.get(keyOf(worker)) ?? 0;
@@ -115,6 +124,7 @@ export class Dispatcher implements JobQueue {
 
   dispatch(jobs: readonly Job[], priority: number): void {
     const now = this.options.clock.monotonic_ms();
+    this.arrived.mark(now, jobs.length);
     const tickets = jobs.map((job) => {
       const { tenant_id, run_id, step, attempt } = job;
       const ticket: Ticket = { tenant_id, run_id, step, attempt, priority, needs: needsOf(job) };
@@ -372,6 +382,7 @@ export class Dispatcher implements JobQueue {
       await this.options.deliver(result);
       this.release(key);
       this.remember(key);
+      this.done.mark(this.options.clock.monotonic_ms());
       return { accepted: true };
     } catch (error) {
       if (isAppError(error, "STALE_RESULT")) {

@@ -263,6 +263,7 @@ export class Workers {
     return {
       driver,
       ...dispatcher.depth,
+      ...dispatcher.rates,
       lanes: lanes
         .filter((lane) => lane.tenant_id === tenant_id)
         .map((lane) => ({

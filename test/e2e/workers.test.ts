@@ -139,7 +139,11 @@ for (const [driver, redis] of [
       const [view] = await list();
       expect(view).toMatchObject({ name: "plain", revoked_at: null });
       expect(view?.instances.reduce((sum, one) => sum + one.completed, 0)).toBe(3);
-      expect((await queues()).driver).toBe(driver === "in process" ? "in-process" : "redis");
+      const figures = await queues();
+      expect(figures.driver).toBe(driver === "in process" ? "in-process" : "redis");
+      // Three came and three were done, within the same minute.
+      expect(figures.done_per_s).toBeGreaterThan(0);
+      expect(figures.arrived_per_s).toBeCloseTo(figures.done_per_s, 6);
       const words = await cli(["workers", "list", "--url", server.url]);
       expect(words.out).toContain("plain");
       const again = await cli(["workers", "mint", "plain", "--url", server.url, "--json"]);
