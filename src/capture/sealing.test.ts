@@ -168,6 +168,31 @@ test("a run that cannot be sealed holds up no other, however many there are", as
   expect([...world.store.runs.values()].filter((run) => !run.sealed).map((run) => run.run_id)).toEqual([broken]);
 });
 
+test("a look that gives up after many failures in a row is followed by one that begins behind them", async () => {
+  const ids = Array.from({ length: 170 }, () => freshRun());
+  for (const run_id of ids) await send(run_id, numbered(CALLS));
+  await world.clock.pass(LIMITS.seal_after_ms + 1);
+  const unsealed = () => [...world.store.runs.values()].filter((run) => !run.sealed);
+  const broken = new Set(
+    [...unsealed()]
+      .sort((a, b) => (orderOf(a) < orderOf(b) ? -1 : 1))
+      .slice(0, 120)
+      .map((run) => run.run_id),
+  );
+  const ingest = world.engine.ingest.bind(world.engine);
+  world.engine.ingest = (tenant_id, run_id, ...rest) =>
+    broken.has(run_id) ? Promise.reject(new Error("its journal is damaged")) : ingest(tenant_id, run_id, ...rest);
+  const sealing = sealingOf();
+  const sealed: number[] = [];
+  for (let look = 0; look < 3; look++) sealed.push(await sealing.look([0]));
+  expect(sealed).toEqual([0, 0, 50]);
+  expect(new Set(unsealed().map((run) => run.run_id))).toEqual(broken);
+  // It begins again from the front, for what could be sealed by now.
+  broken.clear();
+  await sealing.look([0]);
+  expect(unsealed()).toEqual([]);
+});
+
 test("what the database refuses of an ended run changes nothing of its end", async () => {
   const run_id = freshRun();
   await send(run_id, numbered(CALLS));

@@ -39,19 +39,23 @@ const FAILURES_MAX = 50;
 
 export class Sealing {
   private readonly options: SealingOptions;
+  /** Where the last look gave up: the next one begins behind it, so that those before hold up none of those behind. */
+  private gaveUp: Unsealed | null = null;
 
   constructor(options: SealingOptions) {
     this.options = options;
   }
 
-  /** Seals what is due in these groups. Returns how many runs. One that cannot be sealed holds up no other. */
+  /** Seals what is due in these groups. Returns how many runs. Those that cannot be sealed hold up no others. */
   async look(groups: readonly number[]): Promise<number> {
     const { clock, log, seal_after_ms, unsealed } = this.options;
     const before_us = clock.now_us() - seal_after_ms * 1000;
     const limit = LIMITS.seals_at_once_max;
     let sealed = 0;
     let failed = 0;
-    for (let after: Unsealed | null = null; ;) {
+    let after = this.gaveUp;
+    this.gaveUp = null;
+    for (;;) {
       const due: Unsealed[] = await unsealed({ groups, before_us, after, limit });
       for (const place of due) {
         try {
@@ -62,7 +66,9 @@ export class Sealing {
           // Something was said of it meanwhile, or it is another node's now: the next look knows.
           log.warn("run.not_sealed", { run_id: place.run_id, error: messageOf(error) });
           failed += 1;
-          if (failed >= FAILURES_MAX) return sealed;
+          if (failed < FAILURES_MAX) continue;
+          this.gaveUp = place;
+          return sealed;
         }
       }
       after = due.at(-1) ?? null;
