@@ -85,10 +85,11 @@ function failureOf(span: ExportedSpan, reader: AttributeReader): { code: string;
   return { code: code || String(thrown?.["exception.type"] ?? "error"), message };
 }
 
-/** Reads a span. `inTool`: the span above it is a tool call. */
-export function readSpan(span: ExportedSpan, given: { inTool: boolean }): SpanCall {
+/** Reads a span. `inTool`: the span above it is a tool call. `called`: one below it is, and is recorded as that. */
+export function readSpan(span: ExportedSpan, given: { inTool: boolean; called: boolean }): SpanCall {
   const reader = new AttributeReader(span.attributes);
-  const kind = kindOf(span, reader, given.inTool);
+  const said = kindOf(span, reader, given.inTool);
+  const kind = said === "tool" && given.called ? "step" : said;
   const failure = failureOf(span, reader);
   const ended: JsonObject = { duration_ms: (span.end_us - span.start_us) / 1_000 };
   const call = READERS[kind](span, reader, failure, ended);

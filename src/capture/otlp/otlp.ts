@@ -13,6 +13,7 @@ import type { CaptureCaller } from "../captures.ts";
 import type { IngestOwner } from "../ingest.ts";
 import { appendable, settleEvents, sizeOf } from "../prepare.ts";
 import type { PrepareOptions } from "../prepare.ts";
+import { ToldContent } from "./told-content.ts";
 import { readSpan } from "./dialects.ts";
 import type { SpanCall } from "./dialects.ts";
 
@@ -42,6 +43,9 @@ export class Otlp {
   private readonly serial = new Serial();
   /** Runs by trace, the least recently used first. */
   private readonly runs = new Map<string, string>();
+  private readonly told = new ToldContent();
+  /** Spans above calls of the MCP protocol that were recorded as tool calls, the oldest first. */
+  private readonly calledBelow = new Set<string>();
 
   constructor(options: OtlpOptions) {
     this.options = options;
@@ -58,7 +62,9 @@ export class Otlp {
       const { run_id, state } = await this.runOf(caller, trace_id);
       const [first] = records;
       const start = state || !first ? [] : [startedBy(caller, trace_id, first.resource, null)];
-      return this.record(caller, run_id, [...start, ...records.map(logEvent)], state === null);
+      const faults = await this.record(caller, run_id, [...start, ...records.map(logEvent)], state === null);
+      this.told.keep(caller.tenant_id, records);
+      return faults;
     });
   }
 
@@ -99,16 +105,42 @@ export class Otlp {
     const timed: Timed[] = [];
     const root = [...fresh.values()].find((span) => span.parent_span_id === "");
     let asked: Json = null;
-    for (const span of fresh.values()) {
-      const call = readSpan(span, { inTool: isTool(fresh.get(span.parent_span_id), known?.get(span.parent_span_id)) });
+    for (const bare of fresh.values()) {
+      const span = this.filled(caller, bare);
+      const call = this.read(caller, span, isTool(fresh.get(span.parent_span_id), known?.get(span.parent_span_id)));
       timed.push(...eventsOf(span, call, depthOf(span, fresh)));
-      if (span === root) asked = call.opens?.data["input"] ?? null;
-      if (span === root && call.closes.data["output"] !== undefined) timed.push(outputOf(span, call));
+      if (bare === root) asked = call.opens?.data["input"] ?? null;
+      if (bare === root && call.closes.data["output"] !== undefined) timed.push(outputOf(span, call));
     }
     timed.sort((a, b) => a.at_us - b.at_us || a.rank - b.rank);
     const named = root ?? fresh.values().next().value;
     const start = state || !named ? [] : [startedBy(caller, trace_id, named.resource, root ?? null, asked)];
     return this.record(caller, run_id, [...start, ...timed.map((one) => one.event)], state === null);
+  }
+
+  /**
+   * A tool's span and the protocol's below it are one call. In one export, or the outer first, it is the outer; where the inner
+   * came before, it is the call already, and the outer is a step around it.
+   */
+  private read({ tenant_id }: CaptureCaller, span: ExportedSpan, inTool: boolean): SpanCall {
+    const key = (span_id: string) => `${tenant_id}/${span.trace_id}/${span_id}`;
+    const call = readSpan(span, { inTool, called: this.calledBelow.delete(key(span.span_id)) });
+    if (
+      call.opens?.type === "tool.requested" &&
+      span.attributes["mcp.method.name"] !== undefined &&
+      span.parent_span_id !== ""
+    ) {
+      this.calledBelow.add(key(span.parent_span_id));
+      const [oldest] = this.calledBelow.size > TRACES_KEPT ? this.calledBelow : [];
+      if (oldest !== undefined) this.calledBelow.delete(oldest);
+    }
+    return call;
+  }
+
+  /** With what log records said of it before it came. */
+  private filled(caller: CaptureCaller, span: ExportedSpan): ExportedSpan {
+    const told = this.told.take(caller.tenant_id, span);
+    return told.length === 0 ? span : { ...span, events: [...span.events, ...told] };
   }
 
   private async runOf(
