@@ -54,7 +54,7 @@ export async function keptAnswer(
   const said = await clean(content_and_calls, "");
   const bytes = await clean(raw.text, "/raw");
   const mark = joined([said.mark, bytes.mark]);
-  // A secret that a stream says in pieces stands in no single event of it: such a stream was taken out as a whole.
+  // A secret in pieces that could not be taken out of them: such a stream was taken out as a whole.
   const isTorn =
     typeof bytes.value !== "string" || isOnlyMark(bytes.value) || (said.mark !== null && bytes.mark === null);
   // What a rule takes out of what was said stands in the bytes too.

@@ -194,8 +194,17 @@ export interface JournalStore {
   /** Commits a flush at offsets head+1 ... head+rows. Throws FencedError or UnknownCommitError. */
   flush(lease: GroupLease, flush: Flush): Promise<FlushResult>;
   groupHead(group: number): Promise<{ shard_epoch: number; head: number }>;
-  /** Appends of one run in order. `tenant_id` null reads across tenants: recovery and followers only. */
-  readRun(tenant_id: string | null, run_id: string, from_seq: number, limit_rows: number): Promise<CommittedRow[]>;
+  /**
+   * Appends of one run in order, those with an event from `from_seq` up to `to_seq` (all that follow, unless said). `tenant_id` null
+   * reads across tenants: recovery and followers only.
+   */
+  readRun(
+    tenant_id: string | null,
+    run_id: string,
+    from_seq: number,
+    limit_rows: number,
+    to_seq?: number,
+  ): Promise<CommittedRow[]>;
   /** Appends of many runs, across tenants, run after run and each in order, up to a number of rows: for recovery. */
   readRuns(run_ids: readonly string[], limit_rows: number): Promise<CommittedRow[]>;
   /** Appends of one group after an offset, for followers. */

@@ -90,7 +90,7 @@ export const LIMITS = {
   /** Runs whose place of reading is kept, so that the next page costs only itself. */
   readers_kept_max: 2_000,
   /** Of one run: so many may read at different places, each for the cost of what is new to it. */
-  readers_of_run_max: 16,
+  readers_of_run_max: 64,
   open_runs_max: 100_000,
   /** A run that has waited for so long is read again when somebody, or its time, comes. */
   park_after_ms: 5_000,

@@ -62,10 +62,11 @@ export const TriggerSpecInput = Type.Object(
   {
     agent: Type.Optional(Name),
     workflow: Type.Optional(Name),
+    intent: Type.Optional(Name),
     input: Type.Optional(
       Type.Unknown({
         description:
-          "Of the runs; may refer to what the trigger got: ${input.due} of a schedule, ${input...} of a webhook's body or an event.",
+          "Of the runs, or params of the intent; may refer to what the trigger got: ${input.due} of a schedule, ${input...} of a webhook's body or an event.",
       }),
     ),
     labels: Type.Optional(
@@ -105,7 +106,7 @@ export const Trigger = Type.Object(
     env: Type.String({ description: "It is there in each environment that uses a version of it." }),
     version: Type.Integer(),
     on: either(["schedule", "webhook", "event"]),
-    target: Type.String({ description: "agent/NAME or workflow/NAME." }),
+    target: Type.String({ description: "agent/NAME, workflow/NAME or intent/NAME." }),
     when: Type.String({
       description: "The cron expression and its time zone, the path of the webhook, the event types.",
     }),

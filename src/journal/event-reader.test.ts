@@ -56,6 +56,14 @@ test("whoever follows a run reads what is new, not the run again", async () => {
   expect(await reader.read({ tenant_id, run_id, after_seq: 6_000, limit: 30 })).toEqual([]);
 });
 
+test("of appends with many events only those are read that hold what is given out", async () => {
+  const { store, reader, tenant_id, run_id } = await runOf(Array.from({ length: 50 }, () => 400));
+  for (let after_seq = 0; after_seq < 20_000; after_seq += 100)
+    await reader.read({ tenant_id, run_id, after_seq, limit: 100 });
+  // One for each page, and not all fifty.
+  expect(store.rows_read).toBeLessThanOrEqual(200);
+});
+
 test("several that read one run at different places do not cost each other anything", async () => {
   const { store, reader, tenant_id, run_id } = await runOf(Array.from({ length: 2_000 }, () => 3));
   const places = Array.from({ length: 10 }, (_, i) => i * 300);

@@ -48,10 +48,11 @@ export class EventReader {
     );
     let at = nearest ?? startOfExpansion(tenant_id, run_id);
     const found: Event[] = [];
-    // A row holds at least one event.
+    // No rows that are not given out: one may hold thousands of events. And one holds at least one event.
+    const to_seq = after_seq + limit;
     const page = Math.min(ROWS_PAGE, limit);
     for (let more = true; more;) {
-      const rows = await this.store.readRun(tenant_id, run_id, at.seq + 1, page);
+      const rows = await this.store.readRun(tenant_id, run_id, at.seq + 1, page, to_seq);
       more = rows.length === page;
       for (const row of rows) {
         const { events, next } = expandRow(at, row);

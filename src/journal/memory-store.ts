@@ -73,9 +73,11 @@ export class MemoryJournalStore implements JournalStore {
     run_id: string,
     from_seq: number,
     limit_rows: number,
+    to_seq = Infinity,
   ): Promise<CommittedRow[]> {
     return (this.byRun.get(run_id) ?? [])
-      .filter((row) => row.last_seq >= from_seq && (tenant_id === null || row.tenant_id === tenant_id))
+      .filter((row) => row.last_seq >= from_seq && row.first_seq <= to_seq)
+      .filter((row) => tenant_id === null || row.tenant_id === tenant_id)
       .slice(0, limit_rows);
   }
 

@@ -131,6 +131,8 @@ interface JournalRow {
   chain: Buffer;
 }
 
+/** The largest number that the database has for a seq. */
+const SEQ_MAX = 2_147_483_647;
 const COLUMNS =
   "grp, off, run_id, tenant_id, first_seq, last_seq, (extract(epoch from at) * 1000000)::bigint as at_us, body, chain";
 
@@ -278,7 +280,13 @@ export class PostgresJournalStore implements JournalStore {
     }
   }
 
-  readRun(tenant_id: string | null, run_id: string, from_seq: number, limit_rows: number): Promise<CommittedRow[]> {
+  readRun(
+    tenant_id: string | null,
+    run_id: string,
+    from_seq: number,
+    limit_rows: number,
+    to_seq = SEQ_MAX,
+  ): Promise<CommittedRow[]> {
     const scope = tenant_id === null ? { role: "qd_system" as const } : { role: "qd_app" as const, tenant_id };
     return this.db.transaction(scope, async (tx) => {
       const { rows } = await tx.query<JournalRow>({
@@ -286,8 +294,8 @@ export class PostgresJournalStore implements JournalStore {
         // Rows of a run join without gaps, so the row that holds a seq is the last that begins at or before it.
         text: `select ${COLUMNS} from qd.journal where run_id = $1 and first_seq >=
             coalesce((select first_seq from qd.journal where run_id = $1 and first_seq <= $2 order by first_seq desc limit 1), 1)
-            and last_seq >= $2 order by first_seq limit $3`,
-        values: [uuidText(runBytes(run_id)), from_seq, limit_rows],
+            and last_seq >= $2 and first_seq <= $4 order by first_seq limit $3`,
+        values: [uuidText(runBytes(run_id)), from_seq, limit_rows, Math.min(to_seq, SEQ_MAX)],
       });
       return rows.map(committed);
     });

@@ -113,6 +113,20 @@ export function journalStoreSuite(
       expect(await store.readRun(tenant, good, 1, 10)).toEqual([]);
     });
 
+    test("of a run that part is read that was asked for, in whole appends", async () => {
+      const lease = await store.acquireGroup(0, "a");
+      const run_id = run();
+      await store.flush(lease, flushOf(rowsOf(tenant, run_id, [3, 1, 4, 2])));
+      const from = async (...range: [number, number, number?]) =>
+        (await store.readRun(tenant, run_id, ...range)).map((row) => row.first_seq);
+      expect(await from(1, 10)).toEqual([1, 4, 5, 9]);
+      expect(await from(3, 10)).toEqual([1, 4, 5, 9]);
+      expect(await from(4, 10, 5)).toEqual([4, 5]);
+      expect(await from(6, 10, 8)).toEqual([5]);
+      expect(await from(2, 1, 8)).toEqual([1]);
+      expect(await from(11, 10, 20)).toEqual([]);
+    });
+
     test("another tenant's run is not there", async () => {
       const lease = await store.acquireGroup(0, "a");
       const run_id = run();

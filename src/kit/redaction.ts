@@ -4,6 +4,7 @@
 import type { Json } from "./json.ts";
 import { PERSONAL_RULES, SECRET_RULES } from "./redaction-rules.ts";
 import type { RedactionRule } from "./redaction-rules.ts";
+import { mendStream } from "./stream-mend.ts";
 import { isEventStream, streamTexts } from "./stream-texts.ts";
 
 export const REDACTION_LEVELS = ["off", "secrets", "personal"] as const;
@@ -256,12 +257,15 @@ function redactHidden(text: string, rules: readonly RedactionRule[], layer: numb
   return isEventStream(plain) ? redactStream(plain, rules, layer, spoke) : plain;
 }
 
-/** A stream that says a secret in pieces goes out as a whole: it stands in no single event of it. */
+/** What a stream says in pieces is taken out of them; where that cannot be, the stream goes out as a whole. */
 function redactStream(text: string, rules: readonly RedactionRule[], layer: number, spoke: Set<string>): string {
-  const { paths, rules: names } = redactLayer(streamTexts(text), rules, () => false, layer + 1);
+  const looked = (stream: string) => redactLayer(streamTexts(stream), rules, () => false, layer + 1);
+  const { paths, rules: names } = looked(text);
   if (paths.length === 0) return text;
   for (const name of names) spoke.add(name);
-  return mark(names[0] ?? "stream");
+  const mended = mendStream(text, (said) => redactString(said, rules, layer + 1, spoke));
+  const isClean = mended !== null && redactText(mended, rules).found.length === 0 && looked(mended).paths.length === 0;
+  return isClean ? mended : mark(names[0] ?? "stream");
 }
 
 /** `key`: what it is called, where it is a member's value. */

@@ -2,7 +2,7 @@
 // server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) whose data is JSON, as all providers of
 // models have them, each text is joined over all events by where it stands. Nothing here knows an API: what a provider calls its
 // thoughts, its answer or its arguments makes no difference.
-import type { Json } from "./json.ts";
+import type { Json, JsonObject } from "./json.ts";
 import { isObject } from "./json.ts";
 
 const DATA_LINE = /(?:^|[\r\n])data:/;
@@ -17,14 +17,30 @@ export function isEventStream(text: string): boolean {
 }
 
 /** One place in the events of a stream, and what was said there so far. */
-class Place {
+export class Place {
   text = "";
-  private readonly below = new Map<string, Place>();
+  private readonly below = new Map<string, this>();
 
-  at(key: string): Place {
+  /** A place of the same kind. */
+  protected another(): this {
+    return new Place() as this;
+  }
+
+  at(key: string): this {
     let place = this.below.get(key);
-    if (!place) this.below.set(key, (place = new Place()));
+    if (!place) this.below.set(key, (place = this.another()));
     return place;
+  }
+
+  /** `key`: where it stands in its object or list. */
+  say(text: string, _holder: Holder, _key: string | number): void {
+    this.text += text;
+  }
+
+  /** This place and those below. */
+  *all(): Iterable<this> {
+    yield this;
+    for (const place of this.below.values()) yield* place.all();
   }
 
   /** What was said at this place and below. */
@@ -35,31 +51,41 @@ class Place {
   }
 }
 
+export type Holder = Json[] | JsonObject;
+
+/** Says all texts of an event where they stand. */
+export function sayEvent(event: JsonObject, root: Place): void {
+  walk(event, root.at(typeof event["type"] === "string" ? event["type"] : ""), 0);
+}
+
 /** The texts of a stream, each whole. Throws RangeError for one that nests too deep to be looked at. */
 export function streamTexts(stream: string): string[] {
   const root = new Place();
   const others = new Place();
   for (const value of valuesOf(dataOf(stream))) {
     if (!isObject(value)) others.text += String(value);
-    else walk(value as Json, root.at(typeof value["type"] === "string" ? value["type"] : ""), 0);
+    else sayEvent(value as JsonObject, root);
   }
   return others.collect(root.collect([]));
 }
 
-function walk(value: Json, place: Place, depth: number): void {
+function walk(value: Holder, place: Place, depth: number): void {
   if (depth > DEPTH_MAX) throw new RangeError(`an event nests deeper than ${DEPTH_MAX}`);
-  if (typeof value === "string") {
-    place.text += value;
-    return;
-  }
-  if (typeof value !== "object" || value === null) return;
   if (Array.isArray(value)) {
-    for (const [i, item] of value.entries()) walk(item, isNumbered(item) ? place : place.at(String(i)), depth + 1);
+    for (const [i, item] of value.entries()) {
+      const at = isNumbered(item) ? place : place.at(String(i));
+      if (typeof item === "string") at.say(item, value, i);
+      else if (typeof item === "object" && item !== null) walk(item, at, depth + 1);
+    }
     return;
   }
   let here = place;
   for (const key of PLACES) if (key in value) here = here.at(key).at(String(value[key]));
-  for (const key of Object.keys(value)) walk(value[key] as Json, here.at(key), depth + 1);
+  for (const key of Object.keys(value)) {
+    const item = value[key] as Json;
+    if (typeof item === "string") here.at(key).say(item, value, key);
+    else if (typeof item === "object" && item !== null) walk(item, here.at(key), depth + 1);
+  }
 }
 
 function isNumbered(item: Json): boolean {

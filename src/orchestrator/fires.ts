@@ -7,11 +7,13 @@ import { ERRORS, isAppError, messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db, DbTx, Log } from "../contract/ports.ts";
 import type { StartRun } from "../contract/runs.ts";
+import type { TaskRequest } from "../contract/tasks.ts";
 import type { Fire, FireCause, TriggerManifest } from "../contract/triggers.ts";
 import { resolveTemplate, UnresolvedReference } from "../core/template.ts";
 import { endFire, insertFire, keepLast, listPending } from "../store/triggers.ts";
 import type { FireRow } from "../store/triggers.ts";
-import type { Caller, Runs } from "./runs.ts";
+import type { Caller, Runs, StartExtra } from "./runs.ts";
+import type { Tasks } from "./tasks.ts";
 
 /** A version of a trigger that an environment uses. */
 export interface ActiveTrigger {
@@ -42,6 +44,7 @@ export interface Cause {
 export interface FiresOptions {
   readonly db: Db;
   readonly runs: Pick<Runs, "start">;
+  readonly tasks: Pick<Tasks, "begin">;
   readonly newRunId: () => string;
   /** Whether the run of this id is begun here. */
   readonly owns: (run_id: string) => boolean;
@@ -58,14 +61,15 @@ export function fireView(row: FireRow): Fire {
 }
 
 interface Written {
-  readonly run: StartRun;
+  /** With an intent it is a task. */
+  readonly run: StartRun & { intent?: string };
   readonly trigger: JsonObject;
 }
 
 export class Fires {
   private readonly options: FiresOptions;
-  /** Looks that are under way, by tenant: a fire is begun once at a time. */
-  private readonly looking = new Map<string, Promise<number>>();
+  /** Fires whose run is being begun, by its id: whoever else has one of them waits for the same. */
+  private readonly beginning = new Map<string, Promise<boolean>>();
 
   constructor(options: FiresOptions) {
     this.options = options;
@@ -86,9 +90,10 @@ export class Fires {
       if (!(error instanceof UnresolvedReference)) throw error;
       [state, reason] = ["refused", error.message];
     }
-    const run: StartRun = {
+    const run: Written["run"] = {
       ...(spec.agent === undefined ? {} : { agent: spec.agent }),
       ...(spec.workflow === undefined ? {} : { workflow: spec.workflow }),
+      ...(spec.intent === undefined ? {} : { intent: spec.intent }),
       env,
       input,
       ...(spec.labels ? { labels: spec.labels } : {}),
@@ -108,14 +113,6 @@ export class Fires {
 
   /** Begins the runs of fires that are owned here and wait. Returns how many were done with. */
   async look(tenant_id: string): Promise<number> {
-    const running = this.looking.get(tenant_id);
-    if (running) return running;
-    const look = this.all(tenant_id).finally(() => this.looking.delete(tenant_id));
-    this.looking.set(tenant_id, look);
-    return look;
-  }
-
-  private async all(tenant_id: string): Promise<number> {
     const limit = LIMITS.fires_at_once_max;
     let done = 0;
     for (let after = { made_us: 0, run_id: "" }; ;) {
@@ -123,22 +120,32 @@ export class Fires {
       const rows = await this.options.db.transaction({ role: "qd_app", tenant_id }, (tx) =>
         listPending(tx, from, limit),
       );
-      for (const row of rows) if (this.options.owns(row.run_id) && (await this.begin(tenant_id, row))) done += 1;
+      for (const row of rows) if (await this.begin(tenant_id, row)) done += 1;
       const last = rows.at(-1);
       if (rows.length < limit || !last) return done;
       after = last;
     }
   }
 
-  /** Begins the run of one fire. False when it has to be tried again. */
-  async begin(tenant_id: string, row: FireRow): Promise<boolean> {
-    const { db, runs, clock, log } = this.options;
+  /** Begins the run of one fire that waits. False when that has to be tried again, or is not for this node to do. */
+  begin(tenant_id: string, row: FireRow): Promise<boolean> {
+    const { run_id } = row;
+    const known = this.beginning.get(run_id);
+    if (known) return known;
+    if (!this.options.owns(run_id)) return Promise.resolve(false);
+    const begun = this.beginOnce(tenant_id, row).finally(() => this.beginning.delete(run_id));
+    this.beginning.set(run_id, begun);
+    return begun;
+  }
+
+  private async beginOnce(tenant_id: string, row: FireRow): Promise<boolean> {
+    const { db, clock, log } = this.options;
     const { project_id, name, run_id } = row;
     const caller: Caller = { tenant_id, project: project_id, principal: principalOf(name) };
     const { run, trigger } = JSON.parse(row.request) as Written;
     let end: { state: "started" | "refused"; reason: string | null } = { state: "started", reason: null };
     try {
-      await runs.start(caller, run, { run_id, facts: { trigger } });
+      await this.start(caller, run, { run_id, facts: { trigger } });
     } catch (error) {
       if (!isAppError(error) || ERRORS[error.code].retryable || ERRORS[error.code].status >= 500) {
         log.warn("trigger.waits", { trigger: name, run_id, error: messageOf(error) });
@@ -152,6 +159,19 @@ export class Fires {
       if (end.state === "started") await keepLast(tx, project_id, row, { at_us: clock.now_us(), run_id });
     });
     return true;
+  }
+
+  private start(caller: Caller, { intent, ...run }: Written["run"], extra: StartExtra): Promise<unknown> {
+    const { runs, tasks } = this.options;
+    if (intent === undefined) return runs.start(caller, run, extra);
+    const { env, input, labels, priority } = run;
+    const task: TaskRequest = {
+      intent,
+      params: input,
+      ...(env === undefined ? {} : { env }),
+      ...(labels === undefined ? {} : { metadata: labels }),
+    };
+    return tasks.begin(caller, task, { ...extra, ...(priority === undefined ? {} : { priority }) });
   }
 }
 

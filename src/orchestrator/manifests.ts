@@ -177,7 +177,7 @@ const oneOf = (spec: Readonly<Record<string, unknown>>, fields: readonly string[
 };
 
 function checkTrigger(spec: TriggerManifest): void {
-  oneOf(spec, ["agent", "workflow"]);
+  oneOf(spec, ["agent", "workflow", "intent"]);
   oneOf(spec, ["schedule", "webhook", "event"]);
   if (spec.schedule) checkSchedule(spec.schedule);
   for (const path of references((spec.input ?? null) as Json))

@@ -59,7 +59,15 @@ function node() {
     return { run_id } as never;
   };
   const newRunId = () => newId("run", { clock, random: systemRandom });
-  const fires = new Fires({ db, runs: { start }, newRunId, owns: () => true, clock, log: silent });
+  const fires = new Fires({
+    db,
+    runs: { start },
+    tasks: { begin: async () => Promise.reject(new Error("no task")) },
+    newRunId,
+    owns: () => true,
+    clock,
+    log: silent,
+  });
   const find = async (_caller: unknown, run_id: string) =>
     ({ run_id, state: open.has(run_id) ? "running" : "succeeded" }) as RunSummary;
   const schedules = new Schedules({ db, fires, runs: { find }, clock, log: silent });

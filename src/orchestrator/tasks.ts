@@ -16,7 +16,7 @@ import { resolveTemplate, UnresolvedReference } from "../core/template.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import type { Governance } from "./engine.ts";
 import { APPLY_ENV } from "./registry.ts";
-import type { Caller, Runs } from "./runs.ts";
+import type { Caller, Runs, StartExtra } from "./runs.ts";
 
 export interface TasksOptions {
   readonly runs: Pick<Runs, "start" | "get">;
@@ -48,6 +48,11 @@ export class Tasks {
 
   /** Routes a task and begins its run. Throws RUN_REFUSED where nothing can do it as it is asked for. */
   async submit(caller: Caller, task: TaskRequest, seed?: IdSeed): Promise<Task> {
+    return this.view(caller, await this.begin(caller, task, seed ? { seed } : {}));
+  }
+
+  /** The same, answered by the run. */
+  async begin(caller: Caller, task: TaskRequest, extra: StartExtra & { priority?: number }): Promise<Run> {
     const { tenant_id, project } = caller;
     const env = task.env ?? APPLY_ENV;
     const { catalog } = this.options.governance.of({ tenant_id, project, env });
@@ -64,10 +69,10 @@ export class Tasks {
       budget: { cost_micro_usd: budgetOf(intent, task) },
       ...(task.metadata ? { labels: task.metadata } : {}),
       ...(task.priority === undefined ? {} : { priority: PRIORITY[task.priority] }),
+      ...(extra.priority === undefined ? {} : { priority: extra.priority }),
     };
-    const facts = { routing: routing as unknown as JsonObject };
-    const run = await this.options.runs.start(caller, request, { facts, ...(seed ? { seed } : {}) });
-    return this.view(caller, run);
+    const facts = { ...extra.facts, routing: routing as unknown as JsonObject };
+    return this.options.runs.start(caller, request, { ...extra, facts });
   }
 
   /** Throws NOT_FOUND for a run that is no task. */

@@ -182,13 +182,19 @@ export class Triggers {
     const { tenant_id, project } = trigger;
     const scope = { role: "qd_app" as const, tenant_id };
     const made = fires.row(trigger, cause);
-    await db.transaction(scope, async (tx) => {
-      await beginTrigger(tx, project, { ...trigger, next_at_us: nextOf(trigger, made.made_us) });
-      await fires.add(tx, [made]);
-    });
-    await fires.look(tenant_id);
-    const row = await db.transaction(scope, (tx) => findFire(tx, project, trigger, cause.key));
-    return present(row, "what was written down is there");
+    // By itself: who begins a fire has that first and its trigger then, and the other way round they would wait for each other.
+    await db.transaction(scope, (tx) =>
+      beginTrigger(tx, project, { ...trigger, next_at_us: nextOf(trigger, made.made_us) }),
+    );
+    await db.transaction(scope, (tx) => fires.add(tx, [made]));
+    const find = async () => {
+      const row = await db.transaction(scope, (tx) => findFire(tx, project, trigger, cause.key));
+      return present(row, "what was written down is there");
+    };
+    const row = await find();
+    if (row.state !== "pending") return row;
+    await fires.begin(tenant_id, row);
+    return find();
   }
 
   /**
@@ -255,7 +261,7 @@ function triggerView(trigger: ActiveTrigger, rows: readonly TriggerRow[]): Trigg
     env,
     version,
     on: spec.schedule ? "schedule" : spec.webhook ? "webhook" : "event",
-    target: spec.agent === undefined ? `workflow/${spec.workflow}` : `agent/${spec.agent}`,
+    target: targetOf(spec),
     when: whenOf(trigger),
     paused: paused !== null,
     paused_by: paused,
@@ -263,6 +269,11 @@ function triggerView(trigger: ActiveTrigger, rows: readonly TriggerRow[]): Trigg
     last_at: time(row?.last_at_us),
     last_run_id: row?.last_run_id ?? null,
   };
+}
+
+function targetOf({ agent, workflow, intent }: TriggerManifest): string {
+  if (intent !== undefined) return `intent/${intent}`;
+  return agent === undefined ? `workflow/${workflow ?? ""}` : `agent/${agent}`;
 }
 
 function whenOf({ name, env, spec }: ActiveTrigger): string {

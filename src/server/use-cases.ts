@@ -128,7 +128,7 @@ export function useCases(given: Given): UseCases {
     ...keeping,
   });
   const tasks = new Tasks({ runs, store, governance: registry });
-  const triggers = triggersOf(given, runs);
+  const triggers = triggersOf(given, runs, tasks);
   const sealing = sealingOf(given);
   const journal = new LocalJournalService({
     ...keeping,
@@ -153,11 +153,11 @@ function backtestsOf({ past, db }: Given): Backtests {
   });
 }
 
-function triggersOf({ registry, store, db, clock, hosts, outside }: Given, runs: Runs): Triggers {
+function triggersOf({ registry, store, db, clock, hosts, outside }: Given, runs: Runs, tasks: Tasks): Triggers {
   const { shards } = hosts;
   const { log, secrets } = outside;
   const owns = (run_id: string) => hosts.owned.includes(groupOf(run_id, shards.groups));
-  const fires = new Fires({ db, runs, newRunId: shards.newRunId.bind(shards), owns, clock, log });
+  const fires = new Fires({ db, runs, tasks, newRunId: shards.newRunId.bind(shards), owns, clock, log });
   const schedules = new Schedules({ db, fires, runs, clock, log });
   const events = new EventTriggers({ db, store, fires, log });
   return new Triggers({ registry, db, fires, schedules, events, secrets, clock, log });

@@ -60,7 +60,7 @@ beforeAll(async () => {
     if (said.includes("it breaks")) return { content: "one two three four five", breaks_at: "three " };
     if (said.includes("it goes on")) return { content: "one two three four five", pause_ms: 700 };
     if (said.includes("it takes long")) return { content: "late", delay_ms: 10_000 };
-    if (said.includes("leak")) return { content: `Here: ${LEAKED} is it.` };
+    if (said.includes("leak")) return { content: `Here: ${LEAKED} is it.`, piece_chars: 5 };
     return {
       content: said.includes("long") ? "word ".repeat(5_000) : `Answer ${(n += 1)} to ${messages.length} messages.`,
     };
@@ -420,7 +420,7 @@ describe("the LLM proxy", () => {
     );
     const again = await qd("replay", run_id, "--", "node", AGENT, "chat", `leak ${LEAKED}`);
     expect([again.code, again.out]).toEqual([0, "Here: [redacted:github] is it.\n"]);
-    // In a stream it comes in pieces, which nothing finds in the bytes: these are not kept, and cannot be given again.
+    // In a stream it comes in pieces: it is taken out of those, and the others are given again as they were.
     const streamed = await qd("capture", "--", "node", AGENT, "stream", "leak");
     expect(streamed.out).toContain(LEAKED);
     const stream_id = idIn(streamed.err);
@@ -428,6 +428,10 @@ describe("the LLM proxy", () => {
     const file = path.join(data, "stream.jsonl");
     await qd("export", stream_id, "-o", file);
     expect(readFileSync(file, "utf8")).not.toContain(LEAKED.slice(0, 20));
+    const completed = (await events(stream_id)).find((event) => event.type === "model.completed");
+    expect(completed?.data).toMatchObject({ raw: expect.stringContaining("[redacted:github]") as unknown });
+    const streamedAgain = await qd("replay", stream_id, "--", "node", AGENT, "stream", "leak");
+    expect([streamedAgain.code, streamedAgain.out]).toEqual([0, "Here: [redacted:github] is it.\n"]);
   });
 
   test("of a long error a secret where its message is cut is not recorded by half", async () => {

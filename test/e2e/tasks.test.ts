@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Event } from "../../src/contract/events.ts";
 import type { ReplaySession } from "../../src/contract/replay.ts";
 import type { Task } from "../../src/contract/tasks.ts";
+import type { Fire } from "../../src/contract/triggers.ts";
 import { cli, remove, startUp, tempFolder, until } from "../support/processes.ts";
 import type { Running } from "../support/processes.ts";
 import { startScriptedModel } from "../support/scripted-model.ts";
@@ -176,6 +177,25 @@ test("what cannot be done is refused and says why; the same key is one task; a r
   expect(one.task_id).toBe(two.task_id);
   const run = await server.client.startRun({ agent: "writer", input: "hello" });
   await expect(server.client.json(`/tasks/${run.run_id}`)).rejects.toThrow("was not asked for as a task");
+});
+
+test("a trigger can have a task done", async () => {
+  await server.client.apply(`kind: Trigger
+metadata: { name: digest }
+spec: { intent: summarise, priority: 1, input: { text: "\${input.due}" }, schedule: { cron: "0 0 1 1 *" } }
+`);
+  const { run_id } = await server.client.json<Fire>("/triggers/digest/fire", {
+    method: "POST",
+    body: { input: { due: "today" } },
+  });
+  const task = await ended({ task_id: run_id } as Task);
+  expect(task).toMatchObject({ status: "OK", engine: { model: "llama" } });
+  expect(home.requests.at(-1)?.messages.at(-1)?.content).toBe("Sum up today");
+  expect((await eventsOf(task))[0]?.data).toMatchObject({
+    priority: 1,
+    requester: "trigger:digest",
+    trigger: { name: "digest" },
+  });
 });
 
 test("on the command line", async () => {

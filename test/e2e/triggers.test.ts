@@ -86,7 +86,7 @@ test("a manifest that is no trigger is refused with what is wrong and where", as
     );
   };
   const both = "{ workflow: w, agent: a, schedule: { cron: '0 0 * * *' } }";
-  expect(await wrong(both)).toContain("exactly one of agent, workflow");
+  expect(await wrong(both)).toContain("exactly one of agent, workflow, intent");
   expect(await wrong("{ workflow: w }")).toContain("exactly one of schedule, webhook, event");
   expect(await wrong("{ workflow: w, schedule: { cron: '61 * * * *' } }")).toMatch(/line 3.*61 \* \* \* \*/);
   expect(await wrong("{ workflow: w, schedule: { cron: '0 0 30 2 *' } }")).toContain("never comes");
@@ -172,8 +172,8 @@ const post = (name: string, headers: Record<string, string>, body: string | Uint
 
 test("a signed webhook starts a run, and only one however often it is sent; an unsigned one starts none", async () => {
   const body = JSON.stringify({ order: { id: 7 } });
-  const answers = await Promise.all([1, 2, 3].map(() => post("order", signed("msg_1", body), body)));
-  expect(answers.map(({ status }) => status)).toEqual([202, 202, 202]);
+  const answers = await Promise.all(Array.from({ length: 8 }, () => post("order", signed("msg_1", body), body)));
+  expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 202));
   const told = (await Promise.all(answers.map((answer) => answer.json()))) as Fire[];
   expect(new Set(told.map(({ run_id }) => run_id)).size).toBe(1);
   const [{ run_id } = { run_id: "" }] = told;
@@ -186,6 +186,10 @@ test("a signed webhook starts a run, and only one however often it is sent; an u
     expect((await post("order", headers, body)).status).toBe(status);
   expect((await post("tick", signed("msg_3", body), body)).status).toBe(404);
   expect(await fires("order")).toHaveLength(1);
+  // Different ones at once, each of them twice, are as many runs.
+  const many = Array.from({ length: 30 }, (_, i) => post("order", signed(`many_${i >> 1}`, body), body));
+  expect((await Promise.all(many)).map(({ status }) => status)).toEqual(many.map(() => 202));
+  expect(await fires("order", "?limit=200")).toHaveLength(16);
   // Said truthfully, but of no use to this trigger.
   const useless = (await (await post("order", signed("msg_4", "[]"), "[]")).json()) as Fire;
   expect(useless).toMatchObject({ state: "refused", reason: expect.stringContaining("input.order.id") as unknown });

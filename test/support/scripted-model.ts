@@ -20,6 +20,8 @@ export interface ChatAnswer {
   pause_ms?: number;
   /** Before anything is said. */
   delay_ms?: number;
+  /** A stream says it in pieces of so many characters, instead of in words. */
+  piece_chars?: number;
   /** After this word of a stream the connection breaks. */
   breaks_at?: string;
 }
@@ -32,6 +34,13 @@ export interface ScriptedModel {
 }
 
 const USAGE = { prompt_tokens: 20, completion_tokens: 10, total_tokens: 30 };
+
+function wordsOf({ content = "", piece_chars }: ChatAnswer): string[] {
+  if (piece_chars === undefined) return content.split(/(?<= )/);
+  return Array.from({ length: Math.ceil(content.length / piece_chars) }, (_, i) =>
+    content.slice(i * piece_chars, (i + 1) * piece_chars),
+  );
+}
 
 function messageOf(answer: ChatAnswer, n: number) {
   const tool_calls = answer.call && [
@@ -112,7 +121,7 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
           `data: ${JSON.stringify({ ...common, object: "chat.completion.chunk", choices: usage ? [] : [{ index: 0, delta, finish_reason: end }], usage })}\n\n`,
         );
       chunk({ role: "assistant", content: "" });
-      for (const word of (answer.content ?? "").split(/(?<= )/)) {
+      for (const word of wordsOf(answer)) {
         if (word !== "") chunk({ content: word });
         if (answer.breaks_at === word) return void setTimeout(() => res.destroy(), 20);
         if (answer.pause_ms) await new Promise((resolve) => setTimeout(resolve, answer.pause_ms));
