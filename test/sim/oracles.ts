@@ -61,6 +61,25 @@ function mediation(sim: Sim, run_id: string, events: readonly StoredEvent[], fau
   }
 }
 
+/** What a task minds holds for each of its calls, and its models are asked in their order. */
+function routes(sim: Sim, run_id: string, events: readonly StoredEvent[], faults: string[]): void {
+  const routing = events[0]?.data["routing"] as { privacy: string } | undefined;
+  if (!routing) return;
+  let at = -1;
+  for (const { type, seq, data } of events) {
+    if (type === "routing.decided") {
+      if (data["at"] !== at + 1) faults.push(`${run_id} seq ${seq}: from model ${at} to ${String(data["at"])}`);
+      at = Number(data["at"]);
+      if (at > 0) sim.saw("a task asked its next model");
+    }
+    if (type !== "model.requested") continue;
+    const model = String(data["model"]).replace(/@1$/, "");
+    if (model !== ["sim", "spare"][at] && data["approved"] === undefined)
+      faults.push(`${run_id} seq ${seq}: ${model} was asked, and number ${at} was its turn`);
+    if (model === "sim" && routing.privacy === "local-only") faults.push(`${run_id} seq ${seq}: ${model} is not local`);
+  }
+}
+
 function money(sim: Sim, all: ReadonlyMap<string, StoredEvent[]>, faults: string[]): void {
   let spent = 0;
   let open = 0;
@@ -125,6 +144,7 @@ export function check(sim: Sim): string[] {
     shape(sim, run_id, events, faults);
     effects(sim, run_id, events, faults);
     mediation(sim, run_id, events, faults);
+    routes(sim, run_id, events, faults);
     replays(sim, run_id, faults);
   }
   if (sim.effects.denied.length > 0) faults.push(`${sim.effects.denied[0]}: a denied tool was executed`);

@@ -58,6 +58,15 @@ const PLANTS: Record<string, Plant> = {
       },
     }),
   },
+  "a model of somebody else counts as one that stays at home": {
+    catalog: (catalog) => ({
+      ...catalog,
+      model: (name, version) => {
+        const route = catalog.model(name, version);
+        return route && { ...route, engine: "local" };
+      },
+    }),
+  },
   "denies are ignored": { policy: policyThat((v, name) => (name === "forbidden" ? { ...v, effect: "allow" } : v)) },
   "approvals are not asked for": {
     policy: policyThat((v, name) => (name === "approve_me" ? { ...v, effect: "allow" } : v)),

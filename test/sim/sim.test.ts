@@ -10,6 +10,7 @@ const make = (seed: number) => new Sim(seed);
 test(`${seeds.length} seeded histories hold every invariant`, { timeout }, async () => {
   await playAll(seeds, make, [
     "step.in_doubt",
+    "a task asked its next model",
     "owner replaced",
     "unknown commit, committed",
     "unknown commit, lost",

@@ -16,7 +16,7 @@ import { Engine } from "../../src/orchestrator/engine.ts";
 import type { Commit } from "../../src/orchestrator/engine.ts";
 import type { ParkedRuns } from "../../src/orchestrator/parked-runs.ts";
 import { Policy } from "../../src/core/policy.ts";
-import { SHARED_LIMIT, simCatalog, SIM_POLICY } from "./world.ts";
+import { SHARED_LIMIT, simCatalog, SIM_POLICY, routingOf } from "./world.ts";
 
 /** mulberry32: small, seeded, good enough to pick faults. */
 export class Prng implements Random {
@@ -128,6 +128,9 @@ export class Sim {
   faults = true;
   private generation = 0;
   protected readonly plant: Plant;
+
+  /** Some runs are tasks. Histories that were kept from before have none. */
+  tasks = true;
 
   constructor(seed: number, plant: Plant = {}) {
     this.random = new Prng(seed);
@@ -290,7 +293,9 @@ export class Sim {
       name: isAgent ? "bot" : this.random.chance(0.5) ? "line" : "fan",
       version: 1,
     };
-    const data = { env: "dev", input: "go", kind: target.kind, project: "default", requester: "ada", target };
+    const routing = this.tasks && isAgent ? routingOf(run_id) : null;
+    const told = { project: "default", requester: "ada", ...(routing ? { routing } : {}), target };
+    const data = { env: "dev", input: "go", kind: target.kind, ...told };
     this.engine.start({ tenant_id: this.tenant, run_id, command: { type: "start", data } }).then(
       () => this.acknowledged.add(run_id),
       () => undefined,

@@ -2,6 +2,7 @@
 import type { AgentSpec, Catalog, WorkflowSpec } from "../../src/contract/catalog.ts";
 import type { ModelRoute, ToolDefinition } from "../../src/contract/jobs.ts";
 import type { PolicySet } from "../../src/core/policy.ts";
+import type { JsonObject } from "../../src/kit/json.ts";
 import { matchesAny } from "../../src/core/pattern.ts";
 
 const tool = (name: string, idempotent: boolean, cost_micro_usd: number): ToolDefinition => ({
@@ -42,6 +43,22 @@ const route: ModelRoute = {
   timeout_ms: 1_000,
   attempts_max: 4,
 };
+
+/** Stays at home: what a task that minds may be done with. */
+const SPARE: ModelRoute = { ...route, name: "spare", engine: "local" };
+
+/** How an agent's run is routed, where it is a task: by its id, so that no history draws another number for it. */
+export function routingOf(run_id: string): JsonObject | null {
+  const code = run_id.charCodeAt(run_id.length - 1);
+  if (code % 3 !== 0) return null;
+  const order = [
+    { engine: "api", model: "sim", tier: "tier1" },
+    { engine: "local", model: "spare", tier: "tier0" },
+  ];
+  // One in two has come to mind what it is told since it was routed: the first of its models is denied then.
+  const privacy = code % 2 === 0 ? "local-only" : "allow-api";
+  return { chosen_by: "intent", intent: "any@1", left_out: [], order, privacy, reason: "the first of any" };
+}
 
 const agent: AgentSpec = {
   name: "bot",
@@ -117,7 +134,7 @@ export function simCatalog(): Catalog {
     workflow: (name) => flows.get(name) ?? null,
     tool: (name) => TOOLS.get(name) ?? null,
     toolsMatching: (patterns) => [...TOOLS.values()].filter((t) => matchesAny(patterns, t.name)),
-    model: (name) => (name === "sim" ? route : null),
+    model: (name) => (name === "sim" ? route : name === "spare" ? SPARE : null),
     budgets: () => budgets,
     intent: () => null,
     modelOf: () => null,
