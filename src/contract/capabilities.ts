@@ -1,12 +1,13 @@
 // What a tool needs of the machine that it runs on, and what an agent may make use of.
 import { Type } from "typebox";
+import { either } from "./either.ts";
 
 export const CAPABILITIES = ["network", "fs", "subprocess", "gpu"] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 
 export const Capabilities = (description: string) =>
   Type.Optional(
-    Type.Array(Type.Unsafe<Capability>(Type.Union(CAPABILITIES.map((value) => Type.Literal(value)))), {
+    Type.Array(either(CAPABILITIES), {
       uniqueItems: true,
       description,
     }),

@@ -4,10 +4,11 @@
 import { Type, type Static, type TSchema } from "typebox";
 import type { Json } from "../kit/json.ts";
 import { Capabilities } from "./capabilities.ts";
+import { either } from "./either.ts";
 import { Name } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
 import { Usd } from "./money.ts";
-import { IntentSpecInput, TIERS } from "./tasks.ts";
+import { ENGINES, IntentSpecInput, TIERS } from "./tasks.ts";
 import { TriggerSpecInput } from "./triggers.ts";
 
 const closed = { additionalProperties: false };
@@ -257,16 +258,9 @@ export const ModelSpecInput = Type.Object(
       }),
     ),
     engine: Type.Optional(
-      Type.Union([Type.Literal("local"), Type.Literal("api")], {
-        description: "local: what it is told stays with you; api (unless said): it is somebody else's.",
-      }),
+      either(ENGINES, "local: what it is told stays with you; api (unless said): it is somebody else's."),
     ),
-    tier: Type.Optional(
-      Type.Union(
-        TIERS.map((tier) => Type.Literal(tier)),
-        { description: "tier0 of a local model, tier1 of the others, unless said." },
-      ),
-    ),
+    tier: Type.Optional(either(TIERS, "tier0 of a local model, tier1 of the others, unless said.")),
     p95_ms: Type.Optional(
       Type.Integer({ minimum: 1, description: "How long 95 of 100 calls take at most, as you know it." }),
     ),

@@ -1,6 +1,7 @@
 // Tasks: work that is asked for by intent. An Intent manifest says which agent does it, on which models, and what it may cost;
 // the task says what it minds (engine, privacy, latency, budget), and one route is chosen by both, the same for the same.
 import { Type, type Static } from "typebox";
+import { either } from "./either.ts";
 import { COMMON_ERRORS } from "./errors.ts";
 import { Name, RunId } from "./ids.ts";
 import { LIMITS } from "./limits.ts";
@@ -8,13 +9,6 @@ import { MicroUsd, Usd } from "./money.ts";
 import type { Route } from "./routes.ts";
 
 const closed = { additionalProperties: false };
-const either = <const T extends string>(values: readonly T[], description?: string) =>
-  Type.Unsafe<T>(
-    Type.Union(
-      values.map((value) => Type.Literal(value)),
-      description === undefined ? {} : { description },
-    ),
-  );
 
 export const ENGINES = ["local", "api"] as const;
 export type Engine = (typeof ENGINES)[number];
@@ -95,6 +89,12 @@ export interface Routing {
   readonly left_out: readonly { readonly model: string; readonly why: string }[];
   readonly chosen_by: "intent" | "task";
   readonly reason: string;
+}
+
+/** Where a task is on its way: which of its models is asked, and why that one. */
+export interface RoutingState extends Omit<Routing, "chosen_by"> {
+  readonly at: number;
+  readonly chosen_by: "intent" | "task" | "fallback";
 }
 
 export const TASK_STATES = ["PENDING", "RUNNING", "OK", "ERROR", "TIMEOUT", "CANCELED"] as const;

@@ -1,6 +1,7 @@
 // Triggers: what starts runs without somebody asking each time. The manifest says when; the rows say what happened; the routes
 // are those of people who look, hold up, or start one by hand.
 import { Type, type Static } from "typebox";
+import { either } from "./either.ts";
 import { COMMON_ERRORS } from "./errors.ts";
 import { EVENT_TYPES } from "./events.ts";
 import { Name } from "./ids.ts";
@@ -8,13 +9,6 @@ import { LIMITS } from "./limits.ts";
 import type { Route } from "./routes.ts";
 
 const closed = { additionalProperties: false };
-const either = <const T extends string>(values: readonly T[], description?: string) =>
-  Type.Unsafe<T>(
-    Type.Union(
-      values.map((value) => Type.Literal(value)),
-      description === undefined ? {} : { description },
-    ),
-  );
 
 export const FIRE_CAUSES = ["schedule", "webhook", "event", "manual"] as const;
 export type FireCause = (typeof FIRE_CAUSES)[number];
@@ -52,6 +46,13 @@ const OnEvent = Type.Object(
       Type.Array(Type.String({ minLength: 1, maxLength: 200 }), {
         maxItems: 50,
         description: "Names of agents or workflows, of which `*` matches any text; all unless said.",
+      }),
+    ),
+    when: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: LIMITS.expression_chars_max,
+        description: "CEL over `event` (its type), `target`, `run_id` and `data` of the event.",
       }),
     ),
   },

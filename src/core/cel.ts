@@ -5,6 +5,8 @@ import { Environment } from "@marcbachmann/cel-js";
 import { RE2JS } from "re2js";
 import { AppError, messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { isObject } from "../kit/json.ts";
+import type { Json } from "../kit/json.ts";
 
 const LINEAR = "re2_matches";
 const PATTERNS_KEPT = 1_000;
@@ -85,4 +87,12 @@ export function compileExpression(
   } catch (error) {
     throw error instanceof AppError ? error : fail(messageOf(error));
   }
+}
+
+/** JSON numbers as CEL sees them: whole numbers are int, so `args.count + 1` works; others are double. */
+export function celValue(value: Json): unknown {
+  if (typeof value === "number") return Number.isSafeInteger(value) ? BigInt(value) : value;
+  if (Array.isArray(value)) return value.map(celValue);
+  if (!isObject(value)) return value;
+  return new Map(Object.entries(value).map(([key, item]) => [key, celValue(item)]));
 }

@@ -8,7 +8,7 @@ import { isTerminal } from "../contract/events.ts";
 import type { EventDraft, RunKind, TerminalState } from "../contract/events.ts";
 import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { ArtifactRef, ToolCall } from "../contract/jobs.ts";
-import type { Routing } from "../contract/tasks.ts";
+import type { Routing, RoutingState } from "../contract/tasks.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { begunAgain } from "./fork-fold.ts";
 import { foldGap, foldObserved, noteOrigin } from "./observed.ts";
@@ -108,7 +108,7 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
         agent.invalidAnswer(run.program, str(data, "errors"));
       return;
     case "routing.decided":
-      if (run.routing) run.routing.at = num(data, "at");
+      if (run.routing) run.routing = { ...run.routing, ...routed(data) };
       return;
     case "run.sealed":
       run.sealed = true;
@@ -121,6 +121,11 @@ function foldControl(run: RunState, event: EventDraft, data: Data, at_us: number
     default:
       return foldState(run, event, data, at_us);
   }
+}
+
+function routed(data: Data): Pick<RoutingState, "at" | "chosen_by" | "reason"> {
+  const chosen_by = str(data, "chosen_by") as RoutingState["chosen_by"];
+  return { at: num(data, "at"), chosen_by, reason: str(data, "reason") };
 }
 
 function foldState(run: RunState, event: EventDraft, data: Data, at_us: number): void {

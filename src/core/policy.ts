@@ -7,10 +7,10 @@
 import { digestOf } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
-import { isObject } from "../kit/json.ts";
 import { messageOf } from "../contract/errors.ts";
 import type { EffectClass } from "../contract/events.ts";
 import { LIMITS } from "../contract/limits.ts";
+import { celValue } from "./cel.ts";
 import { compileCondition } from "./condition.ts";
 import { matchesAny } from "./pattern.ts";
 
@@ -99,14 +99,6 @@ interface CompiledRule {
   readonly id: string;
   readonly rule: PolicyRule;
   readonly test: ((context: Record<string, unknown>) => unknown) | null;
-}
-
-/** JSON numbers as CEL sees them: whole numbers are int, so `args.count + 1` works; others are double. */
-function celValue(value: Json): unknown {
-  if (typeof value === "number") return Number.isSafeInteger(value) ? BigInt(value) : value;
-  if (Array.isArray(value)) return value.map(celValue);
-  if (!isObject(value)) return value;
-  return new Map(Object.entries(value).map(([key, item]) => [key, celValue(item)]));
 }
 
 function contextOf(call: PolicyCall): Record<string, unknown> {

@@ -4,7 +4,7 @@ import type { AgentSpec, RunBudget, WorkflowSpec } from "../contract/catalog.ts"
 import type { RunKind, RunStateName, TerminalState } from "../contract/events.ts";
 import { PRIORITY_DEFAULT } from "../contract/jobs.ts";
 import type { Message, ToolCall } from "../contract/jobs.ts";
-import type { Routing } from "../contract/tasks.ts";
+import type { RoutingState } from "../contract/tasks.ts";
 import type { Lineage } from "../contract/replay.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { ObservedState } from "./observed.ts";
@@ -152,7 +152,7 @@ export interface RunState {
   /** Recorded outcomes are left to be taken over by the next append. */
   more: boolean;
   /** Of a task: the models it may ask, and which of them it asks now. */
-  routing: (Routing & { at: number }) | null;
+  routing: RoutingState | null;
   /** The last allow and what it reserves, until the intent that follows it takes it. */
   grant: { step: number; micro: number; tokens: number } | null;
 }

@@ -8,6 +8,8 @@ import type { CommittedRow, JournalStore } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Db, Log } from "../contract/ports.ts";
 import { decodeBody } from "../core/chain.ts";
+import { eventCondition } from "../core/event-condition.ts";
+import type { ToldEvent } from "../core/event-condition.ts";
 import { matchesAny } from "../core/pattern.ts";
 import { eventCursor, moveCursor } from "../store/triggers.ts";
 import type { ActiveTrigger, Fires } from "./fires.ts";
@@ -32,6 +34,8 @@ export class EventTriggers {
   private readonly options: EventTriggersOptions;
   /** What was asked for at the last look at a group. */
   private readonly asked = new Map<number, string>();
+  /** By their text. */
+  private readonly conditions = new Map<string, (event: ToldEvent) => boolean>();
 
   constructor(options: EventTriggersOptions) {
     this.options = options;
@@ -101,8 +105,10 @@ export class EventTriggers {
           return [];
         }
         const facts = { depth: source.depth + 1, run_id };
+        const fits = this.conditionOf(trigger);
         return events
           .filter((event) => asksFor(trigger, event))
+          .filter(({ type, data }) => fits({ type, target: source.target, run_id, data }))
           .map((event) =>
             fires.row(trigger, {
               key: `${run_id}/${event.seq}`,
@@ -115,6 +121,14 @@ export class EventTriggers {
       });
     const added = await db.transaction({ role: "qd_app", tenant_id }, (tx) => fires.add(tx, rows));
     return added.filter(Boolean).length;
+  }
+
+  private conditionOf({ spec }: ActiveTrigger): (event: ToldEvent) => boolean {
+    const when = spec.event?.when;
+    if (when === undefined) return () => true;
+    let known = this.conditions.get(when);
+    if (!known) this.conditions.set(when, (known = eventCondition(when)));
+    return known;
   }
 
   private async source(tenant_id: string, run_id: string): Promise<Source> {

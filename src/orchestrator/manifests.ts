@@ -23,6 +23,7 @@ import { isObject } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { policyRules, usd, workflowNodes } from "../core/catalog.ts";
 import { compileCondition } from "../core/condition.ts";
+import { eventCondition } from "../core/event-condition.ts";
 import { Policy } from "../core/policy.ts";
 import { hasRemoteReference } from "../core/schema.ts";
 import { checkSchedule } from "../core/schedule.ts";
@@ -180,6 +181,7 @@ function checkTrigger(spec: TriggerManifest): void {
   oneOf(spec, ["agent", "workflow", "intent"]);
   oneOf(spec, ["schedule", "webhook", "event"]);
   if (spec.schedule) checkSchedule(spec.schedule);
+  if (spec.event?.when !== undefined) eventCondition(spec.event.when);
   for (const path of references((spec.input ?? null) as Json))
     if (path.split(".")[0] !== "input")
       throw new AppError("MANIFEST_INVALID", `\${${path}} refers to nothing; write \${input...}`);

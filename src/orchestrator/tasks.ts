@@ -1,4 +1,5 @@
 // Tasks: work that is asked for by intent. A task is a run, under the run's id; what is said of it here is read from its journal.
+import { present } from "../kit/assert.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
@@ -7,11 +8,12 @@ import { isTerminal } from "../contract/events.ts";
 import type { IdSeed } from "../contract/ids.ts";
 import type { JournalStore } from "../contract/journal.ts";
 import type { Run, StartRun } from "../contract/runs.ts";
-import type { Routing, Task, TaskRequest } from "../contract/tasks.ts";
+import type { Routing, RoutingState, Task, TaskRequest } from "../contract/tasks.ts";
 import type { IntentSpec } from "../contract/catalog.ts";
 import { usd } from "../core/catalog.ts";
 import { decodeBody } from "../core/chain.ts";
 import { routeTask } from "../core/routing.ts";
+import type { RunState } from "../core/run-state.ts";
 import { resolveTemplate, UnresolvedReference } from "../core/template.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import type { Governance } from "./engine.ts";
@@ -22,6 +24,8 @@ export interface TasksOptions {
   readonly runs: Pick<Runs, "start" | "get">;
   readonly store: Pick<JournalStore, "readRun">;
   readonly governance: Pick<Governance, "of">;
+  /** The state of an open run that is at hand here. */
+  readonly live: (run_id: string) => Readonly<RunState> | null;
 }
 
 /** Of jobs in the queue. */
@@ -81,11 +85,13 @@ export class Tasks {
   }
 
   private async view(caller: Caller, run: Run): Promise<Task> {
+    const live = this.options.live(run.run_id);
+    if (live?.routing && !isTerminal(live.state)) return openTask(run, live, live.routing);
     const rows = await readWholeRun(this.options.store, caller.tenant_id, run.run_id);
-    const events = rows.flatMap((row) => decodeBody(row.body));
-    const routing = events[0]?.data["routing"];
-    if (!isObject(routing)) throw new AppError("NOT_FOUND", `The run ${run.run_id} was not asked for as a task`);
-    return taskOf(run, routing as unknown as Routing, events);
+    return endedTask(
+      run,
+      rows.flatMap((row) => decodeBody(row.body)),
+    );
   }
 }
 
@@ -106,33 +112,55 @@ function budgetOf(intent: IntentSpec, { sla }: TaskRequest): number {
   return Math.min(usd(sla?.budget_usd) ?? intent.budget_micro_usd, intent.budget_cap_micro_usd);
 }
 
-function taskOf(run: Run, routing: Routing, events: readonly StoredEvent[]): Task {
-  const chosen = events.findLast((event) => event.type === "routing.decided")?.data ?? {};
-  const state = run.state as RunStateName;
-  const last = isTerminal(state) ? events.findLast((event) => event.type === `run.${state}`) : undefined;
+/** What is asked for again and again while it goes on is not read from the journal each time. */
+function openTask(run: Run, state: Readonly<RunState>, routing: RoutingState): Task {
+  return taskOf(run, routing, { latency_us: state.updated_us - state.created_us, result: null, error: null });
+}
+
+function endedTask(run: Run, events: readonly StoredEvent[]): Task {
+  const [first] = events;
+  const given = first?.data["routing"];
+  if (!first || !isObject(given)) throw new AppError("NOT_FOUND", `The run ${run.run_id} was not asked for as a task`);
+  const chosen = events.findLast((event) => event.type === "routing.decided")?.data;
+  const routing = { ...(given as unknown as Routing), at: 0, ...(chosen as Partial<RoutingState> | undefined) };
+  const last = events.findLast((event) => event.type === `run.${run.state}`);
+  const isOver = isTerminal(run.state as RunStateName);
+  const ended = isOver ? last : undefined;
+  const { code, message, output } = ended?.data ?? {};
+  const isFailed = ended !== undefined && run.state !== "succeeded";
+  return taskOf(run, routing, {
+    latency_us: (ended ?? events.at(-1) ?? first).at - first.at,
+    result: output ?? null,
+    error: isFailed ? { code: String(code ?? run.state), message: String(message ?? "") } : null,
+  });
+}
+
+function taskOf(
+  run: Run,
+  routing: RoutingState,
+  came: { latency_us: number; result: Json; error: Task["error"] },
+): Task {
   const engines = new Set(routing.order.map(({ engine }) => engine));
-  const [only] = engines;
-  const until_us = last?.at ?? events.at(-1)?.at ?? 0;
-  const failed = last !== undefined && state !== "succeeded";
+  const now = present(routing.order[routing.at], "a task asks one of its models");
   return {
     task_id: run.run_id,
     intent: routing.intent,
-    status: STATUS[state],
+    status: STATUS[run.state as RunStateName],
     engine: {
-      route: engines.size > 1 ? "hybrid" : (only ?? "api"),
-      model: String(chosen["model"] ?? routing.order[0]?.model),
-      tier: (chosen["tier"] ?? routing.order[0]?.tier) as Task["engine"]["tier"],
-      chosen_by: (chosen["chosen_by"] ?? routing.chosen_by) as Task["engine"]["chosen_by"],
-      reason: String(chosen["reason"] ?? routing.reason),
+      route: engines.size > 1 ? "hybrid" : now.engine,
+      model: now.model,
+      tier: now.tier,
+      chosen_by: routing.chosen_by,
+      reason: routing.reason,
     },
-    result: last?.data["output"] ?? null,
+    result: came.result,
     usage: {
-      latency_ms: Math.round((until_us - (events[0]?.at ?? until_us)) / 1000),
+      latency_ms: Math.round(came.latency_us / 1000),
       tokens: run.tokens,
       cost_micro_usd: run.cost_micro_usd,
     },
-    error: failed ? { code: String(last.data["code"] ?? state), message: String(last.data["message"] ?? "") } : null,
-    run_state: state,
-    waits_for: state === "waiting" ? run.reason : null,
+    error: came.error,
+    run_state: run.state,
+    waits_for: run.state === "waiting" ? run.reason : null,
   };
 }

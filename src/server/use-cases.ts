@@ -127,7 +127,7 @@ export function useCases(given: Given): UseCases {
     watchers,
     ...keeping,
   });
-  const tasks = new Tasks({ runs, store, governance: registry });
+  const tasks = new Tasks({ runs, store, governance: registry, live: shards.stateOf.bind(shards) });
   const triggers = triggersOf(given, runs, tasks);
   const sealing = sealingOf(given);
   const journal = new LocalJournalService({

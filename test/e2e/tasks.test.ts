@@ -155,6 +155,27 @@ test("a model that has become somebody else's is not asked by a task that was ro
   await server.client.apply(MANIFESTS());
 });
 
+test("while it goes on it is shown with the model that is asked", async () => {
+  local = [DOWN];
+  const first = await submit({});
+  expect(["PENDING", "RUNNING", "OK"]).toContain(first.status);
+  expect(await ended(first)).toMatchObject({ status: "OK", engine: { model: "big" } });
+  local = [{ content: "slow", delay_ms: 800 }];
+  const slow = await submit({ sla: { privacy: "local-only" } });
+  expect(await server.client.json<Task>(`/tasks/${slow.task_id}`)).toMatchObject({
+    status: "RUNNING",
+    engine: {
+      route: "local",
+      model: "llama",
+      chosen_by: "task",
+      reason: "the first of summarise; left out: dear, big",
+    },
+    result: null,
+    error: null,
+  });
+  expect(await ended(slow)).toMatchObject({ status: "OK", result: "slow" });
+});
+
 test("what it may cost holds, and never passes what the intent allows", async () => {
   const dear = await done({ preferred_engine: "api", sla: { budget_usd: "0.000001" } });
   expect(dear).toMatchObject({ status: "ERROR", run_state: "budget_exceeded" });

@@ -21,6 +21,10 @@ kind: Workflow
 metadata: { name: failing }
 spec: { steps: [{ id: a, tool: missing }] }
 ---
+kind: Workflow
+metadata: { name: broken }
+spec: { steps: [{ id: a, tool: nap, args: { ms: none } }] }
+---
 kind: Trigger
 metadata: { name: tick }
 spec: { workflow: echo, schedule: { cron: "* * * * * *" }, input: { at: "\${input.due}" }, labels: { team: night } }
@@ -261,6 +265,22 @@ spec: { workflow: echo, event: { types: [run.failed] } }
   );
   for (const name of ["later", "afterwards"])
     expect((await fires(name)).filter(({ key }) => key.startsWith(held.run_id))).toEqual([]);
+});
+
+test("a condition tells which events are meant; one that is none is refused", async () => {
+  const meant = (when: string) => `kind: Trigger
+metadata: { name: meant }
+spec: { workflow: echo, event: { types: [run.failed], when: ${JSON.stringify(when)} } }
+`;
+  const refused = await server.client.apply(meant("data.code ==")).catch((error: Error) => error.message);
+  expect(refused).toContain("data.code ==");
+  await server.client.apply(meant('target == "failing" && data.code == "unknown_tool"'));
+  const other = await server.client.startRun({ workflow: "broken" });
+  const failed = await server.client.startRun({ workflow: "failing", input: {} });
+  await ended(other.run_id);
+  await until("it saw the one", async () => (await fires("meant")).some(({ key }) => key.startsWith(failed.run_id)));
+  await until("others saw both", async () => (await fires("later")).some(({ key }) => key.startsWith(other.run_id)));
+  expect((await fires("meant")).filter(({ key }) => key.startsWith(other.run_id))).toEqual([]);
 });
 
 test("a trigger of another environment is another one: it is there once it is promoted", async () => {
