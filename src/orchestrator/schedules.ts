@@ -5,7 +5,7 @@ import { rfc3339 } from "../kit/clock.ts";
 import { assert } from "../kit/assert.ts";
 import { isTerminal } from "../contract/events.ts";
 import { LIMITS } from "../contract/limits.ts";
-import type { Db, DbTx, Log } from "../contract/ports.ts";
+import type { Db, Log } from "../contract/ports.ts";
 import type { ScheduleSpec } from "../contract/triggers.ts";
 import { dueFires, nextFire } from "../core/schedule.ts";
 import type { Due } from "../core/schedule.ts";
@@ -70,13 +70,9 @@ export class Schedules {
   }
 
   private async rows(trigger: ActiveTrigger, { fires_us }: Due): Promise<FireRow[]> {
-    const { fires, db } = this.options;
-    const { tenant_id } = trigger;
+    const { fires } = this.options;
     const skips = scheduleOf(trigger).overlap === "skip";
-    let open =
-      skips && fires_us.length > 0
-        ? await db.transaction({ role: "qd_app", tenant_id }, (tx) => this.openRun(tx, trigger))
-        : null;
+    let open = skips && fires_us.length > 0 ? await this.openRun(trigger) : null;
     return fires_us.map((due_us) => {
       const key = rfc3339(due_us);
       const cause = { key, cause: "schedule" as const, due_us, got: { due: key } };
@@ -87,14 +83,16 @@ export class Schedules {
   }
 
   /** The last run that the trigger began, or is about to begin, where that has not ended. */
-  private async openRun(tx: DbTx, trigger: ActiveTrigger): Promise<string | null> {
+  private async openRun(trigger: ActiveTrigger): Promise<string | null> {
     const { tenant_id, project, name } = trigger;
-    const last = (await listFires(tx, project, trigger, LIMITS.fires_at_once_max)).find(
-      ({ state }) => state === "started" || state === "pending",
+    const { db, runs } = this.options;
+    const rows = await db.transaction({ role: "qd_app", tenant_id }, (tx) =>
+      listFires(tx, project, trigger, LIMITS.fires_at_once_max),
     );
+    const last = rows.find(({ state }) => state === "started" || state === "pending");
     if (!last) return null;
     if (last.state === "pending") return last.run_id;
-    const run = await this.options.runs.find({ tenant_id, project, principal: name }, last.run_id);
+    const run = await runs.find({ tenant_id, project, principal: name }, last.run_id);
     return run && !isTerminal(run.state) ? last.run_id : null;
   }
 }

@@ -279,5 +279,7 @@ function targetOf({ agent, workflow, intent }: TriggerManifest): string {
 function whenOf({ name, env, spec }: ActiveTrigger): string {
   if (spec.schedule) return `${spec.schedule.cron} ${spec.schedule.timezone ?? "UTC"}`;
   if (spec.webhook) return `POST ${HOOKS_PREFIX}/${env}/${name}`;
-  return [...(spec.event?.types ?? []), ...(spec.event?.targets ?? []).map((target) => `of ${target}`)].join(" ");
+  const { types = [], targets = [], when } = spec.event ?? {};
+  const condition = when === undefined ? [] : [`when ${when}`];
+  return [...types, ...targets.map((target) => `of ${target}`), ...condition].join(" ");
 }

@@ -275,6 +275,7 @@ spec: { workflow: echo, event: { types: [run.failed], when: ${JSON.stringify(whe
   const refused = await server.client.apply(meant("data.code ==")).catch((error: Error) => error.message);
   expect(refused).toContain("data.code ==");
   await server.client.apply(meant('target == "failing" && data.code == "unknown_tool"'));
+  expect((await trigger("meant"))?.when).toBe('run.failed when target == "failing" && data.code == "unknown_tool"');
   const other = await server.client.startRun({ workflow: "broken" });
   const failed = await server.client.startRun({ workflow: "failing", input: {} });
   await ended(other.run_id);

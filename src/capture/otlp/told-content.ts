@@ -5,10 +5,12 @@ import type { ExportedLog, SpanEvent } from "../../contract/otlp.ts";
 import { isObject } from "../../kit/json.ts";
 
 const CHARS_MAX = 16 * 1024 * 1024;
+/** What a record takes up besides its text, however short that is. */
+const RECORD_CHARS = 500;
 const MESSAGES = "gen_ai.";
 
 interface Told {
-  events: SpanEvent[];
+  readonly events: SpanEvent[];
   chars: number;
 }
 
@@ -18,6 +20,7 @@ export class ToldContent {
   private readonly chars_max: number;
   private chars = 0;
 
+  /** Characters that are kept in all. */
   constructor(chars_max = CHARS_MAX) {
     this.chars_max = chars_max;
   }
@@ -27,11 +30,13 @@ export class ToldContent {
     for (const record of records) {
       if (record.span_id === "" || !record.name.startsWith(MESSAGES)) continue;
       const event = eventOf(record);
-      const chars = JSON.stringify(event.attributes).length;
+      const chars = RECORD_CHARS + JSON.stringify(event.attributes).length;
       const key = keyOf(scope, record);
-      const known = this.bySpan.get(key) ?? { events: [], chars: 0 };
+      const told = this.bySpan.get(key) ?? { events: [], chars: 0 };
       this.bySpan.delete(key);
-      this.bySpan.set(key, { events: [...known.events, event], chars: known.chars + chars });
+      this.bySpan.set(key, told);
+      told.events.push(event);
+      told.chars += chars;
       this.chars += chars;
       while (this.chars > this.chars_max) this.forget(this.bySpan.keys().next().value ?? "");
     }
