@@ -3,6 +3,7 @@ import { messageOf } from "../contract/errors.ts";
 import type { EventDraft } from "../contract/events.ts";
 import type { JobFailure } from "../contract/jobs.ts";
 import { NetRefused } from "../contract/ports.ts";
+import { passedOnly } from "../contract/wire/headers.ts";
 import type { BlobStore, NetAnswer } from "../contract/ports.ts";
 import type { WireApi } from "../contract/wire/wire.ts";
 import type { Clock } from "../kit/clock.ts";
@@ -12,6 +13,9 @@ import { scrubText } from "../kit/scrub.ts";
 import type { StopSignal } from "../kit/stop.ts";
 import { before } from "./wait.ts";
 
+/** In place of a status: the connection ends without an answer. */
+export const NO_ANSWER = 0;
+
 export interface ProxyAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
@@ -20,9 +24,6 @@ export interface ProxyAnswer {
 
 export type WholeAnswer = ProxyAnswer & { readonly body: string };
 
-/** What clients read of an answer besides its body. */
-const PASSED_HEADERS =
-  /^(x-request-id|request-id|retry-after|openai-[a-z-]+|x-ratelimit-[a-z-]+|anthropic-ratelimit-[a-z-]+)$/;
 /** A call that was decided against, in the provider's own form. */
 export function denied(api: WireApi, draft: Pick<EventDraft, "data"> | undefined): ProxyAnswer {
   const reason = String(draft?.data["reason"] ?? "denied");
@@ -42,9 +43,7 @@ export function refusal(api: WireApi, status: number, code: string, message: str
 
 /** Headers of a provider's answer that its SDK reads. */
 export function passedHeaders(answer: NetAnswer, type: string): Record<string, string> {
-  const headers: Record<string, string> = { "content-type": type };
-  for (const [name, value] of Object.entries(answer.headers)) if (PASSED_HEADERS.test(name)) headers[name] = value;
-  return headers;
+  return { "content-type": type, ...passedOnly(Object.entries(answer.headers)) };
 }
 
 /** Of a message that much is recorded. It is cut when it was looked at: half a secret is found by nobody. */
@@ -68,33 +67,66 @@ export function networkFailure(error: unknown, gone: boolean, key: string): JobF
 /** How long a client may take to hang up again. */
 const HANG_UP_MS = 120_000;
 
-/** The answer of a recorded call, byte for byte; where it ended before it was whole, it does so again. */
+/** Whose recorded call is answered, and for how long they wait. */
+interface Asking {
+  readonly api: WireApi;
+  readonly caller: { readonly tenant_id: string };
+  readonly gone: StopSignal;
+}
+
+/** The answer of a recorded call, byte for byte; where it ended before it was whole, or never came, it does so again. */
 export async function recordedAnswer(
-  { blobs, clock }: { blobs: Pick<BlobStore, "get">; clock: Clock },
-  { caller, gone }: { caller: { tenant_id: string }; gone: StopSignal },
-  completed: JsonObject,
+  options: { blobs: Pick<BlobStore, "get">; clock: Clock },
+  asking: Asking,
+  { ended, completed }: { ended: string; completed: JsonObject },
 ): Promise<ProxyAnswer> {
-  const { raw_ref: ref, raw, headers, status, content_type, broken_by } = completed;
+  const { raw_ref: ref, raw, headers, content_type, broken_by } = completed;
+  const status = statusIn(completed);
+  if (status === null && ended === "model.failed") return unanswered(options.clock, asking, completed);
   const isApart = isObject(ref) && typeof ref["digest"] === "string";
   const text = isApart
-    ? (await blobs.get(caller.tenant_id, String(ref["digest"]))).toString("utf8")
+    ? (await options.blobs.get(asking.caller.tenant_id, String(ref["digest"]))).toString("utf8")
     : String(raw ?? "");
+  const isType = typeof content_type === "string" && HEADER_VALUE.test(content_type);
   return {
-    status: Number(status ?? 200),
+    status: status ?? 200,
     headers: {
-      ...(isObject(headers) ? (headers as Record<string, string>) : {}),
-      "content-type": String(content_type ?? "application/json"),
+      ...passedOnly(Object.entries(isObject(headers) ? headers : {}).filter(([, value]) => isHeaderValue(value))),
+      "content-type": isType ? content_type : "application/json",
     },
     body:
-      broken_by === undefined
-        ? text
-        : brokenOff(
-            text,
-            broken_by === "client"
-              ? before(new Promise<never>(() => undefined), clock, { wait_ms: HANG_UP_MS, gone })
-              : null,
-          ),
+      broken_by === undefined ? text : brokenOff(text, broken_by === "client" ? hungUp(options.clock, asking) : null),
   };
+}
+
+/** A header that others told us of may hold what none may. */
+const HEADER_VALUE = /^[\t\x20-\x7e]{1,1000}$/;
+
+function isHeaderValue(value: unknown): boolean {
+  return typeof value === "string" && HEADER_VALUE.test(value);
+}
+
+function statusIn({ status }: JsonObject): number | null {
+  return typeof status === "number" && Number.isSafeInteger(status) && status >= 200 && status <= 599 ? status : null;
+}
+
+/** What was observed elsewhere and had no answer: refused in words that were not kept, given up, or never reached anybody. */
+async function unanswered(
+  clock: Clock,
+  asking: Asking,
+  { code, message, broken_by }: JsonObject,
+): Promise<ProxyAnswer> {
+  const refused = /^http_([45]\d\d)$/.exec(String(code))?.[1];
+  if (refused !== undefined) {
+    const body = JSON.stringify(asking.api.refusal(Number(refused), String(code), String(message ?? "")));
+    return { status: Number(refused), headers: { "content-type": "application/json" }, body };
+  }
+  if (broken_by === "client") await hungUp(clock, asking);
+  return { status: NO_ANSWER, headers: {}, body: "" };
+}
+
+function hungUp(clock: Clock, { gone }: Asking): Promise<null> {
+  return before(new Promise<never>(() => undefined), clock, { wait_ms: HANG_UP_MS, gone });
 }
 
 async function* brokenOff(text: string, end: Promise<null> | null): AsyncIterable<string> {

@@ -156,7 +156,7 @@ export class Proxy {
         requested: recorded,
       });
       if (found.ended === "model.denied") return denied(call.api, { data: found.completed });
-      return recordedAnswer(this.options, call, found.completed);
+      return recordedAnswer(this.options, call, found);
     }
     return this.walk(call, { run_id, id, model, body, recorded });
   }

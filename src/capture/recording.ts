@@ -51,7 +51,8 @@ export function toolSignatureOf(
 function isAnswer(kind: string, event: StoredEvent): boolean {
   if (kind === "tool") return isToolEnd(event.type) || (event.type === "tool.failed" && event.origin !== undefined);
   if (kind === "retrieval") return event.type === "retrieval.completed" || event.type === "retrieval.failed";
-  if (event.type === "model.failed") return typeof event.data["status"] === "number";
+  // One of ours without a status was cut off by a crash; those that others observed were seen to their end.
+  if (event.type === "model.failed") return typeof event.data["status"] === "number" || event.origin !== undefined;
   // Where a fallback was denied, its client saw how the model before it had failed.
   if (event.type === "model.denied") return event.data["fallback_of"] === undefined;
   return event.type === "model.completed";
@@ -108,11 +109,13 @@ export function isAmbiguous(same: readonly RecordedCall[]): boolean {
   return same.some((call, i) => {
     const next = same[i + 1];
     if (!next || next.begun_seq > call.seq) return false;
-    const said = ({ completed }: RecordedCall) =>
+    const said = ({ ended, completed }: RecordedCall) =>
       canonicalJson([
+        ended,
         completed["content"] ?? completed["result"] ?? completed["documents"] ?? null,
         completed["tool_calls"] ?? [],
         completed["status"] ?? null,
+        completed["code"] ?? null,
       ]);
     return said(call) !== said(next);
   });

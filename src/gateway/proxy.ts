@@ -6,7 +6,7 @@ import { AppError, ERRORS } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { AGENT_HEADER, SESSION_HEADER, WAIT_HEADER } from "../contract/proxy.ts";
 import { PROXY_PREFIX } from "../contract/paths.ts";
-import { refusal } from "../capture/proxy-answer.ts";
+import { NO_ANSWER, refusal } from "../capture/proxy-answer.ts";
 import type { ProxyAnswer } from "../capture/proxy-answer.ts";
 import { anthropicMessages } from "../contract/wire/anthropic-messages.ts";
 import { openaiChat } from "../contract/wire/openai-chat.ts";
@@ -44,6 +44,7 @@ export function credentialOf(req: FastifyRequest): string | undefined {
 }
 
 async function send(reply: FastifyReply, answer: ProxyAnswer): Promise<void> {
+  if (answer.status === NO_ANSWER) return void reply.hijack().raw.destroy();
   const body = typeof answer.body === "string" ? answer.body : Readable.from(answer.body, { objectMode: false });
   await reply
     .code(answer.status)

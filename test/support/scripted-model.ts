@@ -24,6 +24,8 @@ export interface ChatAnswer {
   piece_chars?: number;
   /** After this word of a stream the connection breaks. */
   breaks_at?: string;
+  /** Instead of an answer of the API: this body. */
+  body?: string;
 }
 
 export interface ScriptedModel {
@@ -106,6 +108,8 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
         const message = answer.content ?? "refused";
         return void res.end(JSON.stringify({ error: { message, type: "server_error", code: null } }));
       }
+      if (answer.body !== undefined)
+        return void res.writeHead(200, { "content-type": "application/json" }).end(answer.body);
       if (req.url?.endsWith("/responses")) return respond(res, request, answer.content ?? "", n);
       if (req.url?.endsWith("/messages")) return converse(res, request, answer.content ?? "", n);
       const finish_reason = answer.call ? "tool_calls" : "stop";

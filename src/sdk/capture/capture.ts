@@ -97,7 +97,11 @@ export class Capture {
 
   /** Middleware for `wrapLanguageModel` of the Vercel AI SDK. */
   middleware(): AiSdkMiddleware {
-    return aiSdkMiddleware(this.settings, () => this.current);
+    return aiSdkMiddleware(
+      this.settings,
+      () => this.current,
+      (delay_ms, fn) => this.parts.host.hold(delay_ms, fn),
+    );
   }
 
   /** An MCP client whose calls are captured: tools, resources, prompts; `server` stands before their names. */

@@ -1,4 +1,4 @@
-// What capture takes from the process that it lives in: time, randomness, timers that keep nobody alive, files, the end of the
+// What capture takes from the process that it lives in: time, randomness, timers, files, the end of the
 // process. The only place of the SDK that does; tests give it another one.
 import { appendFileSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { randomBytes } from "node:crypto";
@@ -11,6 +11,8 @@ export interface Host {
   random(length: number): Uint8Array;
   /** Calls fn once; does not keep the process running. */
   timer(delay_ms: number, fn: () => void): { cancel(): void };
+  /** Calls fn once; the process is kept running until then, or until it is cancelled. */
+  hold(delay_ms: number, fn: () => void): { cancel(): void };
   readonly fetch: typeof fetch;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly pid: number;
@@ -69,6 +71,10 @@ export function processHost(): Host {
     timer(delay_ms, fn) {
       const timer = setTimeout(fn, delay_ms);
       timer.unref();
+      return { cancel: () => clearTimeout(timer) };
+    },
+    hold(delay_ms, fn) {
+      const timer = setTimeout(fn, delay_ms);
       return { cancel: () => clearTimeout(timer) };
     },
     // As it is now: what wraps it later would capture itself.

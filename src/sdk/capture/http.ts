@@ -4,6 +4,7 @@
 import { isObject } from "../../kit/json.ts";
 import type { Json, JsonObject } from "../../kit/json.ts";
 import { PROXY_PREFIX } from "../../contract/paths.ts";
+import { passedOnly } from "../../contract/wire/headers.ts";
 import { anthropicMessages } from "../../contract/wire/anthropic-messages.ts";
 import { openaiChat } from "../../contract/wire/openai-chat.ts";
 import { openaiResponses } from "../../contract/wire/openai-responses.ts";
@@ -35,15 +36,27 @@ export function capturingFetch(inner: Fetch, settings: Settings, run: () => Capt
     if (settings.replay)
       return inner(...redirected(settings, run(), api, { ...init, body: shownBody(run(), api, body) }));
     const call = await run().open("model", { api: api.name, model: String(body["model"] ?? "unknown"), request: body });
+    const signal = init?.signal ?? (input instanceof Request ? input.signal : null);
+    const isGivenUp = () => signal?.aborted === true;
     let response: Response;
     try {
       response = await inner(input, init);
     } catch (error) {
-      call.failed(error);
+      // Nobody answered, or the program did not wait for it.
+      call.failed(error, isGivenUp() ? { broken_by: "client" } : {});
       throw error;
     }
-    return observed(response, api, body, call);
+    return observed(response, { api, body, call, isGivenUp });
   };
+}
+
+/** A call that is on its way. */
+interface Asked {
+  readonly api: WireApi;
+  readonly body: JsonObject;
+  readonly call: OpenCall;
+  /** The program does not want its answer any more. */
+  readonly isGivenUp: () => boolean;
 }
 
 function pathOf(url: string): string {
@@ -87,19 +100,31 @@ function beginning(text: string): string {
 }
 
 /** What is wrong here is not the program's affair: the response is given on as it came. */
-async function observed(response: Response, api: WireApi, body: JsonObject, call: OpenCall): Promise<Response> {
+async function observed(response: Response, asked: Asked): Promise<Response> {
+  const { api, call, isGivenUp } = asked;
+  const { status } = response;
   const content_type = response.headers.get("content-type") ?? "";
-  if (response.ok && response.body && content_type.includes("event-stream")) return streamed(response, api, body, call);
+  if (response.ok && response.body && content_type.includes("event-stream")) return streamed(response, asked);
+  let raw: string;
   try {
-    const text = await response.clone().text();
-    if (!response.ok) call.failed(new Error(beginning(text)), { code: `http_${response.status}` });
-    else {
-      const value = JSON.parse(text) as Json;
-      const said = completed(api.answer(isObject(value) ? value : {}));
-      call.completed({ ...said, content_type, raw: text, status: response.status });
-    }
+    raw = await response.clone().text();
   } catch (error) {
-    call.failed(error);
+    call.failed(error, { broken_by: isGivenUp() ? "client" : "provider", content_type, status });
+    return response;
+  }
+  const came = { content_type, raw, status };
+  if (!response.ok) {
+    const headers = passedOnly(response.headers);
+    const told = Object.keys(headers).length > 0 ? { headers } : {};
+    call.failed(new Error(beginning(raw)), { ...came, ...told, code: `http_${status}` });
+    return response;
+  }
+  try {
+    const value = JSON.parse(raw) as Json;
+    call.completed({ ...completed(api.answer(isObject(value) ? value : {})), ...came });
+  } catch (error) {
+    // Its bytes are kept; what they say is not known.
+    call.failed(error, came);
   }
   return response;
 }
@@ -116,7 +141,7 @@ function completed(answer: WireAnswer): JsonObject {
 }
 
 /** Passes a stream on as it comes, and reads a copy when it has ended. */
-function streamed(response: Response, api: WireApi, body: JsonObject, call: OpenCall): Response {
+function streamed(response: Response, { api, body, call, isGivenUp }: Asked): Response {
   const { status, statusText, headers } = response;
   const chunks: Uint8Array[] = [];
   const stream = observeStream(response.body as ReadableStream<Uint8Array>, {
@@ -124,13 +149,13 @@ function streamed(response: Response, api: WireApi, body: JsonObject, call: Open
       if (chunks.length === 0) call.event("model.first_token", {});
       chunks.push(bytes);
     },
-    ended: (failure) => {
+    ended: (failure, by = "provider") => {
       const raw = Buffer.concat(chunks).toString("utf8");
       const { answer, isWhole } = assembled(api, body, raw);
-      const said = completed(answer);
+      const said = { ...completed(answer), content_type: headers.get("content-type") ?? "", raw, status };
       // Clients stop reading at the last event, before the stream itself ends.
-      if (failure && !isWhole) call.failed(failure, said);
-      else call.completed({ ...said, content_type: headers.get("content-type") ?? "", raw, status });
+      if (failure && !isWhole) call.failed(failure, { ...said, broken_by: isGivenUp() ? "client" : by });
+      else call.completed(said);
     },
   });
   return Object.defineProperty(new Response(stream, { status, statusText, headers }), "url", { value: response.url });

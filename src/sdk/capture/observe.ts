@@ -2,9 +2,12 @@
 
 export interface Observer<T> {
   chunk(chunk: T): void;
-  /** `failure`: it broke, or its reader went away before its end. */
-  ended(failure?: Error): void;
+  /** `failure`: it broke, or its reader went away before its end; `by` tells which. */
+  ended(failure?: Error, by?: BrokenBy): void;
 }
+
+/** Who ended an answer before it was whole: the program, or whoever gave it. */
+export type BrokenBy = "client" | "provider";
 
 export function observeStream<T>(stream: ReadableStream<T>, observer: Observer<T>): ReadableStream<T> {
   const reader = stream.getReader();
@@ -14,7 +17,7 @@ export function observeStream<T>(stream: ReadableStream<T>, observer: Observer<T
       try {
         next = await reader.read();
       } catch (error) {
-        observer.ended(error instanceof Error ? error : new Error(String(error)));
+        observer.ended(error instanceof Error ? error : new Error(String(error)), "provider");
         return controller.error(error);
       }
       if (next.done) {
@@ -25,7 +28,7 @@ export function observeStream<T>(stream: ReadableStream<T>, observer: Observer<T
       controller.enqueue(next.value);
     },
     async cancel(reason) {
-      observer.ended(new Error("the program stopped reading"));
+      observer.ended(new Error("the program stopped reading"), "client");
       await reader.cancel(reason);
     },
   });

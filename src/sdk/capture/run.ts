@@ -171,9 +171,14 @@ export class CaptureRun {
     return this.parts.recorder.shown(call);
   }
 
-  /** What the recording of the replayed run says of a call. Throws what it ended with, or that it is not in there. */
+  /** How a call ended in the recording of the replayed run. Throws that it is not in there. */
+  answered(call: JsonObject): Promise<{ ended: string; data: JsonObject }> {
+    return this.parts.transport.replayed(this.run_id, this.shown(call));
+  }
+
+  /** What the recording says of a call that has an answer. Throws what it ended with otherwise. */
   async recorded(call: JsonObject): Promise<JsonObject> {
-    const { ended, data } = await this.parts.transport.replayed(this.run_id, this.shown(call));
+    const { ended, data } = await this.answered(call);
     if (ended.endsWith(".completed")) return data;
     throw Object.assign(new Error(String(data["message"] ?? data["reason"] ?? ended)), {
       name: String(data["code"] ?? "Error"),
