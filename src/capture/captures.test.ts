@@ -234,3 +234,35 @@ test("a session whose name tells something is recorded without it, and found aga
   expect(text).not.toContain(session);
   expect(text).toContain("[redacted:slack]");
 });
+
+test("what earlier versions did not record is asked anew, and only where a recording has none of it", async () => {
+  const { run_id } = await captures.start(world.caller, {});
+  await (
+    await begin(run_id, "a", "roll")
+  )("four");
+  const { replay_id } = await replayOf(run_id);
+  const call = { kind: "tool" as const, tool: "shelf.list_tools", args: {} };
+  expect(await captures.answer(world.caller, replay_id, { ...call, optional: true })).toEqual({
+    ended: "none",
+    data: {},
+  });
+  await expect(captures.answer(world.caller, replay_id, call)).rejects.toMatchObject({ code: "REPLAY_REFUSED" });
+});
+
+test("a replay is as far, in the time of its recording, as the last answer that it gave", async () => {
+  const { run_id } = await captures.start(world.caller, {});
+  for (const answer of ["four", "six"]) {
+    await seams.clock.sleep(2);
+    const done = await begin(run_id, answer, "roll");
+    await done(answer);
+  }
+  expect(await captures.momentOf(world.caller, run_id)).toBeNull();
+  const { replay_id, ask } = await replayOf(run_id);
+  const moments = [await captures.momentOf(world.caller, replay_id)];
+  const found = [await ask("roll"), await ask("roll")];
+  moments.push(await captures.momentOf(world.caller, replay_id));
+  expect(moments[0]).toBeLessThan(found[0]?.at_us ?? 0);
+  expect(moments[1]).toBe(found[1]?.at_us);
+  captures = make();
+  expect(await captures.momentOf(world.caller, replay_id)).toBe(found[1]?.at_us);
+});

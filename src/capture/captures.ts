@@ -18,6 +18,7 @@ import type { BlobStore } from "../contract/ports.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { ReplayedCall, StartCapture } from "../contract/proxy.ts";
 import { canonicalRequest } from "../contract/wire/wire.ts";
+import { NOT_RECORDED } from "../contract/recorded.ts";
 import { EXACT } from "../contract/replay.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { decodeBody } from "../core/chain.ts";
@@ -73,6 +74,8 @@ interface Replay {
   readonly calls: readonly RecordedCall[];
   readonly bySignature: ReadonlyMap<string, readonly RecordedCall[]>;
   readonly used: Map<string, number>;
+  /** How far it is, in the time of the recording. */
+  at_us: number;
 }
 
 const SESSIONS_MAX = 10_000;
@@ -187,7 +190,7 @@ export class Captures {
       for (const { type, data } of events) {
         const source = (data["determinism"] as JsonObject | undefined)?.["source"];
         const call = type.endsWith(".requested") && isObject(source) ? bySeq.get(Number(source["seq"])) : undefined;
-        if (call) replay.used.set(call.signature, (replay.used.get(call.signature) ?? 0) + 1);
+        if (call) take(replay, call);
       }
       this.replays.set(run_id, replay);
       return true;
@@ -202,6 +205,13 @@ export class Captures {
 
   isReplay(run_id: string): boolean {
     return this.replays.has(run_id);
+  }
+
+  /** How far a replay is, in the time of its recording; null for a run that is none. */
+  async momentOf(caller: CaptureCaller, run_id: string): Promise<number | null> {
+    const run = this.options.owner().peek(run_id);
+    if (run?.kind === "replay" && !isTerminal(run.state)) await this.takesUp(caller, run);
+    return this.replays.get(run_id)?.at_us ?? null;
   }
 
   /** Takes the recorded answer of a call, and records that it was given. Throws REPLAY_REFUSED where there is none. */
@@ -220,7 +230,7 @@ export class Captures {
     const at = { paths: [], source_seq: found.seq, source_step: found.step };
     if (isAmbiguous(same)) return this.stop(caller, run_id, "ambiguous_signature", AMBIGUOUS, at);
     // Before anything is waited for: the same may be asked for meanwhile.
-    replay.used.set(signature, n + 1);
+    take(replay, found);
     const opened = await this.opened(caller, replay, found);
     if (opened === null) return this.stop(caller, run_id, "privacy_risk", TORN, at);
     const source = { run_id: replay.source_run_id, seq: found.seq };
@@ -272,10 +282,16 @@ export class Captures {
     call: ReplayedCall,
   ): Promise<{ ended: string; data: JsonObject }> {
     await this.runFor(caller, { run_id });
+    if (call.optional && !this.hasTool(run_id, call.tool)) return { ended: NOT_RECORDED, data: {} };
     const id = newId("event", this.options).replace("evt_", "call_");
     const asked = await this.asked({ tenant_id: caller.tenant_id, run_id }, call);
     const found = await this.replayed(caller, run_id, { id, kind: call.kind, ...asked });
     return { ended: found.ended, data: await this.whole(caller.tenant_id, found.completed) };
+  }
+
+  /** A recording from before this was captured has none of it. */
+  private hasTool(run_id: string, tool: string | undefined): boolean {
+    return this.replays.get(run_id)?.calls.some(({ requested }) => requested["tool"] === tool) === true;
   }
 
   /** A call as it may be recorded, and what the recording may know it by: as it was asked for, or with what is recorded of it. */
@@ -445,14 +461,21 @@ export class Captures {
       ...EXACT,
     };
     const observed = events[0]?.data["fidelity"] === "events";
-    const replay: Replay = { source_run_id, observed, calls, bySignature, used: new Map() };
+    const at_us = events[0]?.at ?? 0;
+    const replay: Replay = { source_run_id, observed, calls, bySignature, used: new Map(), at_us };
     return { source, lineage, replay };
   }
 }
 
+/** The recorded answer of a call is given: whoever asks the same again is given the next one. */
+function take(replay: Replay, { signature, at_us }: RecordedCall): void {
+  replay.used.set(signature, (replay.used.get(signature) ?? 0) + 1);
+  replay.at_us = Math.max(replay.at_us, at_us);
+}
+
 /** What an event says of a call that the SDK asks for. */
 function callData(call: ReplayedCall): JsonObject {
-  const { kind, ...said } = call;
+  const { kind, optional: _optional, ...said } = call;
   const given = said as JsonObject;
   const { api = "other", model = "", request = null } = given;
   return kind === "model" ? { api, model, request } : given;

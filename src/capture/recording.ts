@@ -10,6 +10,8 @@ export interface RecordedCall {
   readonly step: number;
   readonly seq: number;
   readonly begun_seq: number;
+  /** When it ended. */
+  readonly at_us: number;
   readonly signature: string;
   readonly requested: JsonObject;
   /** How it ended, and with what. */
@@ -92,8 +94,8 @@ export function recordedCalls(
     const data = request.type === "model.proposed" ? ((request.data["args"] ?? {}) as JsonObject) : request.data;
     const signature = kind === "model" ? data["signature"] : toolSignatureOf(kind, data, toolSignature);
     if (typeof signature !== "string") continue;
-    const { type: ended, seq, data: completed } = event;
-    calls.push({ step, seq, begun_seq: request.seq, signature, requested: data, ended, completed });
+    const { type: ended, seq, at: at_us, data: completed } = event;
+    calls.push({ step, seq, begun_seq: request.seq, at_us, signature, requested: data, ended, completed });
   }
   return calls.sort((a, b) => a.begun_seq - b.begun_seq);
 }

@@ -1,7 +1,7 @@
 // Tool calls of agents that we do not run. Such a call is a step like any other: policy, budget, approval, a worker that makes
 // it, the outcome on record; here is who waits for it. Invariant: a call whose client stopped waiting is never made twice by
 // asking again: the same call in the same run is given the outcome of the first.
-import type { AgentSpec } from "../contract/catalog.ts";
+import type { AgentSpec, Catalog } from "../contract/catalog.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
 import type { JournalStore } from "../contract/journal.ts";
 import { newId } from "../contract/ids.ts";
@@ -29,7 +29,7 @@ export interface ToolCallsOptions {
   readonly captures: Captures;
   readonly records: ToolRecords;
   readonly owner: () => CaptureOwner;
-  readonly governance: Pick<Governance, "of">;
+  readonly governance: Pick<Governance, "of" | "asOf">;
   readonly store: Pick<JournalStore, "readRun">;
   readonly blobs: Pick<BlobStore, "get">;
   readonly clock: Clock;
@@ -63,9 +63,12 @@ export class ToolCalls implements ToolDoor {
     this.options = options;
   }
 
-  list(of: ToolCaller): readonly ToolDefinition[] {
-    const { tools = ["*"], capabilities } = this.agent(of) ?? {};
-    return this.catalog(of, this.env(of.run_id)).toolsMatching(tools, capabilities);
+  async list(of: ToolCaller): Promise<readonly ToolDefinition[]> {
+    const { captures } = this.options;
+    const at_us = of.run_id === undefined ? null : await captures.momentOf(of.caller, of.run_id);
+    const then = at_us === null ? [] : listed(this.catalogThen(of, at_us), of);
+    // A recording that came from elsewhere may have left its registry behind.
+    return then.length > 0 ? then : listed(this.catalog(of, this.env(of.run_id)), of);
   }
 
   async call(
@@ -135,7 +138,13 @@ export class ToolCalls implements ToolDoor {
     return (run_id === undefined ? null : this.options.owner().peek(run_id)?.env) ?? "dev";
   }
 
-  private catalog({ caller }: ToolCaller, env: string) {
+  /** What a replay is offered is what its run was offered: the model is asked with it. */
+  private catalogThen({ caller, run_id }: ToolCaller, at_us: number): Catalog | null {
+    const scope = { tenant_id: caller.tenant_id, project: caller.project, env: this.env(run_id) };
+    return this.options.governance.asOf(scope, at_us)[0]?.catalog ?? null;
+  }
+
+  private catalog({ caller }: ToolCaller, env: string): Catalog {
     return this.options.governance.of({ tenant_id: caller.tenant_id, project: caller.project, env }).catalog;
   }
 
@@ -241,6 +250,11 @@ export class ToolCalls implements ToolDoor {
     if (!isObject(ref)) return data["result"] ?? null;
     return (await this.options.blobs.get(tenant_id, String(ref["digest"]))).toString("utf8");
   }
+}
+
+function listed(catalog: Catalog | null, { agent }: ToolCaller): readonly ToolDefinition[] {
+  const { tools = ["*"], capabilities } = (agent === undefined ? null : catalog?.agent(agent)) ?? {};
+  return catalog?.toolsMatching(tools, capabilities) ?? [];
 }
 
 /** Why a call was refused or has failed, and what may be done. Names no run: a replay gives the same words. */

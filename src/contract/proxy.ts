@@ -39,6 +39,11 @@ export const ReplayedCall = Type.Object(
     query: Type.Optional(Type.Unknown()),
     top_k: Type.Optional(Type.Integer({ minimum: 0 })),
     filters: Type.Optional(Type.Unknown()),
+    optional: Type.Optional(
+      Type.Boolean({
+        description: "Where the recording has no such tool at all, `ended` is `none` and the program asks by itself.",
+      }),
+    ),
   },
   { additionalProperties: false },
 );

@@ -84,8 +84,8 @@ export interface ToolAnswer {
 
 /** How agents that we do not run call tools: through policy, budgets and approvals, recorded like any step. */
 export interface ToolDoor {
-  /** Tools that this agent may name. */
-  list(of: ToolCaller): readonly ToolDefinition[];
+  /** Tools that this agent may name; in a replay those that it might name then. */
+  list(of: ToolCaller): Promise<readonly ToolDefinition[]>;
   /**
    * Makes one call. When its outcome is not there after `wait_ms` (somebody must approve it, or it takes long), the answer
    * says so; the same call then brings the outcome of that one and starts nothing new.

@@ -56,33 +56,42 @@ export class McpGateway {
   private async serverFor(asked: Asked, listed: { listChanged?: boolean }): Promise<McpServer> {
     const { McpServer } = await mcpLibrary();
     const about = { name: "quarterdeck", version: this.options.version };
-    const offers = new Offers(asked);
+    const named = await asked.tools.list(asked.of);
+    const offers = new Offers({ ...asked, named });
     const capabilities: ServerCapabilities = {
       tools: listed,
       ...(offers.has("resources") ? { resources: {} } : {}),
       ...(offers.has("prompts") ? { prompts: {} } : {}),
     };
     const offered = new McpServer(about, { capabilities });
-    serveTools(offered, asked, offers);
+    serveTools(offered, asked, { named, offers });
     if (offers.has("resources")) serveResources(offered, offers);
     if (offers.has("prompts")) servePrompts(offered, offers);
     return offered;
   }
 }
 
-function serveTools(offered: McpServer, { of, tools, only, gone, isStdio }: Asked, offers: Offers): void {
-  const door = only === null ? tools : ofServer(tools, only);
-  const list = () => door.list(of).filter((tool) => !isQuestion(tool));
-  const named = (name: string) => list().find((one) => one.name === name);
+function serveTools(
+  offered: McpServer,
+  { of, tools, only, gone, isStdio }: Asked,
+  { named: all, offers }: { named: readonly ToolDefinition[]; offers: Offers },
+): void {
+  const list = (only === null ? all : ofServer(all, only)).filter((tool) => !isQuestion(tool));
+  const named = (name: string) => list.find((one) => one.name === name);
   // Headers that repeat arguments (`x-mcp-header`) are checked by it before anything is called.
   offered.toolInputSchemaJson = (name) => (isStdio ? undefined : named(name)?.input_schema);
   const { server } = offered;
-  server.setRequestHandler("tools/list", () => ({ tools: list().map(described) }));
+  server.setRequestHandler("tools/list", () => ({ tools: list.map(described) }));
   server.setRequestHandler("tools/call", ({ params }): Promise<CallToolResult> => {
     const args = (params.arguments ?? {}) as JsonObject;
-    const call = { tool: params.name, args, wait_ms: waitOf(params._meta?.[MCP_WAIT_META]), gone };
+    const call = {
+      tool: only === null ? params.name : `${only}.${params.name}`,
+      args,
+      wait_ms: waitOf(params._meta?.[MCP_WAIT_META]),
+      gone,
+    };
     return answered({ tool: params.name }, async () => {
-      const answer = await door.call(of, call);
+      const answer = await tools.call(of, call);
       const tool = named(params.name);
       // Of one server alone, and of what is no tool any more, nothing is known by another name.
       const placed = (block: Json) => offers.block(tool && only === null ? serverOf(tool) : null, block);
@@ -123,16 +132,11 @@ async function answered<T>(about: JsonObject, ask: () => Promise<T>): Promise<T>
 }
 
 /** The tools of one server alone, by the names that it gives them itself. */
-function ofServer(tools: ToolDoor, server: string): ToolDoor {
+function ofServer(tools: readonly ToolDefinition[], server: string): ToolDefinition[] {
   const prefix = `${server}.`;
-  return {
-    list: (of) =>
-      tools
-        .list(of)
-        .filter((tool) => serverOf(tool) === server)
-        .map((tool) => ({ ...tool, name: tool.name.slice(prefix.length) })),
-    call: (of, call) => tools.call(of, { ...call, tool: prefix + call.tool }),
-  };
+  return tools
+    .filter((tool) => serverOf(tool) === server)
+    .map((tool) => ({ ...tool, name: tool.name.slice(prefix.length) }));
 }
 
 function waitOf(asked: unknown): number {

@@ -21,7 +21,9 @@ import { objectOf } from "./results.ts";
 type Method = McpMethod["method"];
 
 export interface OffersOptions {
-  readonly tools: ToolDoor;
+  readonly tools: Pick<ToolDoor, "call">;
+  /** What this agent may name. */
+  readonly named: readonly ToolDefinition[];
   readonly of: ToolCaller;
   /** The one server that this is about; null: all. */
   readonly only: string | null;
@@ -65,7 +67,7 @@ export class Offers {
 
   constructor(options: OffersOptions) {
     this.options = options;
-    for (const tool of options.tools.list(options.of)) {
+    for (const tool of options.named) {
       const found = isQuestion(tool) ? methodOf(tool) : undefined;
       const server = serverOf(tool);
       if (!found || server === null || (options.only ?? server) !== server) continue;

@@ -316,6 +316,28 @@ describe("the MCP gateway", () => {
     expect(await ledger.counts()).toEqual(before);
   });
 
+  test("a process that is run again is offered what it was offered then, also when the server was killed meanwhile", async () => {
+    const start = (body: object) => server.client.json<Run>("/captures", { method: "POST", body });
+    const offered = async (run_id: string) => (await (await connect({}, `/mcp/runs/${run_id}`)).listTools()).tools;
+    const { run_id } = await start({ agent: "then" });
+    const then = await offered(run_id);
+    await call(await connect({}, `/mcp/runs/${run_id}`), "nap", { ms: 1 });
+    await server.client.json(`/captures/${run_id}/end`, { method: "POST", body: { exit_code: 0 } });
+    const tool = (name: string) =>
+      `kind: Tool\nmetadata: { name: ${name} }\nspec: { kind: builtin, builtin: sleep, description: other words }\n`;
+    await server.client.apply(`${tool("nap")}---\n${tool("doze")}`);
+    const names = (tools: { name: string; description?: string | undefined }[]) =>
+      tools.flatMap(({ name, description }) => (description === "other words" ? [name] : []));
+    expect(names(await offered((await start({ agent: "now" })).run_id)).toSorted()).toEqual(["doze", "nap"]);
+    const replay = await start({ replay_of: run_id });
+    expect(await offered(replay.run_id)).toEqual(then);
+    await server.kill();
+    server = await up();
+    expect(await offered(replay.run_id)).toEqual(then);
+    expect((await call(await connect({}, `/mcp/runs/${replay.run_id}`), "nap", { ms: 1 })).is_error).toBe(false);
+    expect(await offered(replay.run_id)).toEqual(then);
+  });
+
   test("a call that a crash cut off is made up for by the run that recorded it", async () => {
     const client = await connect({ "quarterdeck-agent": "crashed" });
     void call(client, "nap", { ms: 30_000 }).catch(() => undefined);

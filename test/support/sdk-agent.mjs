@@ -41,6 +41,10 @@ await capture.run({ input: question }, async (run) => {
   const shelf = capture.mcp(
     {
       callTool: async () => ({ content: [] }),
+      listTools: async () => {
+        say("listing");
+        return { tools: [{ name: "find", description: `as of ${Date.now()}` }] };
+      },
       listResources: async () => ({ resources: [{ uri: `shelf:${Date.now()}` }] }),
       readResource: async ({ uri }) => {
         say("reading");
@@ -49,6 +53,7 @@ await capture.run({ input: question }, async (run) => {
     },
     "shelf",
   );
+  say((await shelf.listTools()).tools[0].description);
   const [first] = (await shelf.listResources()).resources;
   say((await shelf.readResource({ uri: "shelf:first" })).contents[0].text + first.uri);
   if (ending === "exit") process.exit(3);

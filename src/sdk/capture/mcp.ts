@@ -1,5 +1,5 @@
-// An MCP client whose calls are captured: tools, and what it asks about resources and prompts, under the names that the MCP
-// gateway gives them. What it asks about tools themselves, and the connection, stay the program's own.
+// An MCP client whose calls are captured: tools, and what it asks about tools, resources and prompts, under the names that the
+// MCP gateway gives them. The connection stays the program's own.
 import type { Json, JsonObject } from "../../kit/json.ts";
 import type { CaptureRun } from "./run.ts";
 
@@ -33,11 +33,16 @@ export function captureMcp<T extends McpClient>(client: T, run: () => CaptureRun
     (name: string, ask: Call) =>
     (params?: Params, ...rest: unknown[]): Promise<unknown> =>
       run().tool(named(name), argsOf(params), () => ask.call(client, params, ...rest) as Promise<unknown>);
+  const listTools =
+    (ask: Call) =>
+    (params?: Params, ...rest: unknown[]): Promise<unknown> =>
+      run().question(named("list_tools"), argsOf(params), () => ask.call(client, params, ...rest) as Promise<unknown>);
   return new Proxy(client, {
     get: (target, key) => {
       if (key === "callTool") return callTool;
       const value: unknown = Reflect.get(target, key, target);
       if (typeof value !== "function") return value;
+      if (key === "listTools") return listTools(value as Call);
       const name = typeof key === "string" && Object.hasOwn(QUESTIONS, key) ? QUESTIONS[key] : undefined;
       return name === undefined ? (value.bind(target) as unknown) : question(name, value as Call);
     },

@@ -2,6 +2,7 @@
 // in is known from the asynchronous context, so parallel branches keep their own parents.
 import { AsyncLocalStorage } from "node:async_hooks";
 import type { Json, JsonObject } from "../../kit/json.ts";
+import { NOT_RECORDED } from "../../contract/recorded.ts";
 import { rfc3339 } from "../../kit/clock.ts";
 import { encodeId, uuidV7 } from "../../kit/ids.ts";
 import type { Host } from "./host.ts";
@@ -117,6 +118,22 @@ export class CaptureRun {
     isError: (result: T) => boolean = () => false,
   ): Promise<T> {
     if (this.parts.settings.replay) return (await this.recorded({ kind: "tool", tool: name, args }))["result"] as T;
+    return this.called(name, args, fn, isError);
+  }
+
+  /** The same of what recordings of earlier versions do not have: there it is asked anew. */
+  async question<T>(name: string, args: JsonObject, fn: () => T | Promise<T>): Promise<T> {
+    if (!this.parts.settings.replay) return this.called(name, args, fn, () => false);
+    const { ended, data } = await this.answered({ kind: "tool", tool: name, args, optional: true });
+    return ended === NOT_RECORDED ? fn() : (answerIn({ ended, data })["result"] as T);
+  }
+
+  private async called<T>(
+    name: string,
+    args: JsonObject,
+    fn: () => T | Promise<T>,
+    isError: (result: T) => boolean,
+  ): Promise<T> {
     const call = await this.open("tool", { args, tool: name });
     return this.settled(call, fn, (result) => ({
       ...(isError(result) ? { is_error: true } : {}),
@@ -178,11 +195,7 @@ export class CaptureRun {
 
   /** What the recording says of a call that has an answer. Throws what it ended with otherwise. */
   async recorded(call: JsonObject): Promise<JsonObject> {
-    const { ended, data } = await this.answered(call);
-    if (ended.endsWith(".completed")) return data;
-    throw Object.assign(new Error(String(data["message"] ?? data["reason"] ?? ended)), {
-      name: String(data["code"] ?? "Error"),
-    });
+    return answerIn(await this.answered(call));
   }
 
   /** Sends all that was recorded; what cannot be sent is kept for later. */
@@ -233,6 +246,14 @@ export class CaptureRun {
     if (!settings.enabled || settings.replay || this.ended) return 0;
     return recorder.record(this.run_id, { occurred_at: rfc3339(host.now_us()), type, ...event });
   }
+}
+
+/** Throws what a call ended with that has no answer. */
+function answerIn({ ended, data }: { ended: string; data: JsonObject }): JsonObject {
+  if (ended.endsWith(".completed")) return data;
+  throw Object.assign(new Error(String(data["message"] ?? data["reason"] ?? ended)), {
+    name: String(data["code"] ?? "Error"),
+  });
 }
 
 function codeOf(error: unknown): string {
