@@ -118,7 +118,9 @@ const SLACK_TOKENS = 256;
 const PROVIDERS: Record<WireApi["name"], readonly ModelRoute["provider"][]> = {
   "openai.chat": ["openai", "openai-compatible"],
   "openai.responses": ["openai", "openai-compatible"],
+  "openai.embeddings": ["openai", "openai-compatible"],
   "anthropic.messages": ["anthropic"],
+  "anthropic.count_tokens": ["anthropic"],
 };
 
 export class Proxy {
@@ -257,7 +259,7 @@ export class Proxy {
       return this.failed(admitted, failure, 502, null);
     }
     const headers: Record<string, string> = { "content-type": "application/json", ...api.credential(key) };
-    if (api.name === "anthropic.messages") headers["anthropic-version"] = ANTHROPIC_VERSION;
+    if (api.name.startsWith("anthropic.")) headers["anthropic-version"] = ANTHROPIC_VERSION;
     for (const name of FORWARDED_HEADERS) {
       const value = call.headers[name];
       if (value !== undefined) headers[name] = value;

@@ -9,6 +9,8 @@ import { PROXY_PREFIX } from "../contract/paths.ts";
 import { NO_ANSWER, refusal } from "../capture/proxy-answer.ts";
 import type { ProxyAnswer } from "../capture/proxy-answer.ts";
 import { anthropicMessages } from "../contract/wire/anthropic-messages.ts";
+import { anthropicCountTokens } from "../contract/wire/anthropic-count-tokens.ts";
+import { openaiEmbeddings } from "../contract/wire/openai-embeddings.ts";
 import { openaiChat } from "../contract/wire/openai-chat.ts";
 import { openaiResponses } from "../contract/wire/openai-responses.ts";
 import type { WireApi } from "../contract/wire/wire.ts";
@@ -16,13 +18,17 @@ import { Stop } from "../kit/stop.ts";
 import { authorise, checkOrigin } from "./auth.ts";
 import type { Authenticator } from "./auth.ts";
 import { toAppError } from "./problem.ts";
+import { mountModels } from "./proxy-models.ts";
+import type { Caller } from "../orchestrator/runs.ts";
 import type { Services } from "./services.ts";
 
 const PATHS: readonly [path: string, api: WireApi][] = [
   ["/openai/v1/chat/completions", openaiChat],
   ["/openai/v1/responses", openaiResponses],
+  ["/openai/v1/embeddings", openaiEmbeddings],
   // Its SDK puts /v1 before its paths by itself.
   ["/anthropic/v1/messages", anthropicMessages],
+  ["/anthropic/v1/messages/count_tokens", anthropicCountTokens],
 ];
 
 /** A header that is there and says something. */
@@ -57,13 +63,17 @@ export function mountProxy(
   services: Services,
   given: { authenticator: Authenticator; host_names: readonly string[] },
 ): void {
-  const handle = async (api: WireApi, req: FastifyRequest, reply: FastifyReply): Promise<void> => {
+  const callerOf = (req: FastifyRequest): Caller => {
     checkOrigin(req.headers, given.host_names);
     const principal = given.authenticator.authenticate({
       authorization: credentialOf(req),
       principal: textOf(req.headers["quarterdeck-principal"]),
     });
     authorise(principal, "proxy:call");
+    return { tenant_id: services.tenant_id, project: services.project, principal: principal.id };
+  };
+  const handle = async (api: WireApi, req: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    const caller = callerOf(req);
     const gone = new Stop();
     reply.raw.once("close", () => {
       if (!reply.raw.writableEnded) gone.abort();
@@ -75,7 +85,7 @@ export function mountProxy(
     const session = textOf(req.headers[SESSION_HEADER]);
     const wait_ms = waitOf(textOf(req.headers[WAIT_HEADER]));
     const answer = await services.proxy.handle({
-      caller: { tenant_id: services.tenant_id, project: services.project, principal: principal.id },
+      caller,
       api,
       body: Buffer.isBuffer(req.body) ? req.body : Buffer.alloc(0),
       headers,
@@ -102,4 +112,5 @@ export function mountProxy(
     for (const url of [PROXY_PREFIX + path, `${PROXY_PREFIX}/runs/:run${path}`])
       app.post(url, { bodyLimit: LIMITS.proxy_bytes_max }, handler);
   }
+  mountModels(app, services, { callerOf, taken: PATHS.map(([path]) => path) });
 }

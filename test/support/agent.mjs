@@ -36,6 +36,19 @@ async function responses() {
   say(response.output_text);
 }
 
+/** What clients ask besides answers: which models there are, numbers for texts, how many tokens a message has. */
+async function others() {
+  const { default: OpenAI } = await import("openai");
+  const { default: Anthropic } = await import("@anthropic-ai/sdk");
+  const [openai, anthropic] = [new OpenAI({ maxRetries: 0 }), new Anthropic({ maxRetries: 0 })];
+  for await (const { id, owned_by } of openai.models.list()) say(`${id} of ${owned_by}`);
+  for await (const { id } of anthropic.models.list()) say(id);
+  const { data } = await openai.embeddings.create({ model: "small-1", input: [question, "another text"] });
+  say(data.map(({ embedding }) => embedding.slice(0, 3).join(" ")).join("; "));
+  const messages = [{ role: "user", content: question }];
+  say((await anthropic.messages.countTokens({ model: "claude-1", messages })).input_tokens);
+}
+
 async function mcp() {
   const { Client } = await import("@modelcontextprotocol/sdk/client/index.js");
   const { StreamableHTTPClientTransport } = await import("@modelcontextprotocol/sdk/client/streamableHttp.js");
@@ -68,7 +81,7 @@ async function tools() {
 }
 
 try {
-  await { chat: () => chat(false), stream: () => chat(true), claude, responses, resources, tools }[api]();
+  await { chat: () => chat(false), stream: () => chat(true), claude, responses, others, resources, tools }[api]();
 } catch (error) {
   say(`${error.status}: ${error.message}`);
   process.exit(7);

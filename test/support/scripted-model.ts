@@ -66,6 +66,22 @@ function respond(res: ServerResponse, request: ChatRequest, text: string, n: num
   );
 }
 
+/** OpenAI's Embeddings, as its own client asks for them: numbers in base64. */
+function embed(res: ServerResponse, request: ChatRequest, n: number): void {
+  const texts = [request["input"]].flat().map(String);
+  const embeddingOf = (text: string) =>
+    Buffer.from(Float32Array.from({ length: 512 }, (_, i) => Math.sin(text.length + i * n)).buffer);
+  const data = texts.map((text, index) => ({
+    object: "embedding",
+    index,
+    embedding: embeddingOf(text).toString("base64"),
+  }));
+  res.writeHead(200, { "content-type": "application/json" });
+  res.end(
+    JSON.stringify({ object: "list", data, model: request.model, usage: { prompt_tokens: 20, total_tokens: 20 } }),
+  );
+}
+
 /** Anthropic's Messages, as a stream. */
 function converse(res: ServerResponse, request: ChatRequest, text: string, n: number): void {
   res.writeHead(200, { "content-type": "text/event-stream" });
@@ -111,6 +127,9 @@ export async function startScriptedModel(decide: (request: ChatRequest) => ChatA
       if (answer.body !== undefined)
         return void res.writeHead(200, { "content-type": "application/json" }).end(answer.body);
       if (req.url?.endsWith("/responses")) return respond(res, request, answer.content ?? "", n);
+      if (req.url?.endsWith("/embeddings")) return embed(res, request, n);
+      if (req.url?.endsWith("/count_tokens"))
+        return void res.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ input_tokens: n }));
       if (req.url?.endsWith("/messages")) return converse(res, request, answer.content ?? "", n);
       const finish_reason = answer.call ? "tool_calls" : "stop";
       const common = { id: `chatcmpl-${n}`, created: 1_700_000_000, model: request.model };

@@ -3,7 +3,13 @@
 import type { Json, JsonObject } from "../../kit/json.ts";
 import type { ToolCall, Usage } from "../jobs.ts";
 
-export const WIRE_APIS = ["openai.chat", "openai.responses", "anthropic.messages"] as const;
+export const WIRE_APIS = [
+  "openai.chat",
+  "openai.responses",
+  "openai.embeddings",
+  "anthropic.messages",
+  "anthropic.count_tokens",
+] as const;
 export type WireApiName = (typeof WIRE_APIS)[number];
 
 export interface WireAnswer {
@@ -47,6 +53,12 @@ export interface WireApi {
   assembler(body: JsonObject): WireAssembler;
   /** A refusal in the provider's own form, so that an unmodified client understands it. */
   refusal(status: number, code: string, message: string): JsonObject;
+}
+
+/** Of an API that answers whole: what comes as a stream all the same is passed on and says nothing that is understood. */
+export function nothingUnderstood(): WireAssembler {
+  const answer = { content: null, tool_calls: [], usage: null, finish_reason: "", model: "" };
+  return { push: () => undefined, isLast: () => false, isOurs: () => false, answer: () => answer, output_bytes: 0 };
 }
 
 /** Fields that do not decide the answer. */

@@ -6,6 +6,8 @@ import type { Json, JsonObject } from "../../kit/json.ts";
 import { PROXY_PREFIX } from "../../contract/paths.ts";
 import { passedOnly } from "../../contract/wire/headers.ts";
 import { anthropicMessages } from "../../contract/wire/anthropic-messages.ts";
+import { anthropicCountTokens } from "../../contract/wire/anthropic-count-tokens.ts";
+import { openaiEmbeddings } from "../../contract/wire/openai-embeddings.ts";
 import { openaiChat } from "../../contract/wire/openai-chat.ts";
 import { openaiResponses } from "../../contract/wire/openai-responses.ts";
 import { EventSplitter } from "../../contract/wire/wire.ts";
@@ -17,12 +19,20 @@ import type { Settings } from "./settings.ts";
 
 export type Fetch = typeof fetch;
 
-const APIS: readonly WireApi[] = [openaiChat, openaiResponses, anthropicMessages];
+const APIS: readonly WireApi[] = [
+  openaiChat,
+  openaiResponses,
+  openaiEmbeddings,
+  anthropicMessages,
+  anthropicCountTokens,
+];
 /** Where the proxy answers for each. */
 const PROXY_PATHS: Readonly<Record<WireApi["name"], string>> = {
   "openai.chat": "/openai/v1/chat/completions",
   "openai.responses": "/openai/v1/responses",
+  "openai.embeddings": "/openai/v1/embeddings",
   "anthropic.messages": "/anthropic/v1/messages",
+  "anthropic.count_tokens": "/anthropic/v1/messages/count_tokens",
 };
 const ERROR_CHARS = 1_000;
 
