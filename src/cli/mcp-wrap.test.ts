@@ -27,6 +27,7 @@ test.each(["serve", "reject"])("a server that would %s the revisions before the 
     tools: ["find", "burn"],
     resources: false,
     prompts: true,
+    completions: false,
   });
 });
 

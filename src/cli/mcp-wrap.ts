@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { AppError, isAppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
-import { MCP_METHODS } from "../contract/mcp-methods.ts";
+import { MCP_METHODS, MCP_OFFERS } from "../contract/mcp-methods.ts";
 import type { McpMethod } from "../contract/mcp-methods.ts";
 import type { Client } from "../sdk/client.ts";
 import { isObject, parseJson } from "../kit/json.ts";
@@ -67,6 +67,7 @@ export interface Offered {
   readonly tools: readonly string[];
   readonly resources: boolean;
   readonly prompts: boolean;
+  readonly completions: boolean;
 }
 
 /** Asks a server what it offers, and ends it. */
@@ -113,7 +114,9 @@ export async function offered(command: readonly string[], cwd: string): Promise<
       cursor = result["nextCursor"];
       if (typeof cursor !== "string") break;
     }
-    return { tools, resources: has["resources"] !== undefined, prompts: has["prompts"] !== undefined };
+    const offers = { resources: false, prompts: false, completions: false };
+    for (const offer of MCP_OFFERS) offers[offer] = has[offer] !== undefined;
+    return { tools, ...offers };
   } finally {
     child.removeAllListeners("exit");
     child.kill();

@@ -94,6 +94,7 @@ const mcpOffered = {
   tools: Type.Array(McpToolEntry, { maxItems: 500 }),
   resources: McpOfferInput("Its resources, as calls NAME.list_resources, list_resource_templates and read_resource."),
   prompts: McpOfferInput("Its prompts, as calls NAME.list_prompts and get_prompt."),
+  completions: McpOfferInput("What it completes of arguments of prompts and resources, as calls NAME.complete."),
 };
 
 export const ToolSpecInput = Type.Union([

@@ -232,7 +232,7 @@ function mcpTools(
   return [...tools, ...mcpQuestions(item, spec, server)];
 }
 
-/** Resources and prompts of an MCP server, where its manifest asks for them: reading, unless it says otherwise. */
+/** Resources, prompts and completions of an MCP server, where its manifest asks for them: reading, unless it says otherwise. */
 function mcpQuestions(
   item: RegistryItem,
   spec: Extract<ToolManifest, { kind: "mcp" }>,

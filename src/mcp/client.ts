@@ -17,7 +17,7 @@ import { isObject } from "../kit/json.ts";
 import { scrub, scrubText } from "../kit/scrub.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
-import { MCP_METHODS } from "../contract/mcp-methods.ts";
+import { MCP_METHODS, MCP_OFFERS } from "../contract/mcp-methods.ts";
 import type { Log, Net, Secrets } from "../contract/ports.ts";
 import { McpCallError } from "../contract/tools.ts";
 import type {
@@ -56,7 +56,6 @@ const CONNECT_TIMEOUT_MS = 20_000;
 /** A server that speaks of the current revision alone answers the handshake of those before with an error. */
 const MODERN: VersionNegotiationMode = { pin: "2026-07-28" };
 const PAGES_MAX = 50;
-const OFFERS = ["resources", "prompts"] as const;
 /** A server may change what it offers without a word: its definitions are asked for again after so long. */
 const DEFINITIONS_FRESH_MS = 30_000;
 
@@ -83,7 +82,7 @@ export class McpClients implements McpTools {
     const capabilities = session.client.getServerCapabilities();
     return {
       tools: [...session.tools.values()].map(({ found }) => found),
-      offers: OFFERS.filter((offer) => capabilities?.[offer] !== undefined),
+      offers: MCP_OFFERS.filter((offer) => capabilities?.[offer] !== undefined),
     };
   }
 
@@ -278,6 +277,8 @@ function unreachable(cause: unknown): never {
   throw new McpCallError("mcp_unavailable", message, { sent: false, cause });
 }
 
+type CompleteParams = Parameters<Client["complete"]>[0];
+
 /** What a server answers about resources or prompts, without what the protocol says about the message itself. */
 async function answerTo(
   client: Client,
@@ -302,6 +303,8 @@ async function answerTo(
       );
       return plain({ description, messages });
     }
+    case "completion/complete":
+      return plain({ completion: (await client.complete(params as unknown as CompleteParams, options)).completion });
   }
 }
 

@@ -62,11 +62,17 @@ export class McpGateway {
       tools: listed,
       ...(offers.has("resources") ? { resources: {} } : {}),
       ...(offers.has("prompts") ? { prompts: {} } : {}),
+      ...(offers.has("completions") ? { completions: {} } : {}),
     };
     const offered = new McpServer(about, { capabilities });
     serveTools(offered, asked, { named, offers });
     if (offers.has("resources")) serveResources(offered, offers);
     if (offers.has("prompts")) servePrompts(offered, offers);
+    if (offers.has("completions"))
+      offered.server.setRequestHandler("completion/complete", ({ params }) => {
+        const { ref } = params;
+        return answered({ ref: { ...ref } }, () => offers.complete(params));
+      });
     return offered;
   }
 }

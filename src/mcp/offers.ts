@@ -1,7 +1,9 @@
-// Resources and prompts of all servers as those of one. Asking for them is a governed call of the server that has them; here is
+// Resources and prompts of all servers as those of one, with completions. Asking for them is a governed call of the server that has them; here is
 // which server that is. Behind /mcp/servers/NAME they have the names that their server gives them; at the one endpoint for all a
 // prompt is NAME.PROMPT, and a resource is mcp://NAME/ and its URI behind that: nothing has to be remembered to know whose it is.
 import type {
+  CompleteRequestParams,
+  CompleteResult,
   GetPromptResult,
   Prompt,
   ReadResourceResult,
@@ -120,6 +122,17 @@ export class Offers {
       ...(typeof description === "string" ? { description } : {}),
       messages: said as unknown as GetPromptResult["messages"],
     };
+  }
+
+  /** What an argument may go on with; nothing of a server that completes none. */
+  async complete({ ref, argument, context }: CompleteRequestParams): Promise<CompleteResult> {
+    const isPrompt = ref.type === "ref/prompt";
+    const [server, own] = isPrompt ? this.serverOfPrompt(ref.name) : this.serverOfUri(ref.uri);
+    if (!this.of("completion/complete").includes(server)) return { completion: { values: [] } };
+    const there: JsonObject = isPrompt ? { type: ref.type, name: own } : { type: ref.type, uri: own };
+    const given = context?.arguments === undefined ? {} : { context: { arguments: { ...context.arguments } } };
+    const said = await this.asked(server, "completion/complete", { ref: there, argument: { ...argument }, ...given });
+    return { completion: said["completion"] as unknown as CompleteResult["completion"] };
   }
 
   /** A content block of a server with the URIs that a client can read here. */

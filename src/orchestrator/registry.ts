@@ -5,6 +5,7 @@ import { canonicalJson } from "../kit/jcs.ts";
 import type { Clock } from "../kit/clock.ts";
 import { encodeId, uuidBytes } from "../kit/ids.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
+import { MCP_OFFERS } from "../contract/mcp-methods.ts";
 import type { Applied, ManifestKind, RegistryItem, ToolManifest } from "../contract/manifests.ts";
 import type { Db, DbTx, Log } from "../contract/ports.ts";
 import type { McpServer, McpTools } from "../contract/tools.ts";
@@ -188,7 +189,7 @@ export class Registry implements Governance {
         { cause },
       );
     });
-    for (const offer of ["resources", "prompts"] as const) {
+    for (const offer of MCP_OFFERS) {
       if ((spec[offer] ?? false) === false || found.offers.includes(offer)) continue;
       const message = `line ${manifest.line}, /spec/${offer}: the server has no ${offer}; take this out`;
       throw new AppError("MANIFEST_INVALID", message);

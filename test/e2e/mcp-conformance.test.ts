@@ -1,6 +1,6 @@
 // The protocol's own conformance suite against the gateway, in the current revision and the one before: every scenario that
-// concerns what the gateway offers. Those of completion, logging, subscriptions to resources, sampling, elicitation and tasks do
-// not: it offers none of these.
+// concerns what the gateway offers. Those of logging, subscriptions to resources, sampling, elicitation and tasks do not: it offers
+// none of these.
 import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -32,6 +32,7 @@ const BOTH = [
   "prompts-get-with-args",
   "prompts-get-embedded-resource",
   "prompts-get-with-image",
+  "completion-complete",
 ];
 const PREVIOUS = ["server-initialize", "ping", ...BOTH];
 /** `server-stateless` apart: it wants a tool that asks its client for a model, and a change of the tools in its middle. */
@@ -61,6 +62,7 @@ spec:
   tools: [${TOOLS.map((name) => `{ name: ${name}, effect_class: read }`).join(", ")}]
   resources: true
   prompts: true
+  completions: true
 ---
 kind: Policy
 metadata: { name: main }

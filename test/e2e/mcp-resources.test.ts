@@ -27,6 +27,7 @@ spec:
   tools: [{ name: test_embedded_resource, effect_class: read }, { name: test_simple_text, effect_class: read }]
   resources: { cost_usd: "0.01" }
   prompts: true
+  completions: true
 ---
 kind: Tool
 metadata: { name: docs.old }
@@ -140,6 +141,28 @@ describe("resources and prompts behind the MCP gateway", () => {
     const [asked, answered] = (await events(run.run_id)).filter(({ type }) => type.startsWith("tool."));
     expect(asked?.data).toMatchObject({ tool: "docs.read_resource@1", args: { uri: "test://static-text" } });
     expect(answered?.data).toMatchObject({ result: { contents: [{ text: TEXT }] } });
+  });
+
+  test("arguments of prompts and resources are completed by the server that has them; one that completes nothing says so", async () => {
+    const client = await connect("typing");
+    const argument = { name: "arg1", value: "pa" };
+    const values = async (ref: Parameters<Client["complete"]>[0]["ref"], context = {}) =>
+      (await client.complete({ ref, argument, context })).completion.values;
+    const prompt = (name: string) => ({ type: "ref/prompt" as const, name });
+    const chosen = { arguments: { arg2: "b" } };
+    expect(await values(prompt("docs.test_prompt_with_arguments"), chosen)).toEqual([
+      "pa of test_prompt_with_arguments",
+      JSON.stringify(chosen.arguments),
+    ]);
+    const uri = "mcp://docs/test://template/{id}/data";
+    expect((await values({ type: "ref/resource", uri }))[0]).toBe("pa of test://template/{id}/data");
+    expect(await values(prompt("docs.old.test_prompt_with_arguments"))).toEqual([]);
+    await expect(values(prompt("nobody.has"))).rejects.toMatchObject({ code: -32_602 });
+    const asked = (await events((await runOf("typing")).run_id)).filter(({ type }) => type === "tool.requested");
+    expect(asked.map(({ data }) => data["tool"])).toEqual(["docs.complete@1", "docs.complete@1"]);
+    const one = await connect("typing", "/mcp/servers/docs");
+    const own = await one.complete({ ref: prompt("test_prompt_with_arguments"), argument });
+    expect(own.completion.values[0]).toBe("pa of test_prompt_with_arguments");
   });
 
   test("what is not there, or names no server, is refused with what to ask for instead; nothing is tried again", async () => {

@@ -3,6 +3,7 @@ import { Server } from "@modelcontextprotocol/sdk/server/index.js";
 import { StdioServerTransport } from "@modelcontextprotocol/sdk/server/stdio.js";
 import {
   CallToolRequestSchema,
+  CompleteRequestSchema,
   GetPromptRequestSchema,
   ListPromptsRequestSchema,
   ListResourcesRequestSchema,
@@ -71,7 +72,7 @@ const SCHEMAS = { json_schema_2020_12_tool: SCHEMA, test_custom_headers: HEADERS
 
 const server = new Server(
   { name: "conformance", version: "1" },
-  { capabilities: { tools: {}, resources: {}, prompts: {} } },
+  { capabilities: { tools: {}, resources: {}, prompts: {}, completions: {} } },
 );
 server.setRequestHandler(ListToolsRequestSchema, () => ({
   tools: Object.keys(ANSWERS).map((name) => ({
@@ -136,5 +137,10 @@ server.setRequestHandler(GetPromptRequestSchema, ({ params }) => {
   const [, , say] = PROMPTS.find(([name]) => name === params.name) ?? [];
   if (!say) throw new McpError(-32_602, `There is no prompt ${params.name}`);
   return { messages: say(params.arguments ?? {}) };
+});
+server.setRequestHandler(CompleteRequestSchema, ({ params: { ref, argument, context } }) => {
+  const of = ref.type === "ref/prompt" ? ref.name : ref.uri;
+  const values = [`${argument.value} of ${of}`, JSON.stringify(context?.arguments ?? {})];
+  return { completion: { values, total: 2, hasMore: false } };
 });
 await server.connect(new StdioServerTransport());

@@ -20,6 +20,7 @@ const QUESTIONS: Readonly<Record<string, string>> = {
   readResource: "read_resource",
   listPrompts: "list_prompts",
   getPrompt: "get_prompt",
+  complete: "complete",
 };
 
 /** The client with its calls captured in the run that is current then; `server` stands before their names. */
