@@ -211,7 +211,7 @@ function foreignUses(
   const staged = new PostgresStagedEvents(db);
   const preparing = { captures, redactor, quarantine, blobs, tenantKey, owner };
   const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
-  const otlp = new Otlp({ ...preparing, external, newRunId });
+  const otlp = new Otlp({ ...preparing, external, newRunId, clock });
   const subscribe: Subscribe = (run_id, listener, moved) => {
     const stops = [
       given.watchers.subscribe(run_id, ({ drafts }) => listener(drafts)),
