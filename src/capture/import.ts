@@ -2,12 +2,14 @@
 // What a source does not say is not invented: `run.started` names the source, the fidelity and what is missing.
 import type { Clock } from "../kit/clock.ts";
 import { isObject, parseJson } from "../kit/json.ts";
+import { atOnce } from "../kit/turn.ts";
+import type { Turn } from "../kit/turn.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import type { Random } from "../kit/random.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { EventDraft, TerminalState } from "../contract/events.ts";
 import type { AppendRow, RunSummary } from "../contract/journal.ts";
-import { chainStart, encodeAppend } from "../core/chain.ts";
+import { encodingRows } from "../core/chain.ts";
 import type { Quarantine } from "./quarantine.ts";
 import { Redactor } from "./redact.ts";
 import type { EventNames, Keep } from "./redact.ts";
@@ -62,8 +64,6 @@ const SESSIONS: Record<string, (lines: readonly Json[], key: string) => Recorded
 };
 
 export const IMPORT_FORMATS = ["tau-bench", "openai-chat", ...Object.keys(READERS), ...Object.keys(SESSIONS)];
-
-const EVENTS_PER_ROW = 200;
 
 function fault(line: number, message: string): AppError {
   return new AppError("IMPORT_INVALID", `line ${line}: ${message}`, { errors: [{ pointer: "", line, message }] });
@@ -171,8 +171,10 @@ export async function importRecorded(options: {
   seams: ImportSeams;
   redactor?: Redactor;
   quarantine?: Quarantine;
+  /** Absent where nobody waits for anything else. */
+  turn?: Turn;
 }): Promise<CapturedRun[]> {
-  const { caller, seams, quarantine, redactor = new Redactor("secrets") } = options;
+  const { caller, seams, quarantine, turn, redactor = new Redactor("secrets") } = options;
   const captured: CapturedRun[] = [];
   for (const run of readRecorded(options.format, options.text)) {
     const run_id = seams.newRunId();
@@ -183,8 +185,13 @@ export async function importRecorded(options: {
     for (const draft of drafts) {
       const data = await redactor.data(draft.data, draft.type, keep);
       clean.push({ ...draft, ...redactor.names(namesOf(draft)), data });
+      const pause = turn?.pause();
+      if (pause) await pause;
     }
-    captured.push(capture(run, { run_id, drafts: clean, steps, caller, seams }));
+    const at_us = seams.clock.now_us();
+    const encoding = encodingRows({ tenant_id: caller.tenant_id, run_id }, clean, at_us);
+    const rows = turn ? await turn.pieces(encoding) : atOnce(encoding);
+    captured.push(capture(run, { run_id, rows, steps, caller, at_us }));
   }
   return captured;
 }
@@ -193,30 +200,13 @@ function capture(
   run: RecordedRun,
   given: {
     run_id: string;
-    drafts: readonly EventDraft[];
+    rows: readonly AppendRow[];
     steps: number;
     caller: { tenant_id: string; project: string; principal: string };
-    seams: ImportSeams;
+    at_us: number;
   },
 ): CapturedRun {
-  const { run_id, drafts, steps, caller, seams } = given;
-  const at_us = seams.clock.now_us();
-  const rows: AppendRow[] = [];
-  let chain = chainStart(caller.tenant_id, run_id);
-  let seq = 0;
-  for (let from = 0; from < drafts.length; from += EVENTS_PER_ROW) {
-    const part: EventDraft[] = drafts.slice(from, from + EVENTS_PER_ROW);
-    const encoded = encodeAppend({ drafts: part, seq, chain, at_us });
-    rows.push({
-      tenant_id: caller.tenant_id,
-      run_id,
-      first_seq: seq + 1,
-      last_seq: encoded.last_seq,
-      body: encoded.body,
-      chain: encoded.chain,
-    });
-    ({ chain, last_seq: seq } = encoded);
-  }
+  const { run_id, rows, steps, caller, at_us } = given;
   const summary: RunSummary = {
     tenant_id: caller.tenant_id,
     project_id: caller.project,

@@ -33,7 +33,7 @@ export function sameRequest(a: TracedItem, b: TracedItem): boolean {
  * Aligns in three passes, each inside the gaps of the one before: items that are the same in themselves, items that asked for
  * the same, items of the same kind and name in order.
  */
-export function alignRuns(a: Trace, b: Trace, intern: Interner): Line[] {
+export function* alignRuns(a: Trace, b: Trace, intern: Interner): Generator<void, Line[]> {
   const keys: ((item: TracedItem) => number)[] = [
     (item) => intern.key(`${item.outcome} ${item.request["args"] ?? 0} ${shape(item)}`),
     (item) => intern.key(`${item.request["args"] ?? 0} ${shape(item)}`),
@@ -41,13 +41,17 @@ export function alignRuns(a: Trace, b: Trace, intern: Interner): Line[] {
   ];
   const strong = keys[0] as (item: TracedItem) => number;
   const inA = a.items.map(strong);
+  yield;
   const inB = b.items.map(strong);
+  yield;
   let pairs = fillGaps(inA, inB, []);
   for (const key of keys.slice(1)) {
     // Nothing is left to be paired when one side is used up.
     if (pairs.length === Math.min(inA.length, inB.length)) break;
+    yield;
     pairs = fillGaps(a.items.map(key), b.items.map(key), pairs);
   }
+  yield;
   return linesOf(a.items, b.items, pairs, { a: inA, b: inB });
 }
 

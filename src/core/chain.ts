@@ -7,6 +7,7 @@ import { assert } from "../kit/assert.ts";
 import { sha256, sha256Latin1 } from "../kit/hash.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
+import type { AppendRow } from "../contract/journal.ts";
 
 const PREFIX = Buffer.from("quarterdeck/journal/v1\n");
 
@@ -76,4 +77,25 @@ export function bodyLines(body: Buffer): string[] {
 
 export function decodeBody(body: Buffer): StoredEvent[] {
   return bodyLines(body).map((line) => JSON.parse(line) as StoredEvent);
+}
+
+const EVENTS_PER_ROW = 200;
+
+/** Events of a whole run as its rows, row by row. */
+export function* encodingRows(
+  place: { readonly tenant_id: string; readonly run_id: string },
+  events: readonly EventDraft[],
+  at_us: number,
+): Iterator<void, AppendRow[]> {
+  const { tenant_id, run_id } = place;
+  const rows: AppendRow[] = [];
+  let chain = chainStart(tenant_id, run_id);
+  for (let seq = 0; seq < events.length; yield) {
+    const drafts = events.slice(seq, seq + EVENTS_PER_ROW);
+    const { body, last_seq, chain: next } = encodeAppend({ drafts, seq, chain, at_us });
+    rows.push({ tenant_id, run_id, first_seq: seq + 1, last_seq, body, chain: next });
+    chain = next;
+    seq = last_seq;
+  }
+  return rows;
 }

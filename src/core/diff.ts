@@ -2,6 +2,7 @@
 // diff(a, a) is empty.
 import type { Json, JsonObject } from "../kit/json.ts";
 import { isObject } from "../kit/json.ts";
+import { atOnce } from "../kit/turn.ts";
 import type { Attribution, Change, DiffSection, RunDiff } from "../contract/diff.ts";
 import { DIFF_SECTIONS } from "../contract/diff.ts";
 import { alignRuns, sameDecision } from "./alignment.ts";
@@ -16,15 +17,24 @@ const CHANGES_MAX = 200;
 const SHOWN_CHARS = 2_000;
 
 /** Compares two runs. `noisy`: runs of the same input are known to differ among themselves. */
-export function diffRuns(
+export function diffRuns(...given: Parameters<typeof diffing>): RunDiff {
+  return atOnce(diffing(...given));
+}
+
+/** The same, in pieces. */
+export function* diffing(
   sides: { a: Trace & { run_id: string }; b: Trace & { run_id: string } },
   intern: Interner,
   given: { noisy: boolean },
-): RunDiff {
+): Generator<void, RunDiff> {
   const { a, b } = sides;
-  const lines = alignRuns(a, b, intern);
+  const lines = yield* alignRuns(a, b, intern);
   const changes: Change[] = [];
-  for (const line of lines) if (line.kind !== "equal") changes.push(...changesOf(line, intern));
+  for (const line of lines) {
+    if (line.kind === "equal") continue;
+    changes.push(...changesOf(line, intern));
+    yield;
+  }
   const outputs = differingPaths(a.output, b.output);
   if (outputs.length > 0 || a.state !== b.state)
     changes.push({

@@ -8,6 +8,7 @@ import { LIMITS } from "../contract/limits.ts";
 import type { Mismatch } from "../contract/replay.ts";
 import { isAppError, messageOf } from "../contract/errors.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import { atOnce } from "../kit/turn.ts";
 import type { Command, Resolution } from "./decide.ts";
 import { decide } from "./decide.ts";
 import type { LedgerView, SharedRefusal } from "./decide-context.ts";
@@ -34,11 +35,17 @@ export interface Recording {
 
 /** Takes all decisions of a run again. */
 export function redecide(recording: Recording): Redecision {
+  return atOnce(redeciding(recording));
+}
+
+/** The same, append by append. */
+export function* redeciding(recording: Recording): Iterator<void, Redecision> {
   const { appends, begin, governed } = recording;
   const recorded = withPolicies(appends.flat());
   const drafts: EventDraft[] = [];
   let run = begin();
   for (const [index, append] of appends.entries()) {
+    yield;
     const [first] = append;
     if (!first) continue;
     let failed: Redecision["mismatch"] = null;

@@ -3,6 +3,7 @@
 // Values are interned: equal values of both runs have the same number, and comparing them costs nothing.
 import type { Json, JsonObject } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
+import { atOnce } from "../kit/turn.ts";
 import type { Place } from "../contract/diff.ts";
 import type { StoredEvent } from "../contract/events.ts";
 
@@ -402,6 +403,11 @@ class Tracer {
 
 /** Traces a run with its past: the segments come in the order of its lineage, the run itself last. */
 export function trace(segments: readonly Segment[], intern: Interner): Trace {
+  return atOnce(tracing(segments, intern));
+}
+
+/** The same, event by event. */
+export function* tracing(segments: readonly Segment[], intern: Interner): Iterator<void, Trace> {
   const tracer = new Tracer(intern);
   let input: Json = null;
   let target = "";
@@ -410,7 +416,10 @@ export function trace(segments: readonly Segment[], intern: Interner): Trace {
     const started: Data = segment.started.data;
     if (index === 0 || started["input"] !== undefined) input = started["input"] ?? null;
     target = text((started["target"] ?? {}) as Data, "name");
-    for (const event of segment.events) tracer.take(event);
+    for (const event of segment.events) {
+      tracer.take(event);
+      yield;
+    }
   }
   return { items: tracer.items, state: tracer.state, output: tracer.output, input, target };
 }

@@ -3,13 +3,14 @@
 // not of events: a run that is sealed is read a second time for its seal.
 import { merkleRoot } from "../kit/merkle.ts";
 import { isObject } from "../kit/json.ts";
+import type { Turn } from "../kit/turn.ts";
 import type { CommittedRow, JournalStore } from "../contract/journal.ts";
 import { AppError } from "../contract/errors.ts";
 import type { Db } from "../contract/ports.ts";
 import { appendLeaf, checkpointFault, listCheckpoints } from "./checkpoint.ts";
 import type { Checkpoint, Signer, Witness } from "./checkpoint.ts";
-import { mayHoldSeal, sealFault, startOfChain, verifyRow, verifyRun } from "./verify.ts";
-import type { ChainFault, ChainProgress, Sealer } from "./verify.ts";
+import { mayHoldSeal, RunVerifier, SealVerifier, startOfChain, verifyRow } from "./verify.ts";
+import type { ChainFault, ChainProgress } from "./verify.ts";
 
 export interface Verified {
   readonly runs: number;
@@ -24,36 +25,59 @@ const PAGE_ROWS = 2_000;
 const FAULTS_MAX = 20;
 const CHECKPOINTS_MAX = 1_000_000;
 
-export async function readWholeRun(
-  store: Pick<JournalStore, "readRun">,
-  tenant_id: string,
-  run_id: string,
-): Promise<CommittedRow[]> {
+type RunReader = Pick<JournalStore, "readRun">;
+
+export async function readWholeRun(store: RunReader, tenant_id: string, run_id: string): Promise<CommittedRow[]> {
   const rows: CommittedRow[] = [];
+  for await (const page of readPages(store, tenant_id, run_id)) rows.push(...page);
+  return rows;
+}
+
+/** The rows of a run in order, page by page. */
+async function* readPages(store: RunReader, tenant_id: string, run_id: string): AsyncIterable<CommittedRow[]> {
   for (let from = 1; ;) {
     const page = await store.readRun(tenant_id, run_id, from, PAGE_ROWS);
-    rows.push(...page);
-    if (page.length < PAGE_ROWS) return rows;
+    if (page.length > 0) yield page;
+    if (page.length < PAGE_ROWS) return;
     from = (page.at(-1)?.last_seq ?? 0) + 1;
   }
 }
 
+/** Takes the rows of a run one by one until there is a fault. */
+function* taken<T>(page: readonly CommittedRow[], take: (row: CommittedRow) => T | null): Iterator<void, T | null> {
+  for (const row of page) {
+    const fault = take(row);
+    if (fault !== null) return fault;
+    yield;
+  }
+  return null;
+}
+
 const inWords = ({ run_id, seq, fault }: ChainFault): string => `${run_id} at seq ${seq}: ${fault}`;
+
+export interface VerifyOptions {
+  readonly store: JournalStore;
+  readonly signer: Signer;
+  readonly turn: Turn;
+}
 
 /** Verifies one run. Throws NOT_FOUND. */
 export async function verifyOne(
-  store: JournalStore,
-  sealer: Sealer,
+  { store, signer, turn }: VerifyOptions,
   tenant_id: string,
   run_id: string,
 ): Promise<Verified> {
-  const rows = await readWholeRun(store, tenant_id, run_id);
-  if (rows.length === 0) throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });
-  const result = verifyRun(rows);
-  const fault = "fault" in result ? result : sealFault(rows, sealer);
-  const faults = fault ? [inWords(fault)] : [];
-  const events = "events" in result ? result.events : 0;
-  return { runs: 1, events, appends: rows.length, checkpoints: 0, faults };
+  const verifier = new RunVerifier(signer);
+  let appends = 0;
+  let fault: ChainFault | null = null;
+  for await (const page of readPages(store, tenant_id, run_id)) {
+    appends += page.length;
+    fault ??= await turn.pieces(taken(page, (row) => verifier.take(row)));
+  }
+  if (appends === 0) throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });
+  const result = fault ?? verifier.end();
+  const faults = "fault" in result ? [inWords(result)] : [];
+  return { runs: 1, events: "events" in result ? result.events : 0, appends, checkpoints: 0, faults };
 }
 
 class Auditor {
@@ -75,7 +99,8 @@ class Auditor {
     this.offset = 0;
   }
 
-  row(row: CommittedRow): void {
+  /** What is wrong is kept; it ends nothing. */
+  row(row: CommittedRow): null {
     if (row.offset !== this.offset + 1) this.faults.push(`offset ${this.offset + 1} of group ${row.group} is missing`);
     this.offset = row.offset;
     this.appends += 1;
@@ -85,16 +110,17 @@ class Auditor {
     list.push(appendLeaf(row));
     const before =
       this.runs.get(row.run_id) ?? (this.runs.has(row.run_id) ? null : startOfChain(row.tenant_id, row.run_id));
-    if (before === null) return;
+    if (before === null) return null;
     const next = verifyRow(before, row);
     if ("fault" in next) {
       this.faults.push(inWords(next));
       this.runs.set(row.run_id, null);
-      return;
+      return null;
     }
     if (mayHoldSeal(row)) this.sealed.push({ tenant_id: row.tenant_id, run_id: row.run_id });
     this.events += row.last_seq - row.first_seq + 1;
     this.runs.set(row.run_id, next);
+    return null;
   }
 
   /** Compares checkpoints that end at or before an offset with the appends seen. */
@@ -156,11 +182,11 @@ async function witnessFaults(witness: Witness, checkpoints: readonly Checkpoint[
   return faults;
 }
 
-async function auditGroup(store: JournalStore, group: number, auditor: Auditor, sealer: Sealer): Promise<void> {
+async function auditGroup({ store, signer, turn }: VerifyOptions, group: number, auditor: Auditor): Promise<void> {
   const { head } = await store.groupHead(group);
   for (let after = 0; after < head;) {
     const rows = await store.readGroup(group, after, PAGE_ROWS);
-    for (const row of rows) auditor.row(row);
+    await turn.pieces(taken(rows, (row) => auditor.row(row)));
     if (rows.length === 0) {
       auditor.faults.push(`the appends after offset ${after} of group ${group} are missing; its head is ${head}`);
       break;
@@ -169,20 +195,19 @@ async function auditGroup(store: JournalStore, group: number, auditor: Auditor, 
   }
   auditor.finish();
   for (const { tenant_id, run_id } of auditor.sealed) {
-    const fault = sealFault(await readWholeRun(store, tenant_id, run_id), sealer);
+    const seals = new SealVerifier(signer);
+    let fault: ChainFault | null = null;
+    for await (const page of readPages(store, tenant_id, run_id))
+      fault ??= await turn.pieces(taken(page, (row) => seals.take(row)));
     if (fault) auditor.faults.push(inWords(fault));
   }
 }
 
 /** Verifies everything. */
-export async function verifyAll(options: {
-  store: JournalStore;
-  db: Db;
-  signer: Signer;
-  witness: Witness;
-  groups: number;
-}): Promise<Verified> {
-  const { store, db, signer, witness, groups } = options;
+export async function verifyAll(
+  options: VerifyOptions & { readonly db: Db; readonly witness: Witness; readonly groups: number },
+): Promise<Verified> {
+  const { db, signer, witness, groups } = options;
   const checkpoints = await db.transaction({ role: "qd_system" }, (tx) => listCheckpoints(tx, 0, CHECKPOINTS_MAX));
   const auditor = new Auditor();
   for (const list of perTenant(checkpoints).values()) {
@@ -192,7 +217,7 @@ export async function verifyAll(options: {
   auditor.faults.push(...(await witnessFaults(witness, checkpoints)));
   for (let group = 0; group < groups; group++) {
     auditor.begin(perTenant(checkpoints.filter((c) => c.group === group)));
-    await auditGroup(store, group, auditor, signer);
+    await auditGroup(options, group, auditor);
   }
   return {
     runs: auditor.runs.size,

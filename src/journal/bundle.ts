@@ -5,11 +5,12 @@ import { createHash } from "node:crypto";
 import { isObject, parseJson } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
+import { atOnce } from "../kit/turn.ts";
 import { AppError, messageOf } from "../contract/errors.ts";
 import type { AppendRow } from "../contract/journal.ts";
 import { checkProofs } from "./proofs.ts";
 import type { Proven } from "./proofs.ts";
-import { verifyRun } from "./verify.ts";
+import { verifying } from "./verify.ts";
 
 export const EXPORT_FORMAT = "quarterdeck/export/v1";
 
@@ -64,6 +65,11 @@ export interface Bundle {
 
 /** Reads and verifies a whole file: its digest, each chain, each artifact. Throws IMPORT_INVALID with the line. */
 export function readBundle(text: string): Bundle {
+  return atOnce(readingBundle(text));
+}
+
+/** The same, line by line. */
+export function* readingBundle(text: string): Generator<void, Bundle> {
   const parts = text.split("\n");
   if (parts.at(-1) === "") parts.pop();
   const hash = createHash("sha256");
@@ -72,6 +78,7 @@ export function readBundle(text: string): Bundle {
     const value = parsed(part, index + 1);
     if (index < parts.length - 1) hash.update(`${part}\n`);
     lines.push(value);
+    yield;
   }
   const [header] = lines;
   const end = lines.at(-1);
@@ -82,11 +89,13 @@ export function readBundle(text: string): Bundle {
   for (const line of lines) {
     if (line["type"] !== "row") continue;
     const row = rowOf(line);
-    rows.set(row.run_id, [...(rows.get(row.run_id) ?? []), row]);
+    const known = rows.get(row.run_id);
+    if (known) known.push(row);
+    else rows.set(row.run_id, [row]);
   }
   let events = 0;
   for (const list of rows.values()) {
-    const result = verifyRun(list);
+    const result = yield* verifying(list);
     if ("fault" in result)
       throw invalid(
         lineOf(lines, result.run_id, result.seq),

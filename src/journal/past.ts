@@ -7,6 +7,8 @@ import type { CommittedRow, JournalStore } from "../contract/journal.ts";
 import type { Lineage } from "../contract/replay.ts";
 import { sha256 } from "../kit/hash.ts";
 import type { JsonObject } from "../kit/json.ts";
+import { atOnce } from "../kit/turn.ts";
+import type { Turn } from "../kit/turn.ts";
 import { bodyLines, chainNext, chainStart, decodeBody } from "../core/chain.ts";
 import { fold } from "../core/fold.ts";
 import type { Governance, Governed } from "../core/governance.ts";
@@ -69,8 +71,22 @@ export function chainAt(rows: readonly CommittedRow[], tenant_id: string, run_id
   return chain.toString("hex");
 }
 
+function* decoding(rows: readonly CommittedRow[]): Iterator<void, StoredEvent[][]> {
+  const appends: StoredEvent[][] = [];
+  for (const row of rows) {
+    appends.push(decodeBody(row.body));
+    yield;
+  }
+  return appends;
+}
+
 export class PastReader {
-  private readonly options: { store: Pick<JournalStore, "readRun">; governance: Pick<Governance, "asOf"> };
+  private readonly options: {
+    store: Pick<JournalStore, "readRun">;
+    governance: Pick<Governance, "asOf">;
+    /** Absent where nobody waits for anything else. */
+    turn?: Turn;
+  };
 
   constructor(options: PastReader["options"]) {
     this.options = options;
@@ -89,7 +105,8 @@ export class PastReader {
   private async readAt(tenant_id: string, run_id: string, depth: number): Promise<Recorded> {
     if (depth > DEPTH_MAX) throw new AppError("REPLAY_REFUSED", `${run_id} has more than ${DEPTH_MAX} ancestors`);
     const rows = await readWholeRun(this.options.store, tenant_id, run_id);
-    const appends = rows.map((row) => decodeBody(row.body));
+    const { turn } = this.options;
+    const appends = turn ? await turn.pieces(decoding(rows)) : atOnce(decoding(rows));
     const events = appends.flat();
     const [started] = events;
     if (!started) throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });

@@ -13,6 +13,7 @@ import { remove, tempFolder } from "../../test/support/processes.ts";
 import { bodyLines, encodeAppend } from "../core/chain.ts";
 import { eventLeaf, sealText } from "../core/seal.ts";
 import { merkleRoot } from "../kit/merkle.ts";
+import { Turn } from "../kit/turn.ts";
 import type { AppendRow } from "../contract/journal.ts";
 import { verifyAll, verifyOne } from "./audit.ts";
 import { Checkpointer } from "./checkpoint.ts";
@@ -30,6 +31,9 @@ journalStoreSuite("postgres", async () => {
     },
   };
 });
+
+/** Each row is a turn of its own. */
+const turn = new Turn(systemClock, 0);
 
 describe("the journal in Postgres", () => {
   const seams = { clock: systemClock, random: systemRandom };
@@ -65,7 +69,7 @@ describe("the journal in Postgres", () => {
     const signer = await loadSigner(folder);
     const witness = new FileWitness(`${folder}/witness.jsonl`);
     const checkpointer = new Checkpointer({ store, db: database.db, signer, witness, clock: systemClock, groups: 1 });
-    return { checkpointer, verify: () => verifyAll({ store, db: database.db, signer, witness, groups: 1 }) };
+    return { checkpointer, verify: () => verifyAll({ store, db: database.db, signer, witness, groups: 1, turn }) };
   };
   /** As somebody with full rights over the database. */
   const tamper = (text: string) =>
@@ -185,7 +189,14 @@ describe("the journal in Postgres", () => {
     const keys = tempFolder("qd-keys-seals");
     const signer = await loadSigner(keys);
     const other = await loadSigner(`${keys}/other`);
-    const options = { store: mine, db: own.db, signer, witness: new FileWitness(`${keys}/witness.jsonl`), groups: 1 };
+    const options = {
+      store: mine,
+      db: own.db,
+      signer,
+      witness: new FileWitness(`${keys}/witness.jsonl`),
+      groups: 1,
+      turn,
+    };
     let lease = await mine.acquireGroup(0, "w");
     /** A run of two events with a seal: of a root, by a key that is named, signed with one. */
     const seal = async (wrong: { root?: string; named?: string; by?: typeof signer }) => {
@@ -212,7 +223,7 @@ describe("the journal in Postgres", () => {
       `${rootless} at seq 3: the root of the seal does not follow from the events`,
       `${forged} at seq 3: the seal is not signed with the key that it names`,
     ]);
-    expect((await verifyOne(mine, signer, tenant, forged)).faults).toHaveLength(1);
+    expect((await verifyOne(options, tenant, forged)).faults).toHaveLength(1);
     await mine.close();
     await own.close();
     remove(keys);
@@ -235,7 +246,7 @@ describe("the journal in Postgres", () => {
       },
       lines: () => file.lines(),
     };
-    const options = { store: mine, db: own.db, signer, witness, groups: 3 };
+    const options = { store: mine, db: own.db, signer, witness, groups: 3, turn };
     const checkpointer: Checkpointer = new Checkpointer({ ...options, clock: systemClock });
     const writeAll = async () => {
       for (const group of [0, 1, 2]) {

@@ -5,6 +5,7 @@ import { sha256 } from "../kit/hash.ts";
 import { merkleRoot } from "../kit/merkle.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import { parseJson } from "../kit/json.ts";
+import { atOnce } from "../kit/turn.ts";
 import { messageOf } from "../contract/errors.ts";
 import { StoredEventSchema } from "../contract/events.ts";
 import type { StoredEvent } from "../contract/events.ts";
@@ -61,7 +62,7 @@ function eventFault(line: string, seq: number): string | null {
 }
 
 /** The first place where the chain of a run does not follow from its bytes; their form is not looked at. */
-export function chainFault(rows: readonly AppendRow[]): ChainFault | null {
+export function* chainFault(rows: readonly AppendRow[]): Generator<void, ChainFault | null> {
   const [first] = rows;
   if (!first) return null;
   let { seq, chain } = startOfChain(first.tenant_id, first.run_id);
@@ -70,54 +71,99 @@ export function chainFault(rows: readonly AppendRow[]): ChainFault | null {
     for (const line of bodyLines(row.body)) chain = chainNext(chain, (seq += 1), sha256(line));
     if (!chain.equals(row.chain))
       return { run_id: row.run_id, seq: row.first_seq, fault: "the chain value does not follow from the events" };
+    yield;
   }
   return null;
 }
 
+export type RunVerdict = { readonly events: number; readonly chain: Buffer } | ChainFault;
+
 /** Verifies all rows of one run. */
-export function verifyRun(rows: readonly AppendRow[]): { events: number; chain: Buffer } | ChainFault {
-  const first = rows[0];
-  if (!first) return { run_id: "", seq: 0, fault: "there are no events" };
-  let progress = startOfChain(first.tenant_id, first.run_id);
-  let ended = false;
-  const leaves: Buffer[] = [];
+export function verifyRun(rows: readonly AppendRow[]): RunVerdict {
+  return atOnce(verifying(rows));
+}
+
+/** The same, row by row. */
+export function* verifying(rows: readonly AppendRow[]): Generator<void, RunVerdict> {
+  const verifier = new RunVerifier(null);
   for (const row of rows) {
-    if (row.run_id !== first.run_id || row.tenant_id !== first.tenant_id) {
+    const fault = verifier.take(row);
+    if (fault) return fault;
+    yield;
+  }
+  return verifier.end();
+}
+
+/** Verifies a run row by row, as they are read: its chain, what may follow what, and its seals. */
+export class RunVerifier {
+  private readonly sealer: Sealer | null;
+  private readonly leaves: Buffer[] = [];
+  private first: AppendRow | null = null;
+  private progress: ChainProgress | null = null;
+  private ended = false;
+
+  /** `sealer`: whose signatures are looked at; null: of no seal. */
+  constructor(sealer: Sealer | null) {
+    this.sealer = sealer;
+  }
+
+  /** Takes the next row; what is wrong with it, or null. */
+  take(row: AppendRow): ChainFault | null {
+    const first = (this.first ??= row);
+    if (row.run_id !== first.run_id || row.tenant_id !== first.tenant_id)
       return { run_id: row.run_id, seq: row.first_seq, fault: "the row belongs to another run" };
-    }
-    const next = verifyRow(progress, row);
+    const next = verifyRow(this.progress ?? startOfChain(first.tenant_id, first.run_id), row);
     if ("fault" in next) return next;
+    this.progress = next;
     for (const line of bodyLines(row.body)) {
       const event = JSON.parse(line) as StoredEvent;
-      if (event.seq === 1 && event.type !== "run.started")
-        return { run_id: row.run_id, seq: 1, fault: "the first event is not run.started" };
-      if (ended && !AFTER_TERMINAL.test(event.type))
-        return { run_id: row.run_id, seq: event.seq, fault: `${event.type} after the end of the run` };
-      if (TERMINAL.test(event.type)) ended = true;
-      const wrong = event.type === "run.sealed" ? wrongSeal(event, leaves) : null;
-      if (wrong) return { run_id: row.run_id, seq: event.seq, fault: wrong };
-      leaves.push(eventLeaf(line));
+      const fault = this.wrong(row, event);
+      if (fault !== null) return { run_id: row.run_id, seq: event.seq, fault };
+      this.leaves.push(eventLeaf(line));
     }
-    progress = next;
+    return null;
   }
-  return { events: progress.seq, chain: progress.chain };
+
+  end(): RunVerdict {
+    const { progress } = this;
+    return progress
+      ? { events: progress.seq, chain: progress.chain }
+      : { run_id: "", seq: 0, fault: "there are no events" };
+  }
+
+  private wrong(row: AppendRow, event: StoredEvent): string | null {
+    const { seq, type } = event;
+    if (seq === 1 && type !== "run.started") return "the first event is not run.started";
+    if (this.ended && !AFTER_TERMINAL.test(type)) return `${type} after the end of the run`;
+    if (TERMINAL.test(type)) this.ended = true;
+    if (type !== "run.sealed") return null;
+    return wrongSeal(event, this.leaves) ?? (this.sealer && unsigned(row, event, this.sealer));
+  }
 }
 
 /** Who may have sealed: of seals by other keys the signature is not looked at. */
 export type Sealer = Pick<Signer, "key_id" | "verify">;
 
-/** The first seal of a run that does not follow from its events, or is not signed by the key that it names. */
-export function sealFault(rows: readonly AppendRow[], sealer: Sealer): ChainFault | null {
-  const leaves: Buffer[] = [];
-  for (const row of rows) {
+/** Looks at the seals of a run whose chain was verified, row by row. */
+export class SealVerifier {
+  private readonly sealer: Sealer;
+  private readonly leaves: Buffer[] = [];
+
+  constructor(sealer: Sealer) {
+    this.sealer = sealer;
+  }
+
+  /** Takes the next row; a seal in it that does not follow from the events, or is not signed by the key that it names. */
+  take(row: AppendRow): ChainFault | null {
     for (const line of bodyLines(row.body)) {
       const event = line.includes(SEALED) ? (JSON.parse(line) as StoredEvent) : null;
-      const wrong = event?.type === "run.sealed" ? (wrongSeal(event, leaves) ?? unsigned(row, event, sealer)) : null;
+      const isSeal = event?.type === "run.sealed";
+      const wrong = isSeal ? (wrongSeal(event, this.leaves) ?? unsigned(row, event, this.sealer)) : null;
       if (event && wrong) return { run_id: row.run_id, seq: event.seq, fault: wrong };
-      leaves.push(eventLeaf(line));
+      this.leaves.push(eventLeaf(line));
     }
+    return null;
   }
-  return null;
 }
 
 /** True where an append holds a seal; words that only look like one make it true too. */

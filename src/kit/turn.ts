@@ -28,13 +28,28 @@ export class Turn {
     });
   }
 
+  /** What to wait for between two pieces of the same work; null while it may go on. */
+  pause(): Promise<void> | null {
+    return this.waiting.length > 0 || !this.isYoung() ? this.next() : null;
+  }
+
+  /** Does work that stops by itself between its pieces, however long it is. */
+  async pieces<T>(work: Iterator<void, T>): Promise<T> {
+    for (;;) {
+      const { done, value } = work.next();
+      if (done === true) return value;
+      const pause = this.pause();
+      if (pause) await pause;
+    }
+  }
+
+  /** The first piece of a turn always has the time. */
   private isYoung(): boolean {
     const now = this.clock.monotonic_ms();
-    if (this.begun_ms === null) {
-      this.begun_ms = now;
-      this.clock.soon(() => (this.begun_ms = null));
-    }
-    return now - this.begun_ms < this.limit_ms;
+    if (this.begun_ms !== null) return now - this.begun_ms < this.limit_ms;
+    this.begun_ms = now;
+    this.clock.soon(() => (this.begun_ms = null));
+    return true;
   }
 
   /** One by one: what a piece does right away is done before the next one is thought of. */
@@ -50,5 +65,13 @@ export class Turn {
     if (!isLast) return;
     this.waking = false;
     if (this.waiting.length > 0) this.wake();
+  }
+}
+
+/** The same work in one go, where nobody waits for anything else. */
+export function atOnce<T>(work: Iterator<void, T>): T {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done === true) return value;
   }
 }

@@ -5,6 +5,8 @@ import type { Script } from "../../test/support/replay-world.ts";
 import type { Cause, RunDiff } from "../contract/diff.ts";
 import type { JobOutcome } from "../contract/jobs.ts";
 import type { StartFork } from "../contract/replay.ts";
+import { Turn } from "../kit/turn.ts";
+import { seams } from "../../test/support/engine.ts";
 import { Diffs } from "./diffs.ts";
 
 const MODEL = (name: string) => `
@@ -68,6 +70,7 @@ async function setUp(script: Script = clerk) {
   await world.engine.open();
   const diffs = new Diffs({
     store: world.store,
+    turn: new Turn(seams.clock, 1),
     governance: world.shelf,
     find: async (_caller, run_id) => world.store.runs.get(run_id) ?? null,
     siblings: async (_caller, target) => [...world.store.runs.values()].filter((run) => run.target === target),

@@ -3,13 +3,14 @@
 import { AppError } from "../contract/errors.ts";
 import type { RunDiff } from "../contract/diff.ts";
 import type { StoredEvent } from "../contract/events.ts";
-import type { JournalStore, RunSummary } from "../contract/journal.ts";
+import type { CommittedRow, JournalStore, RunSummary } from "../contract/journal.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
+import type { Turn } from "../kit/turn.ts";
 import { decodeBody } from "../core/chain.ts";
-import { diffRuns } from "../core/diff.ts";
+import { diffing } from "../core/diff.ts";
 import type { Governance } from "../core/governance.ts";
-import { Interner, trace } from "../core/trace.ts";
+import { Interner, tracing } from "../core/trace.ts";
 import type { Program, Segment, Trace } from "../core/trace.ts";
 import { readWholeRun } from "../journal/audit.ts";
 import { hasPast, lineageOf } from "../journal/past.ts";
@@ -24,6 +25,7 @@ export interface DiffsOptions {
   readonly find: (caller: ReplayCaller, run_id: string) => Promise<RunSummary | null>;
   /** The latest runs of a target that have ended. */
   readonly siblings: (caller: ReplayCaller, target: string, limit: number) => Promise<readonly RunSummary[]>;
+  readonly turn: Turn;
 }
 
 export class Diffs {
@@ -39,19 +41,22 @@ export class Diffs {
     const a = await this.traced(caller, a_id, intern);
     const b = a_id === b_id ? a : await this.traced(caller, b_id, intern);
     const noisy = a_id !== b_id && (await this.noisy(caller, a_id, b_id));
-    return diffRuns({ a: { ...a, run_id: a_id }, b: { ...b, run_id: b_id } }, intern, { noisy });
+    const sides = { a: { ...a, run_id: a_id }, b: { ...b, run_id: b_id } };
+    return this.options.turn.pieces(diffing(sides, intern, { noisy }));
   }
 
   private async traced(caller: ReplayCaller, run_id: string, intern: Interner): Promise<Trace> {
     if (!(await this.options.find(caller, run_id)))
       throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });
-    return trace(await this.segments(caller.tenant_id, run_id, Infinity, 0), intern);
+    const segments = await this.segments(caller.tenant_id, run_id, Infinity, 0);
+    return this.options.turn.pieces(tracing(segments, intern));
   }
 
   /** The run's own events, after those of its source that are its past. */
   private async segments(tenant_id: string, run_id: string, to_seq: number, depth: number): Promise<Segment[]> {
     const rows = await readWholeRun(this.options.store, tenant_id, run_id);
-    const recorded = rows.flatMap((row) => decodeBody(row.body)).filter((event) => event.seq <= to_seq);
+    const decoded = await this.options.turn.pieces(decoding(rows));
+    const recorded = to_seq === Infinity ? decoded : decoded.filter((event) => event.seq <= to_seq);
     const [started] = recorded;
     if (!started || depth > DEPTH_MAX) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
     const lineage = lineageOf(started);
@@ -110,6 +115,15 @@ export class Diffs {
     const end = last && decodeBody(last.body).at(-1);
     return canonicalJson([end?.type ?? "", end?.data["output"] ?? null]);
   }
+}
+
+function* decoding(rows: readonly CommittedRow[]): Iterator<void, StoredEvent[]> {
+  const events: StoredEvent[] = [];
+  for (const row of rows) {
+    for (const event of decodeBody(row.body)) events.push(event);
+    yield;
+  }
+  return events;
 }
 
 /** Spans are recorded as they come; what they say of their times is the order in which things happened. */

@@ -2,6 +2,7 @@
 // forks are runs of the engine that begin with the source's past.
 // Invariant: the source is read, never written; what cannot be replayed is refused before anything is made.
 import type { Clock } from "../kit/clock.ts";
+import type { Turn } from "../kit/turn.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
 import type { EventDraft, StoredEvent } from "../contract/events.ts";
@@ -14,10 +15,10 @@ import type { BlobStore } from "../contract/ports.ts";
 import { EXACT } from "../contract/replay.ts";
 import type { Lineage, ReplaySession, StartFork, StartReplay } from "../contract/replay.ts";
 import { artifactsOf } from "../core/artifacts.ts";
-import { chainStart, decodeBody, encodeAppend } from "../core/chain.ts";
+import { decodeBody, encodingRows } from "../core/chain.ts";
 import type { Governance } from "../core/governance.ts";
 import { privacyRisk } from "../core/privacy.ts";
-import { redecide } from "../core/redecide.ts";
+import { redeciding } from "../core/redecide.ts";
 import type { Redecision } from "../core/redecide.ts";
 import type { RunState } from "../core/run-state.ts";
 import { readWholeRun } from "../journal/audit.ts";
@@ -57,6 +58,7 @@ export interface ReplaysOptions {
   readonly governance: Governance;
   readonly blobs: Pick<BlobStore, "has">;
   readonly clock: Clock;
+  readonly turn: Turn;
   /** An id for a run that is to begin in this process. */
   readonly newRunId: () => string;
   /** The summary of a run; null when the caller's tenant has none of this id. */
@@ -64,8 +66,6 @@ export interface ReplaysOptions {
   /** Whether the registry has this version. */
   readonly has: (caller: ReplayCaller, kind: ManifestKind, name: string, version: number) => boolean;
 }
-
-const EVENTS_PER_ROW = 200;
 
 export class Replays {
   private readonly options: ReplaysOptions;
@@ -149,7 +149,7 @@ export class Replays {
     const recorded = await this.options.past.read(caller.tenant_id, run_id);
     // The replay of an exact replay is a replay of what that one replayed.
     if (recorded.lineage?.mode === "exact") return this.source(caller, recorded.lineage.source_run_id);
-    const chain = chainFault(recorded.rows);
+    const chain = await this.options.turn.pieces(chainFault(recorded.rows));
     if (chain)
       throw refused("chain_broken", `The journal of ${run_id} does not verify at event ${chain.seq}: ${chain.fault}`);
     const [unseen] = privacyRisk(recorded.events);
@@ -218,7 +218,7 @@ export class Replays {
     const lineage = this.lineage(source, { source_seq: last, ...EXACT });
     // Without a program there is nothing to decide: the journal itself is what happens again.
     const { drafts, mismatch } = hasProgram(recorded)
-      ? redecide(recorded)
+      ? await this.options.turn.pieces(redeciding(recorded))
       : { drafts: recorded.events, mismatch: null };
     // A seal is of the source's own bytes.
     const events = derived(
@@ -226,7 +226,9 @@ export class Replays {
       mismatch,
       lineage,
     );
-    const rows = this.rows(caller.tenant_id, replay_id, events);
+    const rows = await this.options.turn.pieces(
+      encodingRows({ tenant_id: caller.tenant_id, run_id: replay_id }, events, this.options.clock.now_us()),
+    );
     const replay: RunSummary = {
       ...summary,
       run_id: replay_id,
@@ -246,20 +248,6 @@ export class Replays {
     await this.options.owner().importRun({ rows, summary: replay, approvals: [], budgets: [] });
     const numbered = events.map((event, i) => ({ ...event, seq: i + 1, at: replay.created_at_us }));
     return sessionOf(replay_id, lineage, replay, numbered);
-  }
-
-  private rows(tenant_id: string, run_id: string, events: readonly EventDraft[]): AppendRow[] {
-    const at_us = this.options.clock.now_us();
-    const rows: AppendRow[] = [];
-    let chain = chainStart(tenant_id, run_id);
-    for (let seq = 0; seq < events.length;) {
-      const drafts = events.slice(seq, seq + EVENTS_PER_ROW);
-      const encoded = encodeAppend({ drafts, seq, chain, at_us });
-      const { body, last_seq } = encoded;
-      rows.push({ tenant_id, run_id, first_seq: seq + 1, last_seq, body, chain: encoded.chain });
-      ({ chain, last_seq: seq } = encoded);
-    }
-    return rows;
   }
 }
 

@@ -1,6 +1,7 @@
 // The journal's use cases that span modules: verify, export, import, captured runs.
 import { present } from "../kit/assert.ts";
 import { isObject } from "../kit/json.ts";
+import type { Turn } from "../kit/turn.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { AppError } from "../contract/errors.ts";
 import type { StoredEvent } from "../contract/events.ts";
@@ -21,7 +22,7 @@ import type { Sealing } from "../capture/sealing.ts";
 import type { ImportSeams } from "../capture/import.ts";
 import { readWholeRun, verifyAll, verifyOne } from "../journal/audit.ts";
 import type { Verified } from "../journal/audit.ts";
-import { EXPORT_FORMAT, readBundle, rowLine, sealed } from "../journal/bundle.ts";
+import { EXPORT_FORMAT, readingBundle, rowLine, sealed } from "../journal/bundle.ts";
 import { listCheckpoints } from "../journal/checkpoint.ts";
 import { proveEvent, sealOf } from "../journal/event-proof.ts";
 import { proofLines } from "../journal/proofs.ts";
@@ -56,6 +57,7 @@ export interface JournalServiceOptions {
   /** Triggers that are new here wait until somebody lets them go on: where they come from they may still be at work. */
   readonly holdTriggers: Triggers["hold"];
   readonly groups: number;
+  readonly turn: Turn;
 }
 
 const PAGE = 200;
@@ -70,7 +72,7 @@ export class LocalJournalService implements JournalService {
   async verify(caller: Caller, run_id: string | null): Promise<Verified> {
     if (run_id !== null) {
       idBytes("run", run_id);
-      return verifyOne(this.options.store, this.options.signer, caller.tenant_id, run_id);
+      return verifyOne(this.options, caller.tenant_id, run_id);
     }
     await this.checkpoint();
     return verifyAll(this.options);
@@ -214,7 +216,7 @@ export class LocalJournalService implements JournalService {
     part?: { groups: readonly number[]; budgets: boolean },
   ): Promise<Imported> {
     const { groups, owned } = this.options;
-    const bundle = readBundle(text);
+    const bundle = await this.options.turn.pieces(readingBundle(text));
     if (bundle.header["tenant_id"] !== caller.tenant_id) {
       throw new AppError(
         "IMPORT_INVALID",
@@ -305,6 +307,7 @@ export class LocalJournalService implements JournalService {
       caller,
       seams: this.options.seams,
       redactor: this.options.redactor,
+      turn: this.options.turn,
       quarantine: this.options.quarantine,
     });
     const results: ImportedRun[] = [];

@@ -2,6 +2,7 @@
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Clock } from "../kit/clock.ts";
+import { Turn } from "../kit/turn.ts";
 import { FileBlobStore } from "../adapters/files/blob-store.ts";
 import { FileWitness, loadSigner, loadTenantKeys } from "../adapters/files/keys.ts";
 import { systemClock, systemRandom } from "../adapters/system/system.ts";
@@ -57,6 +58,9 @@ import { useCases } from "./use-cases.ts";
 import type { UseCases } from "./use-cases.ts";
 import { VERSION } from "./version.ts";
 import { Watchers } from "./watchers.ts";
+
+/** So long, about, one piece of work after the other is done before commits and answers have their turn. */
+const TURN_MS = 10;
 
 export interface Server {
   readonly url: string;
@@ -118,7 +122,8 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const stdio = config.stdio_tools ?? config.credentials.length === 0;
   const registry = new Registry({ db, mcp, clock, log, builtins: BUILTINS, stdio, everywhere });
   const toolReviews = new ToolReviews({ registry, mcp });
-  const past = new PastReader({ store, governance: registry });
+  const turn = new Turn(clock, TURN_MS);
+  const past = new PastReader({ store, governance: registry, turn });
   const watchers = new Watchers();
   const onProgress = watchers.progress.bind(watchers);
   const places = database.embedded ? null : new PlaceBook({ store: new PostgresPlaces(db, node), clock, log });
@@ -160,7 +165,7 @@ async function assemble(options: StartOptions, database: Database): Promise<Part
   const late = lateResults({ node, key: tenantKey(DEFAULT_TENANT), hosts: hostsOf, remote, clock, log });
   const keeping = { blobs, signer, witness, checkpointer, tenantKey };
   const outside = { net, secrets, log, private_origins, redact, fields, seal_after_ms };
-  const uses = useCases({ registry, store, db, past, remote, clock, hosts, keeping, outside, watchers });
+  const uses = useCases({ registry, store, db, past, remote, clock, turn, hosts, keeping, outside, watchers });
   const services = servicesOf(
     { ...uses, registry, toolReviews, workers: remote.workers, blobs, db, clock, log, groups },
     { watchers, hosts, pool, store, database, config, metrics, remote },

@@ -18,6 +18,7 @@ import type { PastReader } from "../journal/past.ts";
 import type { PostgresJournalStore } from "../journal/postgres-store.ts";
 import type { Clock } from "../kit/clock.ts";
 import { hmacHex } from "../kit/hash.ts";
+import type { Turn } from "../kit/turn.ts";
 import { systemRandom } from "../adapters/system/system.ts";
 import { EventTriggers } from "../orchestrator/event-triggers.ts";
 import { Fires } from "../orchestrator/fires.ts";
@@ -65,6 +66,7 @@ interface Given {
   past: PastReader;
   remote: Remote;
   clock: Clock;
+  turn: Turn;
   hosts: GroupHosts;
   keeping: {
     blobs: BlobStore;
@@ -78,7 +80,7 @@ interface Given {
 }
 
 export function useCases(given: Given): UseCases {
-  const { registry, store, db, past, remote, clock, hosts, keeping, outside, watchers } = given;
+  const { registry, store, db, past, remote, clock, turn, hosts, keeping, outside, watchers } = given;
   const { blobs } = keeping;
   const privacy = privacyOf(outside, keeping);
   const { shards } = hosts;
@@ -106,14 +108,9 @@ export function useCases(given: Given): UseCases {
     has: (caller, kind, name, version) => registry.has({ ...caller, kind, name, version }),
     newRunId,
     clock,
+    turn,
   });
-  const diffs = new Diffs({
-    store,
-    governance: registry,
-    find,
-    siblings: async ({ tenant_id }, target, limit) =>
-      db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, { target, limit })),
-  });
+  const diffs = diffsOf(given, find, turn);
   const backtests = backtestsOf(given);
   const foreign = foreignUses({
     registry,
@@ -123,6 +120,7 @@ export function useCases(given: Given): UseCases {
     find,
     ...privacy,
     seams,
+    turn,
     outside,
     watchers,
     ...keeping,
@@ -141,9 +139,21 @@ export function useCases(given: Given): UseCases {
     engine: owner,
     seams: { ...seams, newRunId },
     groups: shards.groups,
+    turn,
     owned: () => hosts.owned,
   });
   return { runs, replays, diffs, backtests, ...foreign, records: privacy.records, journal, sealing, triggers, tasks };
+}
+
+function diffsOf({ store, registry, db }: Given, find: Runs["find"], turn: Turn): Diffs {
+  return new Diffs({
+    turn,
+    store,
+    governance: registry,
+    find,
+    siblings: async ({ tenant_id }, target, limit) =>
+      db.transaction({ role: "qd_app", tenant_id }, (tx) => listRuns(tx, { target, limit })),
+  });
 }
 
 function backtestsOf({ past, db }: Given): Backtests {
@@ -193,6 +203,7 @@ function foreignUses(
     shards: Shards;
     find: Runs["find"];
     seams: { clock: Clock; random: typeof systemRandom };
+    turn: Turn;
     outside: OutsideUse;
     watchers: Watchers;
     blobs: BlobStore;
@@ -211,7 +222,7 @@ function foreignUses(
   const staged = new PostgresStagedEvents(db);
   const preparing = { captures, redactor, quarantine, blobs, tenantKey, owner };
   const ingest = new Ingest({ ...preparing, store, staged, find, clock, log: outside.log });
-  const otlp = new Otlp({ ...preparing, external, newRunId, clock });
+  const otlp = new Otlp({ ...preparing, external, newRunId, turn: given.turn });
   const subscribe: Subscribe = (run_id, listener, moved) => {
     const stops = [
       given.watchers.subscribe(run_id, ({ drafts }) => listener(drafts)),

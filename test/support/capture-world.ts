@@ -1,4 +1,5 @@
 // What takes events and spans of others, over the in-memory journal, with a clock that a test moves.
+import { atOnce, Turn } from "../../src/kit/turn.ts";
 import { newId } from "../../src/contract/ids.ts";
 import type { StoredEvent } from "../../src/contract/events.ts";
 import type { RunSummary } from "../../src/contract/journal.ts";
@@ -55,7 +56,7 @@ export class CaptureWorld {
     this.captures = new Captures({ owner, store, tenantKey, blobs, quarantine, redactor, find, external, ...seams });
     const preparing = { captures: this.captures, redactor, quarantine, blobs, tenantKey, owner };
     this.ingest = new Ingest({ ...preparing, store, staged, find, clock, log: silent });
-    this.otlp = new Otlp({ ...preparing, external, ...seams });
+    this.otlp = new Otlp({ ...preparing, external, turn: new Turn(clock, 1), ...seams });
     this.engine = engine;
     await engine.open();
     await this.ingest.resume(() => true);
@@ -75,7 +76,7 @@ export class CaptureWorld {
   /** Events of a run, whose chain is checked. */
   async events(run_id: string): Promise<StoredEvent[]> {
     const rows = await readWholeRun(this.store, TENANT, run_id);
-    const wrong = chainFault(rows);
+    const wrong = atOnce(chainFault(rows));
     if (wrong) throw new Error(`the chain of ${run_id} is broken: ${JSON.stringify(wrong)}`);
     return rows.flatMap((row) => decodeBody(row.body));
   }

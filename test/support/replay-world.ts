@@ -2,6 +2,7 @@
 // what reached it.
 import { digestOf } from "../../src/kit/hash.ts";
 import { canonicalJson } from "../../src/kit/jcs.ts";
+import { Turn } from "../../src/kit/turn.ts";
 import type { Job, JobOutcome, JobQueue } from "../../src/contract/jobs.ts";
 import type { RegistryItem } from "../../src/contract/manifests.ts";
 import type { ReplaySession } from "../../src/contract/replay.ts";
@@ -81,6 +82,7 @@ export class ReplayWorld {
       blobs: { has: async (_tenant, digest) => this.artifacts.has(digest) },
       find: async (_caller, run_id) => this.engine.peek(run_id) ?? this.store.runs.get(run_id) ?? null,
       has: (_caller, kind, name, version) => this.shelf.has(kind, name, version),
+      turn: new Turn(seams.clock, 1),
       ...seams,
     });
   }

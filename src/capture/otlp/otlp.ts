@@ -2,9 +2,8 @@
 // complete, so spans are recorded as they come, children before parents if need be; the run ends when its root has ended and
 // nothing more came for a while. The same span sent again changes nothing.
 import type { Json, JsonObject } from "../../kit/json.ts";
-import type { Clock } from "../../kit/clock.ts";
 import { Serial } from "../../kit/serial.ts";
-import { Turn } from "../../kit/turn.ts";
+import type { Turn } from "../../kit/turn.ts";
 import { NAME_PATTERN } from "../../contract/paths.ts";
 import type { RunSummary } from "../../contract/journal.ts";
 import { LIMITS } from "../../contract/limits.ts";
@@ -25,7 +24,7 @@ export interface OtlpOptions extends PrepareOptions {
   readonly external: (caller: CaptureCaller, external_ids: readonly string[]) => Promise<readonly RunSummary[]>;
   /** An id for the run of a trace, placed by its name. */
   readonly newRunId: (external_id: string) => string;
-  readonly clock: Clock;
+  readonly turn: Turn;
 }
 
 interface Timed {
@@ -36,8 +35,6 @@ interface Timed {
 }
 
 const TRACES_KEPT = 20_000;
-/** So long, about, spans are read before commits and answers have their turn. */
-const TURN_MS = 10;
 const FAULTS_TOLD = 5;
 const PRODUCER = "otel";
 const EXTERNAL = "otel:";
@@ -46,7 +43,6 @@ const isName = new RegExp(NAME_PATTERN);
 export class Otlp {
   private readonly options: OtlpOptions;
   private readonly serial = new Serial();
-  private readonly turn: Turn;
   /** Runs by trace, the least recently used first. */
   private readonly runs = new Map<string, string>();
   private readonly told = new ToldContent();
@@ -55,7 +51,6 @@ export class Otlp {
 
   constructor(options: OtlpOptions) {
     this.options = options;
-    this.turn = new Turn(options.clock, TURN_MS);
   }
 
   /** Records spans; returns once they are committed. */
@@ -85,7 +80,7 @@ export class Otlp {
     const byTrace = grouped(exported.items);
     await this.lookUp(caller, [...byTrace.keys()]);
     const taken = async (trace_id: string, items: readonly T[]): Promise<IngestFault[]> => {
-      await this.turn.next();
+      await this.options.turn.next();
       return this.serial.run(`${tenant_id}/${trace_id}`, () => take(trace_id, items));
     };
     const results = await Promise.all([...byTrace].map(([trace_id, items]) => taken(trace_id, items)));
