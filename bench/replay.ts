@@ -34,6 +34,24 @@ async function timed(passes: number, work: () => Promise<unknown>): Promise<numb
   return median(times);
 }
 
+/** The longest that anything else in this process waits for its turn while something is done, in whole ms. */
+async function longestWait(work: () => Promise<unknown>): Promise<number> {
+  let last = performance.now();
+  let longest = 0;
+  let going = true;
+  const look = () => {
+    const now = performance.now();
+    longest = Math.max(longest, now - last);
+    last = now;
+    if (going) setImmediate(look);
+  };
+  setImmediate(look);
+  await work();
+  await new Promise((resolve) => setImmediate(resolve));
+  going = false;
+  return Math.round(longest);
+}
+
 /** A conversation of so many steps: half are the model's, half its tool's. `changed` tells which tool results are others. */
 function transcript(steps: number, changed: (i: number) => boolean): string {
   const messages: object[] = [{ role: "user", content: "go" }];
@@ -86,9 +104,18 @@ export async function replayFigures(passes: number): Promise<Row[]> {
     const before = process.memoryUsage().rss;
     const ms = await timed(Math.min(passes, 3), () => services.diffs.compare(caller, a, b));
     const rss = Math.round((process.memoryUsage().rss - before) / 1e6);
-    rows.push({ what: `diff of two runs of ${steps} steps`, items: diff.a.items, ms: Math.round(ms), rss_mb: rss });
-    const exact = await timed(1, () => services.replays.start(caller, { run_id: a, mode: "exact" }));
-    rows.push({ what: `exact replay of an import of ${steps} steps`, events: steps * 2, ms: Math.round(exact) });
+    const wait_ms = await longestWait(() => services.diffs.compare(caller, a, b));
+    const items = diff.a.items;
+    rows.push({ what: `diff of two runs of ${steps} steps`, items, ms: Math.round(ms), wait_ms, rss_mb: rss });
+    const others: [what: string, work: () => Promise<unknown>][] = [
+      ["exact replay", () => services.replays.start(caller, { run_id: a, mode: "exact" })],
+      ["verification", () => services.journal.verify(caller, a)],
+      ["import", () => imported(server, steps, () => false)],
+    ];
+    for (const [what, work] of others) {
+      const ms = Math.round(await timed(1, work));
+      rows.push({ what: `${what}, ${steps} steps`, events: steps * 2, ms, wait_ms: await longestWait(work) });
+    }
   }
   await server.close();
   remove(data);

@@ -13,6 +13,7 @@ import { eventLeaf, sealText } from "../core/seal.ts";
 import { proofFault, proveEvent, sealOf } from "../journal/event-proof.ts";
 import { verifyRun } from "../journal/verify.ts";
 import { merkleRoot } from "../kit/merkle.ts";
+import { Turn } from "../kit/turn.ts";
 import { Sealing } from "./sealing.ts";
 
 let world: CaptureWorld;
@@ -47,6 +48,7 @@ const sealingOf = () =>
         .slice(0, limit),
     seal_after_ms: LIMITS.seal_after_ms,
     clock: world.clock,
+    turn: new Turn(world.clock, 1),
     log: silent,
   });
 

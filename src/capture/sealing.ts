@@ -1,7 +1,7 @@
 // Seals captured runs some time after their end, and any other run that ended when somebody asks for its seal. Looks now and
 // then at what is left to seal, a few at a time: what is not done now is done at the next look.
 import { messageOf } from "../contract/errors.ts";
-import type { JournalStore } from "../contract/journal.ts";
+import type { CommittedRow, JournalStore } from "../contract/journal.ts";
 import { LIMITS } from "../contract/limits.ts";
 import type { Log } from "../contract/ports.ts";
 import { bodyLines } from "../core/chain.ts";
@@ -11,6 +11,7 @@ import { readWholeRun } from "../journal/audit.ts";
 import type { Signer } from "../journal/checkpoint.ts";
 import type { Clock } from "../kit/clock.ts";
 import { merkleRoot } from "../kit/merkle.ts";
+import type { Turn } from "../kit/turn.ts";
 import type { Place } from "./quarantine.ts";
 
 /** A run that is yet to be sealed, with when it ended. */
@@ -31,6 +32,7 @@ export interface SealingOptions {
   }) => Promise<Unsealed[]>;
   readonly seal_after_ms: number;
   readonly clock: Clock;
+  readonly turn: Turn;
   readonly log: Log;
 }
 
@@ -78,13 +80,22 @@ export class Sealing {
 
   /** Seals a run as it is now. Throws CONFLICT where it may still be added to. */
   async seal({ tenant_id, run_id }: Place): Promise<void> {
-    const { owner, signer, store } = this.options;
+    const { owner, signer, store, turn } = this.options;
     const rows = await readWholeRun(store, tenant_id, run_id);
-    const leaves = rows.flatMap((row) => bodyLines(row.body).map(eventLeaf));
+    const leaves = await turn.pieces(leavesOf(rows));
     const { key_id } = signer;
     const unsigned = { key_id, last_seq: rows.at(-1)?.last_seq ?? 0, root: merkleRoot(leaves).toString("hex") };
     const signature = signer.sign(sealText({ tenant_id, run_id }, unsigned)).toString("hex");
     const seal: Seal = { ...unsigned, signature };
     await owner().ingest(tenant_id, run_id, { type: "seal", seal });
   }
+}
+
+function* leavesOf(rows: readonly CommittedRow[]): Iterator<void, Buffer[]> {
+  const leaves: Buffer[] = [];
+  for (const row of rows) {
+    for (const line of bodyLines(row.body)) leaves.push(eventLeaf(line));
+    yield;
+  }
+  return leaves;
 }

@@ -173,10 +173,10 @@ function triggersOf({ registry, store, db, clock, hosts, outside }: Given, runs:
   return new Triggers({ registry, db, fires, schedules, events, secrets, clock, log });
 }
 
-function sealingOf({ store, db, clock, hosts, keeping: { signer }, outside }: Given): Sealing {
+function sealingOf({ store, db, clock, turn, hosts, keeping: { signer }, outside }: Given): Sealing {
   const unsealed: SealingOptions["unsealed"] = (wanted) =>
     db.transaction({ role: "qd_system" }, (tx) => listUnsealed(tx, wanted));
-  return new Sealing({ ...outside, owner: () => hosts.shards, store, signer, unsealed, clock });
+  return new Sealing({ ...outside, owner: () => hosts.shards, store, signer, unsealed, clock, turn });
 }
 
 /** What is taken out of payloads before they are recorded, and where it goes. */
