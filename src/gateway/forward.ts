@@ -20,6 +20,8 @@ export interface Owner {
 export const FORWARDED = "quarterdeck-forwarded";
 /** Set where several nodes do a part each of what one of them was asked for: which groups, where that matters. */
 export const PART = "quarterdeck-part";
+/** To a node that has passed a request on: its client is to have no answer, its connection ends. */
+export const NO_ANSWER_HEADER = "quarterdeck-no-answer";
 const PAUSE_MS = 50;
 const WATCH_MS = 250;
 /** Refused by the owner before anything was done. */
@@ -163,6 +165,11 @@ export class Forwarder {
       return true;
     }
     reply.hijack();
+    if (answer.headers[NO_ANSWER_HEADER] !== undefined) {
+      await answer.body.dump();
+      reply.raw.destroy();
+      return true;
+    }
     reply.raw.writeHead(answer.statusCode, headersOf(answer.headers));
     // Ends both: the owner has to learn that nobody reads any more, and the client that there is no more to come.
     pipeline(answer.body, reply.raw, () => undefined);

@@ -18,6 +18,7 @@ import { Stop } from "../kit/stop.ts";
 import { authorise, checkOrigin } from "./auth.ts";
 import type { Authenticator } from "./auth.ts";
 import { toAppError } from "./problem.ts";
+import { FORWARDED, NO_ANSWER_HEADER } from "./forward.ts";
 import { mountModels } from "./proxy-models.ts";
 import type { Caller } from "../orchestrator/runs.ts";
 import type { Services } from "./services.ts";
@@ -50,7 +51,10 @@ export function credentialOf(req: FastifyRequest): string | undefined {
 }
 
 async function send(reply: FastifyReply, answer: ProxyAnswer): Promise<void> {
-  if (answer.status === NO_ANSWER) return void reply.hijack().raw.destroy();
+  if (answer.status === NO_ANSWER) {
+    if (reply.request.headers[FORWARDED] === undefined) return void reply.hijack().raw.destroy();
+    return void (await reply.header(NO_ANSWER_HEADER, "1").send(""));
+  }
   const body = typeof answer.body === "string" ? answer.body : Readable.from(answer.body, { objectMode: false });
   await reply
     .code(answer.status)

@@ -151,6 +151,27 @@ test("calls of one session belong to one run, whichever node is asked", async ()
   }
 });
 
+test("a replayed call that had no answer has none, whichever node is asked", async () => {
+  const request = { model: "large-1", messages: [{ role: "user", content: "anybody?" }] };
+  const { run_id } = await pair.first.client.json<Run>("/captures", { method: "POST", body: { agent: "lost" } });
+  const asked = { type: "model.requested", step_id: "m", data: { api: "openai.chat", model: "large-1", request } };
+  const failed = { type: "model.failed", step_id: "m", data: { code: "TypeError", message: "fetch failed" } };
+  const events = [asked, failed].map((event, i) => ({ ...event, sequence_no: i + 1 }));
+  const body = { producer_id: "sdk", events };
+  await pair.first.client.json(`/runs/${run_id}/events`, { method: "POST", body });
+  await pair.first.client.json(`/captures/${run_id}/end`, { method: "POST", body: { exit_code: 0 } });
+  for (const at of nodes()) {
+    const replay = await pair.first.client.json<Run>("/captures", { method: "POST", body: { replay_of: run_id } });
+    const url = `${at.url}/proxy/runs/${replay.run_id}/openai/v1/chat/completions`;
+    const headers = { "content-type": "application/json" };
+    await expect(fetch(url, { method: "POST", headers, body: JSON.stringify(request) })).rejects.toThrow(
+      "fetch failed",
+    );
+    await pair.first.client.json(`/captures/${replay.run_id}/end`, { method: "POST", body: { exit_code: 0 } });
+    expect(await pair.first.client.getRun(replay.run_id)).toMatchObject({ state: "succeeded", steps: 1 });
+  }
+});
+
 test("an approval is given at the other node, and what waits is seen at both", async () => {
   const runs = await Promise.all(
     Array.from({ length: 6 }, (_, n) => (n % 2 ? pair.first : pair.second).client.startRun({ workflow: "asking" })),
