@@ -99,3 +99,13 @@ export function* encodingRows(
   }
   return rows;
 }
+
+/** Events of a run's rows, row by row. */
+export function* decodingRows(rows: readonly Pick<AppendRow, "body">[]): Generator<void, StoredEvent[][]> {
+  const appends: StoredEvent[][] = [];
+  for (const row of rows) {
+    appends.push(decodeBody(row.body));
+    yield;
+  }
+  return appends;
+}

@@ -9,7 +9,7 @@ import { sha256 } from "../kit/hash.ts";
 import type { JsonObject } from "../kit/json.ts";
 import { atOnce } from "../kit/turn.ts";
 import type { Turn } from "../kit/turn.ts";
-import { bodyLines, chainNext, chainStart, decodeBody } from "../core/chain.ts";
+import { bodyLines, chainNext, chainStart, decodingRows } from "../core/chain.ts";
 import { fold } from "../core/fold.ts";
 import type { Governance, Governed } from "../core/governance.ts";
 import { CallCollector, PastCalls } from "../core/past-calls.ts";
@@ -71,15 +71,6 @@ export function chainAt(rows: readonly CommittedRow[], tenant_id: string, run_id
   return chain.toString("hex");
 }
 
-function* decoding(rows: readonly CommittedRow[]): Iterator<void, StoredEvent[][]> {
-  const appends: StoredEvent[][] = [];
-  for (const row of rows) {
-    appends.push(decodeBody(row.body));
-    yield;
-  }
-  return appends;
-}
-
 export class PastReader {
   private readonly options: {
     store: Pick<JournalStore, "readRun">;
@@ -106,7 +97,7 @@ export class PastReader {
     if (depth > DEPTH_MAX) throw new AppError("REPLAY_REFUSED", `${run_id} has more than ${DEPTH_MAX} ancestors`);
     const rows = await readWholeRun(this.options.store, tenant_id, run_id);
     const { turn } = this.options;
-    const appends = turn ? await turn.pieces(decoding(rows)) : atOnce(decoding(rows));
+    const appends = turn ? await turn.pieces(decodingRows(rows)) : atOnce(decodingRows(rows));
     const events = appends.flat();
     const [started] = events;
     if (!started) throw new AppError("NOT_FOUND", `There is no run ${run_id}`, { details: { run_id } });

@@ -3,11 +3,11 @@
 import { AppError } from "../contract/errors.ts";
 import type { RunDiff } from "../contract/diff.ts";
 import type { StoredEvent } from "../contract/events.ts";
-import type { CommittedRow, JournalStore, RunSummary } from "../contract/journal.ts";
+import type { JournalStore, RunSummary } from "../contract/journal.ts";
 import type { Json, JsonObject } from "../kit/json.ts";
 import { canonicalJson } from "../kit/jcs.ts";
 import type { Turn } from "../kit/turn.ts";
-import { decodeBody } from "../core/chain.ts";
+import { decodeBody, decodingRows } from "../core/chain.ts";
 import { diffing } from "../core/diff.ts";
 import type { Governance } from "../core/governance.ts";
 import { Interner, tracing } from "../core/trace.ts";
@@ -55,7 +55,7 @@ export class Diffs {
   /** The run's own events, after those of its source that are its past. */
   private async segments(tenant_id: string, run_id: string, to_seq: number, depth: number): Promise<Segment[]> {
     const rows = await readWholeRun(this.options.store, tenant_id, run_id);
-    const decoded = await this.options.turn.pieces(decoding(rows));
+    const decoded = (await this.options.turn.pieces(decodingRows(rows))).flat();
     const recorded = to_seq === Infinity ? decoded : decoded.filter((event) => event.seq <= to_seq);
     const [started] = recorded;
     if (!started || depth > DEPTH_MAX) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
@@ -115,15 +115,6 @@ export class Diffs {
     const end = last && decodeBody(last.body).at(-1);
     return canonicalJson([end?.type ?? "", end?.data["output"] ?? null]);
   }
-}
-
-function* decoding(rows: readonly CommittedRow[]): Iterator<void, StoredEvent[]> {
-  const events: StoredEvent[] = [];
-  for (const row of rows) {
-    for (const event of decodeBody(row.body)) events.push(event);
-    yield;
-  }
-  return events;
 }
 
 /** Spans are recorded as they come; what they say of their times is the order in which things happened. */

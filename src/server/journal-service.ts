@@ -12,7 +12,7 @@ import type { RegistryItem } from "../contract/manifests.ts";
 import type { BlobStore, Db } from "../contract/ports.ts";
 import type { QuarantinedPayload } from "../contract/runs.ts";
 import { artifactsOf } from "../core/artifacts.ts";
-import { decodeBody } from "../core/chain.ts";
+import { decodeBody, decodingRows } from "../core/chain.ts";
 import { privacyRisk } from "../core/privacy.ts";
 import { importRecorded } from "../capture/import.ts";
 import { quarantinedIn } from "../capture/quarantine.ts";
@@ -85,8 +85,7 @@ export class LocalJournalService implements JournalService {
   async checkExport(caller: Caller, run_id: string, profile: ExportProfile): Promise<void> {
     const missing: string[] = [];
     for await (const run of this.runs(caller, run_id)) {
-      const rows = await readWholeRun(this.options.store, caller.tenant_id, run.run_id);
-      const events = rows.flatMap((row) => decodeBody(row.body));
+      const events = await this.events(caller, run.run_id);
       checkPrivacy(run.run_id, events);
       for (const digest of profile === "full" ? artifactsOf(events) : [])
         if (!(await this.options.blobs.has(caller.tenant_id, digest))) missing.push(digest);
@@ -96,13 +95,17 @@ export class LocalJournalService implements JournalService {
     throw new AppError("ARTIFACT_MISSING", message, { details: { run_id, missing: missing.slice(0, 100) } });
   }
 
+  private async events({ tenant_id }: Caller, run_id: string): Promise<StoredEvent[]> {
+    const { store, turn } = this.options;
+    return (await turn.pieces(decodingRows(await readWholeRun(store, tenant_id, run_id)))).flat();
+  }
+
   /** Payloads that nobody could look at, once somebody has taken that on. Throws PRIVACY_RISK before. */
   async quarantined(caller: Caller, run_id: string): Promise<QuarantinedPayload[]> {
     const scope = { role: "qd_app" as const, tenant_id: caller.tenant_id };
     const run = await this.options.db.transaction(scope, (tx) => getRun(tx, run_id));
     if (run?.project_id !== caller.project) throw new AppError("NOT_FOUND", `There is no run ${run_id}`);
-    const rows = await readWholeRun(this.options.store, caller.tenant_id, run_id);
-    const events = rows.flatMap((row) => decodeBody(row.body));
+    const events = await this.events(caller, run_id);
     checkPrivacy(run_id, events);
     const place = { tenant_id: caller.tenant_id, run_id };
     const items: QuarantinedPayload[] = [];
@@ -164,6 +167,8 @@ export class LocalJournalService implements JournalService {
         if (run_id !== null) for (const digest of boxesOf(events)) digests.delete(digest);
         if (run_id !== null) proven.push(row);
         yield rowLine(row);
+        const pause = this.options.turn.pause();
+        if (pause) await pause;
       }
       yield { type: "run", run: plain(run) };
     }
