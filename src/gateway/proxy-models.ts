@@ -1,8 +1,7 @@
 // What clients of a provider's API may ask of the proxy besides calls: which models there are (those of the registry, by their
 // names here), and, for all that the proxy does not take, an answer that their SDK understands.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { refusal } from "../capture/proxy-answer.ts";
-import { AppError, ERRORS } from "../contract/errors.ts";
+import { AppError } from "../contract/errors.ts";
 import type { ModelManifest, RegistryItem } from "../contract/manifests.ts";
 import { PROXY_PREFIX } from "../contract/paths.ts";
 import { anthropicMessages } from "../contract/wire/anthropic-messages.ts";
@@ -10,8 +9,8 @@ import { openaiChat } from "../contract/wire/openai-chat.ts";
 import type { WireApi } from "../contract/wire/wire.ts";
 import { rfc3339 } from "../kit/clock.ts";
 import type { JsonObject } from "../kit/json.ts";
-import { toAppError } from "./problem.ts";
 import type { Caller } from "../orchestrator/runs.ts";
+import { refuseAs } from "./proxy-refusal.ts";
 import type { Services } from "./services.ts";
 
 /** APIs of one provider, as their clients know them. */
@@ -85,8 +84,7 @@ export function mountModels(
       try {
         await reply.send(await answer());
       } catch (error) {
-        const { code, message } = toAppError(error);
-        await refuse(reply, api, ERRORS[code].status, code, message);
+        await refuseAs(api, services, reply, error);
       }
     };
     const models = async (req: FastifyRequest): Promise<RegistryItem[]> => {
@@ -95,10 +93,11 @@ export function mountModels(
       const env = run === undefined ? "dev" : (await services.runs.get(caller, run)).env;
       return current(services, caller, family, env);
     };
-    const taken = given.taken.filter((path) => path.startsWith(base)).map((path) => `POST ${path}`);
+    const taken = given.taken.filter((path) => path.startsWith(base)).map((path) => `POST ${PROXY_PREFIX}${path}`);
     const others = (req: FastifyRequest, reply: FastifyReply): Promise<void> => {
-      const message = `The proxy takes no ${req.method} ${req.url}; it takes ${taken.join(", ")} and GET ${base}/models`;
-      return refuse(reply, api, ERRORS.NOT_FOUND.status, "NOT_FOUND", message);
+      const known = `${taken.join(", ")} and GET ${PROXY_PREFIX}${base}/models`;
+      const message = `The proxy takes no ${req.method} ${req.url}; it takes ${known}`;
+      return refuseAs(api, services, reply, new AppError("NOT_FOUND", message));
     };
     for (const prefix of [PROXY_PREFIX, `${PROXY_PREFIX}/runs/:run`]) {
       app.get(`${prefix}${base}/models`, (req, reply) =>
@@ -116,9 +115,4 @@ export function mountModels(
       app.all(`${prefix}${base}/*`, { onRequest: others }, others);
     }
   }
-}
-
-async function refuse(reply: FastifyReply, api: WireApi, status: number, code: string, message: string): Promise<void> {
-  const { headers, body } = refusal(api, status, code, message);
-  await reply.code(status).headers(headers).send(body);
 }

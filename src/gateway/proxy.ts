@@ -2,11 +2,11 @@
 // /proxy/runs/RUN the same for one run. Errors come in the provider's own form, so that its SDK understands them.
 import { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { AppError, ERRORS } from "../contract/errors.ts";
+import { AppError } from "../contract/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { AGENT_HEADER, SESSION_HEADER, WAIT_HEADER } from "../contract/proxy.ts";
 import { PROXY_PREFIX } from "../contract/paths.ts";
-import { NO_ANSWER, refusal } from "../capture/proxy-answer.ts";
+import { NO_ANSWER } from "../capture/proxy-answer.ts";
 import type { ProxyAnswer } from "../capture/proxy-answer.ts";
 import { anthropicMessages } from "../contract/wire/anthropic-messages.ts";
 import { anthropicCountTokens } from "../contract/wire/anthropic-count-tokens.ts";
@@ -17,9 +17,9 @@ import type { WireApi } from "../contract/wire/wire.ts";
 import { Stop } from "../kit/stop.ts";
 import { authorise, checkOrigin } from "./auth.ts";
 import type { Authenticator } from "./auth.ts";
-import { toAppError } from "./problem.ts";
 import { FORWARDED, NO_ANSWER_HEADER } from "./forward.ts";
 import { mountModels } from "./proxy-models.ts";
+import { refuseAs } from "./proxy-refusal.ts";
 import type { Caller } from "../orchestrator/runs.ts";
 import type { Services } from "./services.ts";
 
@@ -106,11 +106,7 @@ export function mountProxy(
       try {
         await handle(api, req, reply);
       } catch (error) {
-        const known = toAppError(error);
-        if (known.code === "INTERNAL_ERROR")
-          services.log.error("proxy.failed", { request_id: req.id, error: String(known.cause) });
-        if (reply.sent || reply.raw.headersSent) return void reply.raw.destroy();
-        await send(reply, refusal(api, ERRORS[known.code].status, known.code, known.message));
+        await refuseAs(api, services, reply, error);
       }
     };
     for (const url of [PROXY_PREFIX + path, `${PROXY_PREFIX}/runs/:run${path}`])

@@ -92,7 +92,7 @@ test("one model is shown by its name; what there is not is refused as the provid
   expect(await anthropic.models.retrieve("claude")).toMatchObject({ id: "claude", type: "model" });
   await expect(openai().images.generate({ model: "small", prompt: "x" })).rejects.toMatchObject({
     status: 404,
-    message: expect.stringContaining("POST /openai/v1/chat/completions"),
+    message: expect.stringContaining("POST /proxy/openai/v1/chat/completions"),
   });
   await expect(
     openai().audio.transcriptions.create({ model: "small", file: new File(["x"], "x.wav") }),

@@ -1,5 +1,5 @@
-// What capture takes from the process that it lives in: time, randomness, timers, files, the end of the
-// process. The only place of the SDK that does; tests give it another one.
+// What capture takes from the process that it lives in: time, randomness, timers, files, the end of the process. The only place
+// of the SDK that does; tests give it another one.
 import { appendFileSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { tmpdir } from "node:os";
